@@ -1,0 +1,180 @@
+"""The command line: parsing, and one call each (`python -m ppcl --help`)."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from . import __version__
+from .recipes import METHODS, PROFILES, TASKS, RecipeError, parse_overrides, recipe
+
+STAGES = ("glrec", "backbone", "joint")
+
+
+class Parser(argparse.ArgumentParser):
+    """One clear line for a wrong call, exit 2."""
+
+    def error(self, message: str):
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parser() -> Parser:
+    top = Parser("python -m ppcl", description="Partial person re-identification by part-part correspondence learning.")
+    top.add_argument("--version", action="version", version=__version__)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
+
+    def command(name: str, text: str, group=commands):
+        return group.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+
+    def common(sub, data: bool = True):
+        sub.add_argument("--task", choices=TASKS, default="person")
+        sub.add_argument("--run", required=True, type=Path, metavar="DIR", help="the run folder")
+        if data:
+            sub.add_argument("--data", required=True, type=Path, metavar="DIR", help="the folder of the data sets")
+        sub.add_argument("--seed", type=int, default=0, metavar="N")
+        sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    sub = command("reproduce", "run every notebook in order; resumes where it stopped")
+    sub.add_argument("--profile", choices=PROFILES, default="demo")
+    sub.add_argument("--task", choices=(*TASKS, "all"), default="all")
+    sub.add_argument("--run", default="", metavar="DIR", help="default: runs/PROFILE")
+    sub.add_argument("--data", default="", metavar="DIR", help="default: RUN/data, drawn when missing (not by paper)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N")
+    sub.add_argument("--only", metavar="01,02", help="these notebooks only")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    sub.add_argument("--publish", action="store_true", help="put executed notebooks and figures back into the project")
+
+    data = command("data", "check or draw data sets").add_subparsers(dest="action", required=True, parser_class=Parser)
+    sub = command("check", "which sets are there, whole, and how to get the others", data)
+    sub.add_argument("--data", required=True, type=Path, metavar="DIR")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+    sub = command("synthesise", "draw people in the real sets' layouts", data)
+    sub.add_argument("--task", choices=TASKS, default="person")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR")
+    sub.add_argument("--seed", type=int, default=0, metavar="N")
+    sub.add_argument("--scale", choices=("demo", "market", "tiny"), default="demo")
+
+    sub = command("train", "train one stage; a finished one is left, a half-finished one goes on")
+    sub.add_argument("stage", choices=STAGES)
+    common(sub)
+    sub.add_argument("--profile", choices=PROFILES, default="demo")
+    sub.add_argument("--method", default="ppcl", metavar="M", help="the row of the table, for joint")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
+
+    sub = command("evaluate", "evaluate a run on a data set; writes RUN/results.csv")
+    common(sub)
+    sub.add_argument("--dataset", required=True, metavar="NAME", help="market1501, partial-reid, partial-ilids")
+    sub.add_argument("--method", metavar="M", help=f"one row ({', '.join(METHODS)}); default: all that are trained")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON, too")
+
+    sub = command("rank", "rank your own photographs: a CSV and a picture")
+    common(sub, data=False)
+    sub.add_argument("--query", required=True, nargs="+", type=Path, metavar="IMAGE")
+    sub.add_argument("--gallery", required=True, type=Path, metavar="FOLDER")
+    sub.add_argument("--top", type=int, default=10, metavar="N")
+    sub.add_argument("--method", default="ppcl", metavar="M")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR")
+    return top
+
+
+def run_reproduce(given) -> None:
+    from .reproduce import reproduce
+
+    reproduce(
+        given.profile, given.task, given.run, given.data, given.seed, given.only, given.set, given.device, given.publish
+    )
+
+
+def run_data(given) -> None:
+    from .data import datasets, drawn_people
+
+    if given.action == "synthesise":
+        drawn_people.draw_people(given.out, given.seed, given.scale)
+        return print(f"drawn: {given.out}")
+    rows = datasets.check(given.data)
+    if given.json:
+        return print(json.dumps(rows, indent=1))
+    for row in rows:
+        line = f"{row['dataset']:14} {row['part']:9} {row['status']:10} {row['pictures']:6} pictures, "
+        print(line + f"{row['identities']:4} people  {row['folder'] or ''} {row['note']}".rstrip())
+
+
+def run_train(given) -> None:
+    from . import training
+    from .reproduce import device, record
+
+    chosen = recipe(given.task, given.profile, **parse_overrides(given.set))
+    where = device(given.device)
+    pictures = training.training_data(chosen, given.data, where)
+    record(given.run, chosen, where, given.seed)
+    if given.stage == "joint":
+        path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
+    else:
+        train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
+        path = train(chosen, pictures, given.run, given.seed)
+    print(path)
+
+
+def run_evaluate(given) -> None:
+    from . import checkpoints, evaluation, results
+    from .reproduce import device
+
+    methods = [given.method] if given.method else None
+    found = evaluation.evaluate(
+        given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
+    )
+    if given.json:
+        checkpoints.write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
+    table = results.read(given.run)
+    for protocol in dict.fromkeys(row["protocol"] for row in found.rows):
+        if protocol != "truth":
+            print(
+                f"{given.dataset}, {protocol}, per cent with 95 % intervals\n{results.wide(table, given.dataset, protocol)}\n"
+            )
+    print(given.run / "results.csv")
+
+
+def run_rank(given) -> None:
+    from . import search
+    from .reproduce import device
+
+    table = search.rank(
+        given.run, given.task, given.query, given.gallery, given.out, given.top, given.method, given.seed,
+        device(given.device),
+    )  # fmt: skip
+    print(table[table["rank"] == 1][["query", "gallery", "distance", "partial"]].to_string(index=False))
+    print(given.out / "ranking.csv", given.out / "ranking.png")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse and run; 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C."""
+    given = parser().parse_args(arguments)
+    try:
+        {
+            "reproduce": run_reproduce,
+            "data": run_data,
+            "train": run_train,
+            "evaluate": run_evaluate,
+            "rank": run_rank,
+        }[given.command](given)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last saved epoch", file=sys.stderr)
+        return 130
+    except RecipeError as error:
+        print(f"python -m ppcl: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if given.debug:
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        print(f"python -m ppcl {given.command}: {lines[0] or type(error).__name__}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

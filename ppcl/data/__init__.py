@@ -1,0 +1,23 @@
+"""From files on a disk to batches: layouts, drawn sets, the image bank, partial views."""
+
+from pathlib import Path
+
+from ..recipes import Recipe
+from . import datasets, drawn_people
+
+
+def ready(recipe: Recipe, data: Path | str, progress: bool | None = None) -> Path:
+    """The data folder of a run; outside the paper profile people are drawn into it where it is missing or empty.
+
+    A folder with the user's own sets is left as it is. What is drawn does not depend on a run's seed, so that seeds can
+    be compared. Raises DataError that says how to get the real training set where it is not there.
+    """
+    data = Path(data)
+    untouched = not data.is_dir() or not any(data.iterdir()) or (data / drawn_people.NOTE).is_file()
+    if recipe.profile != "paper" and untouched and not datasets.is_drawn(data):
+        try:
+            drawn_people.draw_people(data, 0, recipe.scale, progress)
+        except ValueError as error:
+            raise datasets.DataError(str(error)) from None
+    datasets.training_set(recipe.task, data)
+    return data

@@ -1,0 +1,147 @@
+"""P x K identity batches, partial views with known boxes, and augmentation by the batch.
+
+All randomness comes from a generator made of (seed, stage, epoch, step), so that a resumed run draws the same.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import geometry
+from ..recipes import Augmentation
+
+KINDS = ("left", "right", "upper", "lower", "random")
+
+
+def generator(seed: int, *key, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on (seed, key…) alone, the same in every process."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *key))).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def uniform(low: float, high: float, *shape: int, draw: torch.Generator) -> Tensor:
+    """Uniform numbers on the generator's device."""
+    return torch.rand(*shape, generator=draw, device=draw.device) * (high - low) + low
+
+
+def identity_batches(identities: np.ndarray, people: int, each: int, draw: torch.Generator) -> Iterator[Tensor]:
+    """One epoch of batches of `people` identities x `each` pictures: indices `(people * each,)`, an identity's together.
+
+    Identities come from shuffled rounds through all of them, so none is missed; an identity's pictures come without
+    repetition until they run out. As many batches as fill the set once, one at least.
+    """
+    order = np.argsort(identities, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(identities[order])) + 1)
+    if len(groups) < people:
+        raise ValueError(
+            f"{len(groups)} identities cannot fill a batch of {people}: lower the stage's identities and batch"
+        )
+    waiting: list[int] = []
+    for _ in range(max(1, len(identities) // (people * each))):
+        if len(waiting) < people:
+            fresh = torch.randperm(len(groups), generator=draw).tolist()
+            waiting += [g for g in fresh if g not in waiting] + [g for g in fresh if g in waiting]
+        chosen, waiting = waiting[:people], waiting[people:]
+        batch = []
+        for group in chosen:
+            members = groups[group]
+            rounds = -(-each // len(members))
+            picks = [torch.randperm(len(members), generator=draw) for _ in range(rounds)]
+            batch.append(members[torch.cat(picks)[:each].numpy()])
+        yield torch.from_numpy(np.concatenate(batch))
+
+
+def shuffled_batches(count: int, size: int, draw: torch.Generator) -> Iterator[Tensor]:
+    """One epoch of batches in random order: indices `(size,)`; a set smaller than a batch gives one smaller batch."""
+    order = torch.randperm(count, generator=draw)
+    yield from order.split(min(size, count))[: max(1, count // size)]
+
+
+def part_boxes(count: int, draw: torch.Generator, kinds: tuple[str, ...] = KINDS) -> tuple[Tensor, Tensor]:
+    """Known crops: boxes `(count, 4)` of the canvas and the index of each one's kind in KINDS `(count,)`.
+
+    Sides keep 0.35-0.7 of the canvas along one axis and 0.8-1 along the other; random boxes have area 0.1-0.9.
+    """
+    device = draw.device
+    allowed = torch.tensor([KINDS.index(kind) for kind in kinds], device=device)
+    kind = allowed[torch.randint(len(kinds), (count,), generator=draw, device=device)]
+    kept, across = uniform(0.35, 0.7, count, draw=draw), uniform(0.8, 1, count, draw=draw)
+    slide, edge = torch.rand(2, count, generator=draw, device=device)
+    edge = edge * 0.04  # a side crop starts at the side, or nearly
+    area, shape = uniform(0.1, 0.9, count, draw=draw), uniform(-0.7, 0.7, count, draw=draw)
+    width = (area.sqrt() * (shape / 2).exp()).clamp(max=1)
+    height = (area / width).clamp(max=1)
+    place = torch.rand(2, count, generator=draw, device=device)
+
+    vertical = (kind == 2) | (kind == 3)  # upper, lower: cut along y
+    side = torch.stack([torch.where(vertical, across, kept), torch.where(vertical, kept, across)], -1)
+    size = torch.where((kind == 4)[:, None], torch.stack([width, height], -1), side)
+    free = 1 - size
+    along = torch.where((kind == 0) | (kind == 2), torch.minimum(edge, 1 - kept), (1 - kept - edge).clamp(min=0))
+    other = slide * (1 - across)
+    low = torch.stack([torch.where(vertical, other, along), torch.where(vertical, along, other)], -1)
+    low = torch.where((kind == 4)[:, None], place.T * free, low)
+    return torch.cat([low + size / 2, size], -1), kind
+
+
+def view_boxes(count: int, scale: tuple[float, float], shift: float, draw: torch.Generator) -> Tensor:
+    """Slightly moved and scaled boxes of a picture, `(count, 4)`; they may leave it."""
+    size = uniform(*scale, count, 1, draw=draw).expand(count, 2)
+    centre = 0.5 + uniform(-shift, shift, count, 2, draw=draw)
+    return torch.cat([centre, size], -1)
+
+
+def ratio_of(box: Tensor, jitter: float, draw: torch.Generator) -> Tensor:
+    """log(width / height) that a file cropped at `box` would show: the box's own, blurred as real detections vary."""
+    noise = torch.randn(len(box), generator=draw, device=draw.device) * jitter
+    return (box[:, 2] / box[:, 3]).log() + noise.clamp(-3 * jitter, 3 * jitter)
+
+
+def read_views(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
+    """Views of uint8 pictures `(B, 3, H, W)` at boxes `(B, 4)`, mirrored where asked `(B,)`: float 0..255, same size.
+
+    A mirrored picture is turned first: the box lies on the mirrored canvas.
+    """
+    grid = geometry.sampling_grid(boxes, tuple(images.shape[-2:]))
+    grid = torch.where(mirrored[:, None, None, None], grid * grid.new_tensor([-1.0, 1.0]), grid)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def augment(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
+    """Blur, colour, noise and erasing for float pictures `(B, 3, H, W)` in 0..255, each picture its own; same shape.
+
+    Whole and partial views are blurred and made noisy alike, after the crop: sharpness must not betray a crop.
+    """
+    count, _, *size = images.shape
+    device = draw.device
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=draw, device=device)
+
+    blurred = (torch.rand(count, generator=draw, device=device) < how.blur).nonzero().squeeze(1)
+    small = F.avg_pool2d(images[blurred], 2)
+    soft = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
+    images[blurred] = images[blurred].lerp_(soft, torch.rand(len(blurred), 1, 1, 1, generator=draw, device=device))
+
+    contrast, gain = 1 + how.colour * normal(2, count, 1, 1, 1)
+    scale = contrast * gain * (1 + 0.3 * how.colour * normal(count, 3, 1, 1))
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = torch.addcmul(
+        mean * (scale / contrast - scale) + 127.5 * how.colour * normal(count, 1, 1, 1), images, scale
+    )
+    field = normal(-(-count // 8), 3, *size).repeat(8, 1, 1, 1)[
+        :count
+    ]  # one field serves eight pictures, each its strength
+    images.addcmul_(field, 255 * how.noise * normal(count, 1, 1, 1))
+
+    erased = (torch.rand(count, generator=draw, device=device) < how.erase).nonzero().squeeze(1)
+    box = torch.cat(
+        [torch.rand(len(erased), 2, generator=draw, device=device), uniform(0.15, 0.45, len(erased), 2, draw=draw)], 1
+    )
+    fill = 255 * torch.rand(len(erased), 3, 1, 1, generator=draw, device=device)
+    images[erased] = images[erased].lerp_(fill, geometry.coverage(box, tuple(size)))
+    return images.clamp_(0, 255)

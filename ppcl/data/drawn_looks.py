@@ -1,0 +1,149 @@
+"""What stays with a drawn person from picture to picture: clothes, hair, skin, build, shoes and bag.
+
+Lengths are in body heights: y runs down from the head's top (0) to the soles (1). Colours are sRGB in 0..1.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+Rng = np.random.Generator
+Colour = tuple[float, float, float]
+
+# METHOD.md §7: share of each colour in what people wear; the base colours themselves are chosen by eye.
+CLOTHES: tuple[tuple[str, float, Colour], ...] = (
+    ("black", 0.30, (0.075, 0.075, 0.085)),
+    ("denim", 0.16, (0.24, 0.31, 0.44)),
+    ("grey", 0.12, (0.44, 0.44, 0.46)),
+    ("navy", 0.10, (0.11, 0.13, 0.26)),
+    ("white", 0.09, (0.84, 0.84, 0.83)),
+    ("khaki", 0.09, (0.52, 0.45, 0.33)),
+    ("red", 0.05, (0.60, 0.12, 0.14)),
+    ("any", 0.09, (0.0, 0.0, 0.0)),
+)
+FOLDS = (0.04, 0.14)  # METHOD.md §7: shading noise on surfaces
+UPPER_PATTERNS = {
+    "plain": 0.40,
+    "jacket": 0.16,
+    "print": 0.13,
+    "hoops": 0.09,
+    "bars": 0.04,
+    "checks": 0.08,
+    "yoke": 0.10,
+}
+LOWER_PATTERNS = {"plain": 0.84, "checks": 0.04, "seam": 0.07, "bars": 0.05}
+HAIRS = {"short": 0.48, "long": 0.26, "bald": 0.07, "cap": 0.10, "bun": 0.09}
+BAGS = {"none": 0.60, "backpack": 0.22, "shoulder": 0.18}
+HAIR_COLOURS: tuple[Colour, ...] = ((0.07, 0.06, 0.06), (0.20, 0.13, 0.09), (0.38, 0.26, 0.16), (0.62, 0.48, 0.30))
+SKINS: tuple[Colour, ...] = ((0.84, 0.66, 0.56), (0.74, 0.55, 0.44), (0.58, 0.40, 0.30), (0.36, 0.24, 0.18))
+
+
+@dataclass(frozen=True)
+class Cloth:
+    """A surface: its colour, a second colour where `pattern` says so, and how uneven it is."""
+
+    colour: Colour
+    second: Colour = (0.0, 0.0, 0.0)
+    pattern: str = "plain"
+    period: float = (
+        0.05  # of stripes and checks, in body heights; the width of an opening or a print, on the unit circle
+    )
+    folds: float = 0.05  # broad light and dark, as a share of brightness
+    weave: float = 0.0  # pixel-fine unevenness, the same
+    phase: float = 0.0  # where in the noise this cloth is cut from, 0..1
+
+
+@dataclass(frozen=True)
+class Upper:
+    cloth: Cloth
+    sleeve: float  # share of the arm that is covered, 0..1
+    hem: float  # y of the lower edge
+    loose: float  # factor on widths
+
+
+@dataclass(frozen=True)
+class Lower:
+    cloth: Cloth
+    skirt: bool
+    hem: float  # y of the lower edge
+    loose: float
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What stays with a person in every picture."""
+
+    upper: Upper
+    lower: Lower
+    hair: str
+    hair_cloth: Cloth
+    skin: Cloth
+    shoes: Cloth
+    bag: str
+    bag_cloth: Cloth
+    build: float  # factor on widths: thin 0.86, heavy 1.16
+
+
+def pick(rng: Rng, shares: dict[str, float]) -> str:
+    """One key of `shares` at random, in proportion to its value."""
+    return str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
+
+
+def vary(rng: Rng, colour: Colour, light: float = 0.15, tint: float = 0.015) -> Colour:
+    """A colour near `colour`: brightness off by a factor of about 1 ± light, channels by ± tint."""
+    return tuple(np.clip(np.array(colour) * np.exp(rng.normal(0, light)) + rng.normal(0, tint, 3), 0.03, 0.95).tolist())
+
+
+def draw_cloth(rng: Rng, patterns: dict[str, float]) -> Cloth:
+    """A cloth in a colour people wear, with a pattern in a second such colour that can be told from the first."""
+    names, shares, bases = zip(*CLOTHES, strict=True)
+
+    def colour() -> Colour:
+        i = int(rng.choice(len(names), p=shares))
+        base = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.25, 0.7), rng.uniform(0.25, 0.75))
+        return vary(rng, base if names[i] == "any" else bases[i], 0.28 if names[i] in ("grey", "denim") else 0.15)
+
+    first, second = colour(), colour()
+    if np.abs(np.subtract(first, second)).max() < 0.12:
+        second = vary(rng, tuple(1 - 0.8 * c for c in first), 0.1)
+    pattern = pick(rng, patterns)
+    period = {"jacket": rng.uniform(0.15, 0.45), "print": rng.uniform(0.3, 0.6)}.get(pattern, rng.uniform(0.03, 0.08))
+    return Cloth(first, second, pattern, period, rng.uniform(*FOLDS), rng.choice([0.0, 0.02, 0.06]), rng.random())
+
+
+def draw_hair(rng: Rng, tone: Colour) -> Cloth:
+    """Hair of about this tone, with lighter streaks."""
+    colour = vary(rng, tone)
+    light = tuple(min(0.9, 1.25 * c + 0.05) for c in colour)
+    return Cloth(colour, light, "streaks", folds=0.12, weave=0.05, phase=rng.random())
+
+
+def draw_looks(rng: Rng) -> Looks:
+    """Everything by which a person can be known again."""
+    sleeve = float(rng.choice([0.0, 0.28, 0.38, 1.0], p=[0.04, 0.22, 0.12, 0.62]))
+    hem = float(rng.choice([0.52, 0.57, 0.66, 0.76], p=[0.3, 0.45, 0.17, 0.08])) + rng.uniform(-0.015, 0.015)
+    upper = Upper(draw_cloth(rng, UPPER_PATTERNS), sleeve, hem, rng.uniform(0.95, 1.2))
+    skirt = rng.random() < 0.14
+    cut = float(rng.choice([0.95, 0.74, 0.62], p=[0.2, 0.6, 0.2] if skirt else [0.8, 0.16, 0.04]))
+    lower = Lower(draw_cloth(rng, LOWER_PATTERNS), skirt, cut + rng.uniform(-0.02, 0.01), rng.uniform(0.85, 1.25))
+    skin = Cloth(vary(rng, SKINS[int(rng.choice(4, p=[0.4, 0.35, 0.15, 0.1]))], 0.05), folds=0.04)
+    hair = pick(rng, HAIRS)
+    tone = HAIR_COLOURS[int(rng.choice(4, p=[0.45, 0.27, 0.16, 0.12]))]
+    hair_cloth = draw_cloth(rng, {"plain": 1.0}) if hair == "cap" else draw_hair(rng, tone)
+    shoes = Cloth(vary(rng, (0.1, 0.09, 0.09) if rng.random() < 0.6 else tuple(rng.uniform(0.2, 0.85, 3))), folds=0.08)
+    bag_cloth = replace(draw_cloth(rng, {"plain": 0.7, "yoke": 0.3}), period=0.04)
+    return Looks(upper, lower, hair, hair_cloth, skin, shoes, pick(rng, BAGS), bag_cloth, rng.uniform(0.86, 1.16))
+
+
+@lru_cache(maxsize=64)
+def looks_of(seed: int, set_number: int, identity: int) -> Looks:
+    """The looks of one identity of a set; in every five, two share their upper (or their lower) half exactly."""
+    looks = draw_looks(np.random.default_rng([seed, set_number, identity]))
+    if identity % 5 == 1:
+        twin = draw_looks(np.random.default_rng([seed, set_number, identity - 1]))
+        return replace(looks, upper=twin.upper) if identity // 5 % 2 else replace(looks, lower=twin.lower)
+    return looks

@@ -1,0 +1,131 @@
+"""Boxes, and the axis-aligned maps between them.
+
+A **box** is `(cx, cy, w, h)` in fractions of its canvas, x to the right and y down; the whole canvas is
+`(.5, .5, 1, 1)`. A box is also a map: it takes its own unit square onto a part of its canvas, so boxes
+compose and invert. *Crop* takes a canvas and a box and gives the view; *place* takes a view and its box and
+gives the canvas. `[-1, 1]` appears only in here, where `grid_sample` wants it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WHOLE = (0.5, 0.5, 1.0, 1.0)
+
+
+def whole(*shape: int, like: Tensor | None = None) -> Tensor:
+    """The whole canvas as boxes `(*shape, 4)`, on the device and in the dtype of `like`."""
+    box = torch.tensor(WHOLE) if like is None else like.new_tensor(WHOLE)
+    return box.expand(*shape, 4)
+
+
+def corners(box: Tensor) -> Tensor:
+    """`(…, 4)` cx, cy, w, h -> `(…, 4)` x1, y1, x2, y2."""
+    centre, half = box[..., :2], box[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def from_corners(corner: Tensor) -> Tensor:
+    """`(…, 4)` x1, y1, x2, y2 -> `(…, 4)` cx, cy, w, h."""
+    low, high = corner[..., :2], corner[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """The map `outer ∘ inner`: a box given inside `outer`'s unit square, in `outer`'s canvas. `(…, 4)`."""
+    size = outer[..., 2:]
+    return torch.cat([outer[..., :2] + (inner[..., :2] - 0.5) * size, inner[..., 2:] * size], -1)
+
+
+def invert(box: Tensor) -> Tensor:
+    """The inverse map: `compose(box, invert(box))` is the whole canvas. `(…, 4)`; sizes must not be 0."""
+    size = 1 / box[..., 2:]
+    return torch.cat([0.5 + (0.5 - box[..., :2]) * size, size], -1)
+
+
+def clip(box: Tensor) -> Tensor:
+    """The part of a box inside the canvas. `(…, 4)`; a box wholly outside becomes one of size 0 at the edge."""
+    return from_corners(corners(box).clamp(0, 1))
+
+
+def area(box: Tensor) -> Tensor:
+    """`(…, 4)` -> `(…)`: width times height, as a fraction of the canvas."""
+    return box[..., 2] * box[..., 3]
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of boxes `(…, 4)`, `(…, 4)` -> `(…)`; 0 where both are empty."""
+    first, second = corners(a), corners(b)
+    overlap = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
+    both = overlap.clamp(min=0).prod(-1)
+    union = area(a) + area(b) - both
+    return torch.where(union > 0, both / union.clamp(min=1e-12), torch.zeros_like(union))
+
+
+def corner_distance(a: Tensor, b: Tensor) -> Tensor:
+    """`‖corners(a) − corners(b)‖` of METHOD.md: mean absolute difference over x1, y1, x2, y2. `(…, 4)` -> `(…)`."""
+    return (corners(a) - corners(b)).abs().mean(-1)
+
+
+def points(box: Tensor, rows: int, columns: int) -> Tensor:
+    """The cell centres of a regular grid in a box: `(…, 4)` -> `(…, rows * columns, 2)` x, y, row by row."""
+    unit = unit_grid(rows, columns, box)
+    return box[..., None, :2] + unit * box[..., None, 2:] / 2
+
+
+def unit_grid(rows: int, columns: int, like: Tensor) -> Tensor:
+    """Cell centres in `[-1, 1]`, half-size units of a box: `(rows * columns, 2)` x, y, row by row."""
+    y = (torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5) * (2 / rows) - 1
+    x = (torch.arange(columns, device=like.device, dtype=like.dtype) + 0.5) * (2 / columns) - 1
+    return torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)], -1).reshape(-1, 2)
+
+
+def crop(canvas: Tensor, box: Tensor, size: tuple[int, int], padding: str = "border") -> Tensor:
+    """The content of a box, resized: `(B, C, H, W)`, `(B, 4)` -> `(B, C, *size)`, bilinear.
+
+    Where the box leaves the canvas, `padding` says what is seen there (`border` or `zeros`).
+    """
+    return F.grid_sample(canvas, sampling_grid(box, size), padding_mode=padding, align_corners=False)
+
+
+def sampling_grid(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where `crop` reads: `(B, 4)` -> `(B, *size, 2)` in grid_sample's `[-1, 1]`."""
+    where = points(box, *size) * 2 - 1
+    return where.reshape(*box.shape[:-1], *size, 2)
+
+
+def coverage(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """How much of each cell of a canvas a box covers: `(B, 4)` -> `(B, 1, *size)` in 0..1, differentiable."""
+    low, high = corners(box)[..., :2], corners(box)[..., 2:]
+
+    def along(axis: int, cells: int) -> Tensor:
+        edge = torch.arange(cells, device=box.device, dtype=box.dtype) / cells
+        inside = torch.minimum(high[..., axis, None], edge + 1 / cells) - torch.maximum(low[..., axis, None], edge)
+        return inside.clamp(min=0) * cells
+
+    return (along(1, size[0])[..., :, None] * along(0, size[1])[..., None, :]).unsqueeze(1)
+
+
+def place(view: Tensor, box: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    """Put a view where its box lies: `(B, C, h, w)`, `(B, 4)` -> canvas `(B, C, *size)`, visibility `(B, 1, *size)`.
+
+    Zero outside the box; the inverse of `crop` inside it. `size` is the view's own unless given.
+    """
+    size = size or tuple(view.shape[-2:])
+    visible = coverage(box, size)
+    return crop(view, invert(box), size) * visible, visible
+
+
+def bilinear(position: Tensor, cells: int) -> Tensor:
+    """Bilinear reading weights along one axis: positions `(…)` in fractions -> `(…, cells)`; rows sum to 1.
+
+    What `grid_sample` does with border padding and `align_corners=False`, as a matrix.
+    """
+    index = (position * cells - 0.5).clamp(0, cells - 1)
+    cell = torch.arange(cells, device=position.device, dtype=position.dtype)
+    return (1 - (index[..., None] - cell).abs()).clamp(min=0)
+
+
+def flip(box: Tensor) -> Tensor:
+    """The box after its canvas was mirrored left to right. `(…, 4)`."""
+    return torch.cat([1 - box[..., :1], box[..., 1:]], -1)

@@ -1,0 +1,152 @@
+"""The losses: placement and gate, PP-Cycle, geometry, PP-Triplet, identity.
+
+The supplement names none of their inner forms; they are reconstructed in METHOD.md §1 and §4. Each is a mean over
+samples, so a batch's size does not change its scale.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import geometry
+from .data import batches
+from .data.views import JointBatch
+from .models.crloc import describe_stripes, stripes
+from .models.ppcl import PPCL
+from .recipes import BackboneStage, GLRecStage
+
+
+def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe: GLRecStage) -> tuple[Tensor, Tensor]:
+    """GLRec's two terms, weighted: boxes `(B, 4)`, gate logits `(B,)`, true boxes `(B, 4)`, partial bool `(B,)`."""
+    weight = torch.where(partial, 1.0, recipe.whole_weight)
+    box_loss = (geometry.corner_distance(box, target) * weight).mean()
+    gate_loss = F.binary_cross_entropy_with_logits(gate, partial.float())
+    return recipe.box_weight * box_loss, recipe.gate_weight * gate_loss
+
+
+def identity(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy with label smoothing: `(B, classes)`, `(B,)` -> scalar."""
+    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+
+@cache
+def _batch_hard(margin: float):
+    """pytorch-metric-learning's triplet loss with its batch-hard miner; imported late, because it is slow to import."""
+    from pytorch_metric_learning import distances, miners
+    from pytorch_metric_learning import losses as metric_losses
+
+    distance = distances.LpDistance(normalize_embeddings=True)
+    return metric_losses.TripletMarginLoss(margin, distance=distance), miners.BatchHardMiner(distance=distance)
+
+
+def batch_hard(embedding: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
+    """Batch-hard triplet loss on L2-normalised pooled features: `(B, C)`, `(B,)` -> scalar."""
+    loss, miner = _batch_hard(recipe.margin)
+    return loss(embedding, labels, miner(embedding, labels))
+
+
+def cycle(back: Tensor, start: Tensor) -> Tensor:
+    """PP-Cycle: there and back is where you started. Boxes p'' and p `(B, 4)` -> scalar."""
+    return geometry.corner_distance(back, start).mean()
+
+
+def located(box: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """L_geo: q against q* `(B, 4)`, mean over the samples whose answer is known `(B,)`; 0 if none is."""
+    distance = geometry.corner_distance(box, truth)
+    return (distance * known).sum() / known.sum().clamp(min=1)
+
+
+def true_region(region: Tensor, placed: Tensor, crop: Tensor, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Where region p of a rectified partial view lies in another view of the same picture.
+
+    `q* = v(b)⁻¹ ∘ v(a) ∘ crop ∘ placed⁻¹ (p)`; all boxes `(B, 4)`, `placed` detached by the caller. -> q* clipped to the
+    canvas, and whether half of it or more remained `(B,)`.
+    """
+    in_view = geometry.compose(crop, geometry.compose(geometry.invert(placed), region))
+    truth = geometry.compose(geometry.invert(view_b), geometry.compose(view_a, in_view))
+    seen = geometry.clip(truth)
+    return seen, geometry.area(seen) >= 0.5 * geometry.area(truth)
+
+
+def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: float) -> Tensor:
+    """PP-Triplet: only the corresponding region fits. d(p, q) `(B,)`, d(p, n) `(B, 3)`, valid bool `(B, 3)` -> scalar.
+
+    The three negatives are another place in the same picture, the region located in the most similar other identity,
+    and the one located in a random other identity; two thirds of their summed hinge (METHOD.md §4).
+    """
+    hinge = (margin + distance[:, None] - negatives).clamp(min=0) * valid
+    return 2 / 3 * hinge.sum(1).mean()
+
+
+def elsewhere(region: Tensor, draw: torch.Generator, tries: int = 8, overlap: float = 0.4) -> tuple[Tensor, Tensor]:
+    """A box of the region's size elsewhere on the canvas, IoU with it below `overlap`: `(B, 4)` -> `(B, 4)`, found `(B,)`.
+
+    The first of `tries` random places that qualifies; large regions may have none.
+    """
+    count = len(region)
+    size = region[:, None, 2:].clamp(max=1)
+    corner = torch.rand(count, tries, 2, generator=draw, device=region.device) * (1 - size)
+    boxes = torch.cat([corner + size / 2, size.expand(count, tries, 2)], -1)
+    fits = geometry.iou(boxes, region[:, None]) < overlap
+    first = fits.int().argmax(1)
+    return boxes[torch.arange(count, device=region.device), first], fits.any(1)
+
+
+def region_losses(
+    model: PPCL, batch: JointBatch, box: Tensor, features: Tensor, visible: Tensor, pooled: Tensor, draw
+) -> dict[str, Tensor]:
+    """PP-Cycle, the known geometry and PP-Triplet on directed pairs r1→h2 and r2→h1 (METHOD.md §4).
+
+    box `(4P, 4)`: where each picture lies on the canvas, detached; maps `(4P, C, h, w)`, visibility, pooled `(4P, C)`.
+    """
+    how, crloc = model.recipe.joint, model.crloc
+    people = len(box) // 4
+    device = box.device
+    keys = crloc.keys(features)
+    ids = torch.arange(4 * people, device=device)
+    h1, h2, r1, r2 = ids.split(people)
+    a, b = torch.cat([r1, r2]), torch.cat([h2, h1])
+
+    inside = batches.uniform(0.4, 1, 2 * people, 2, draw=draw)
+    corner = torch.rand(2 * people, 2, generator=draw, device=device) * (1 - inside)
+    part = torch.cat([corner + inside / 2, inside], 1)
+    all_of_it = torch.rand(2 * people, 1, generator=draw, device=device) < how.whole_box_share
+    region = geometry.compose(box[a], torch.where(all_of_it, geometry.whole(1, like=part), part))
+
+    found_b, _ = crloc(keys[a], keys[b], region, visible[b])
+    back, _ = crloc(keys[b], keys[a], found_b, visible[a])
+    terms = {"cycle": cycle(back, region)}
+
+    truth, known = true_region(region[:people], box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
+    same, _ = crloc(keys[r1], keys[h1], region[:people], visible[h1])
+    terms["geometry"] = located(same, truth, known)
+    terms["iou"] = (geometry.iou(same, truth) * known).sum().detach() / known.sum().clamp(min=1)
+
+    if model.method.triplet:
+        similar = F.normalize(pooled.detach(), dim=1)
+        closeness = similar[a] @ similar[b].T
+        person = torch.arange(people, device=device).repeat(2)
+        closeness = closeness.masked_fill(person[:, None] == person[None], -2)
+        nearest = b[closeness.argmax(1)]
+        shift = torch.randint(1, people, (2 * people,), generator=draw, device=device)
+        anyone = b[(torch.arange(2 * people, device=device) % people + shift) % people]
+        away, fits = elsewhere(found_b.detach(), draw)
+
+        positive = _described(model, features[b], found_b)
+        mine = _described(model, features[a], region)
+        negatives = [_described(model, features[b], away)]
+        for other in (nearest, anyone):
+            there, _ = crloc(keys[a], keys[other], region, visible[other])
+            negatives.append(_described(model, features[other], there))
+        distance = 1 - (mine * positive).sum(-1)
+        wrong = torch.stack([1 - (mine * other).sum(-1) for other in negatives], 1)
+        valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
+        terms["region"] = region_triplet(distance, wrong, valid, how.region_margin)
+    return terms
+
+
+def _described(model: PPCL, features: Tensor, region: Tensor) -> Tensor:
+    raw = stripes(features, region, model.crloc.grid)
+    return describe_stripes(model.backbone.whiten(raw.transpose(1, 2)).transpose(1, 2))

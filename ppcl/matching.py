@@ -1,0 +1,187 @@
+"""Features -> query x gallery distances: a global shortlist, then part to part (METHOD.md §5)."""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import geometry
+from .data.images import ImageBank, normalise
+from .models.crloc import fit, stripe_weights
+from .models.glrec import placements
+from .models.ppcl import PPCL
+
+STRIPES = 6  # rows of a region that are read; pairs of them give the three stripes
+
+
+@dataclass
+class Features:
+    """What matching needs of N pictures, each in M placements (1, or several where a query may be partial).
+
+    embedding `(N, M, C)`, unit length; box `(N, M, 4)`; gate `(N,)` logits; points `(N, M, K, D)` and stripes
+    `(N, M, 6, C)` of the visible box, for the query's side; keys `(N, D, h, w)`, whitened map `(N, C, h, w)` and visible
+    `(N, 1, h, w)` of the first placement, for the gallery's side.
+    """
+
+    embedding: Tensor
+    box: Tensor
+    gate: Tensor
+    points: Tensor
+    stripes: Tensor
+    keys: Tensor
+    whitened: Tensor
+    visible: Tensor
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def __getitem__(self, index) -> "Features":
+        return Features(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+
+@torch.inference_mode()
+def describe(
+    model: PPCL, pictures: ImageBank, several: bool = False, boxes: Tensor | None = None, batch: int = 256
+) -> Features:
+    """Features of a bank of pictures. `several` places those gated partial seven times; `boxes` `(N, 4)` are used in
+    place of GLRec's predictions where given. The model must be in eval mode.
+    """
+    if model.training:
+        raise ValueError("describe needs a model in eval mode")
+    device = next(model.parameters()).device
+    count = model.recipe.matching.placements if several else 1
+    parts = []
+    for start in range(0, len(pictures), max(1, batch // count)):
+        some = pictures[start : start + max(1, batch // count)].to(device)
+        images = normalise(some.images)
+        box, gate = model.predict(images, some.ratios)
+        if boxes is not None:
+            box, gate = boxes[start : start + len(images)].to(box), torch.ones_like(gate)
+        parts.append(_describe(model, images, some.ratios, box, gate, count))
+    return Features(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Features)})
+
+
+def _describe(model: PPCL, images: Tensor, ratios: Tensor, box: Tensor, gate: Tensor, count: int) -> Features:
+    number = len(images)
+    if count > 1:
+        how = model.recipe.matching
+        box = placements(box, how.placement_shift, how.placement_growth).flatten(0, 1)
+        images, ratios, gate = (value.repeat_interleave(count, 0) for value in (images, ratios, gate))
+    layout = model.layout(images, ratios, (box, gate))
+    features, visible, pooled = model.features(layout)
+    embedding = F.normalize(model.backbone.neck(pooled), dim=1)
+    keys, whitened = model.crloc.keys(features), model.backbone.whiten(features)
+    points, _ = model.crloc.queries(keys, layout.box)
+    weights = stripe_weights(layout.box, model.crloc.grid, tuple(features.shape[-2:]), STRIPES)
+    stripes = weights @ whitened.flatten(2).transpose(1, 2)
+    each = [value.unflatten(0, (number, count)) for value in (embedding, layout.box, gate, points, stripes)]
+    first = [value.unflatten(0, (number, count))[:, 0] for value in (keys, whitened, visible)]
+    return Features(each[0], each[1], each[2][:, 0], each[3], each[4], *first)
+
+
+def global_distances(query: Features, gallery: Features) -> Tensor:
+    """Cosine distance of embeddings, mean over the query's placements: `(Q, G)` in 0..2."""
+    return 1 - query.embedding.mean(1) @ gallery.embedding[:, 0].T
+
+
+@torch.inference_mode()
+def region_distances(model: PPCL, query: Features, gallery: Features, index: Tensor | None = None) -> Tensor:
+    """Distance of descriptor p to descriptor q, mean over placements: `(Q, G)`, or `(Q, S)` for gallery `index` `(Q, S)`."""
+    rows = []
+    for i in range(len(query)):
+        some = gallery if index is None else gallery[index[i]]
+        rows.append(_one_query(model, query.points[i], query.box[i], query.stripes[i], some))
+    width = len(gallery) if index is None else index.shape[1]
+    return torch.stack(rows) if rows else gallery.embedding.new_zeros(0, width)
+
+
+def _one_query(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, gallery: Features) -> Tensor:
+    """M placements of one query `(M, K, D)`, `(M, 4)`, `(M, 6, C)` against G pictures -> `(G,)`."""
+    if model.method.region == "same":
+        region = box.expand(len(gallery), *box.shape)
+    else:
+        region, _ = locate(model, points, box, gallery)
+    weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), STRIPES)
+    found = weights.flatten(1, 2) @ gallery.whitened.flatten(2).transpose(1, 2)
+    found = found.unflatten(1, (len(box), STRIPES))
+    three = 1 - _stripe_cosine(stripes, found, 3)
+    if len(box) == 1:
+        return three.mean(1)
+    return (three.mean(1) + 1 - _stripe_cosine(stripes, found, 6).mean(1)) / 2
+
+
+def _stripe_cosine(mine: Tensor, theirs: Tensor, count: int) -> Tensor:
+    """Mean over `count` stripes of the cosine: `(M, 6, C)`, `(G, M, 6, C)` -> `(G, M)`."""
+    mine = F.normalize(mine.unflatten(-2, (count, -1)).mean(-2), dim=-1)
+    theirs = theirs.unflatten(-2, (count, -1)).mean(-2)
+    dot = torch.einsum("msc,gmsc->gms", mine, theirs)
+    return (dot / theirs.norm(dim=-1).clamp(min=1e-12)).mean(-1)
+
+
+@torch.inference_mode()
+def locate(model: PPCL, points: Tensor, box: Tensor, gallery: Features) -> tuple[Tensor, Tensor]:
+    """CRLoc for one query's regions in many pictures: `(M, K, D)`, `(M, 4)`, G pictures -> `(G, M, 4)`, confidence `(G, M)`.
+
+    What `CRLoc.forward` computes pair by pair, as one batched product.
+    """
+    crloc = model.crloc
+    regions, count = points.shape[:2]
+    cells = tuple(gallery.keys.shape[-2:])
+    prior = crloc.prior(geometry.points(box, *crloc.grid), cells).flatten(0, 1)
+    logits = torch.baddbmm(
+        prior.expand(len(gallery), *prior.shape),
+        points.flatten(0, 1).expand(len(gallery), regions * count, -1),
+        gallery.keys.flatten(2),
+        alpha=float(1 / crloc.log_temperature.exp()),
+    )
+    masked = (gallery.visible.flatten(1) < crloc.min_visible)[:, None]
+    if bool(masked.any()):
+        attention = logits.masked_fill(masked, -1e4).softmax(-1).masked_fill(masked, 0)
+    else:
+        attention = logits.softmax(-1)
+    positions = geometry.points(geometry.whole(like=box), *cells)
+    moments = attention @ torch.cat([torch.ones_like(positions[:, :1]), positions], 1)
+    sharp = attention.square().sum(-1)
+    split = (regions, count)
+    return fit(moments.unflatten(1, split), sharp.unflatten(1, split), box.expand(len(gallery), *box.shape), crloc.grid)
+
+
+def shortlisted(distances: Tensor, length: int) -> Tensor | None:
+    """The `length` nearest gallery pictures of each query by global distance `(Q, S)`; None where all are taken."""
+    if not length or length >= distances.shape[1]:
+        return None
+    return distances.topk(length, largest=False).indices
+
+
+def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = None) -> Tensor:
+    """`(1 − w) · global + w · region`; pictures outside the shortlist `index` keep their global order behind it. `(Q, G)`."""
+    if index is None:
+        return (1 - weight) * overall + weight * region
+    behind = overall + 10  # distances within the shortlist are at most 2
+    return behind.scatter(1, index, (1 - weight) * overall.gather(1, index) + weight * region)
+
+
+def match(
+    model: PPCL, query: Features, gallery: Features, shortlist: int | None = None, weight: float | None = None
+) -> Tensor:
+    """Distances `(Q, G)`. `shortlist`: gallery pictures a query that are matched by parts (None: the recipe's, 0: all).
+
+    `weight` is the part's share, else the one that training chose on held-out identities; 0 for rows without regions.
+    """
+    overall = global_distances(query, gallery)
+    weight = fusion_weight(model) if weight is None else weight
+    if model.method.region == "none" or weight == 0:
+        return overall
+    index = shortlisted(overall, model.recipe.matching.shortlist if shortlist is None else shortlist)
+    return fuse(overall, region_distances(model, query, gallery, index), weight, index)
+
+
+def fusion_weight(model: PPCL) -> float:
+    """The weight chosen for this model's row; 0 for rows without regions."""
+    if model.method.region == "none":
+        return 0.0
+    row = model.row
+    if row not in model.fusion_weights:
+        raise ValueError(f"no fusion weight is stored for row {row!r}: finish its joint training first")
+    return model.fusion_weights[row]

@@ -1,0 +1,114 @@
+"""Distances + identities (+ exclusion mask) -> CMC, mAP and their intervals. Nothing in here knows a model.
+
+Ties are counted against the query: a wrong picture at a true match's distance stands before it. So no order of the
+gallery, and no sorting algorithm, can change a result.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What each query found. NaN / -1 where a query has no valid match: counted in `unmatched`, in no mean.
+
+    first `(Q,)`: 0-based rank of the first true match; average_precision `(Q,)`.
+    """
+
+    first: np.ndarray
+    average_precision: np.ndarray
+
+    @property
+    def matched(self) -> np.ndarray:
+        return self.first >= 0
+
+    @property
+    def unmatched(self) -> int:
+        return int((~self.matched).sum())
+
+    @property
+    def mAP(self) -> float:  # noqa: N802 - the field's name
+        return float(self.average_precision[self.matched].mean()) if self.matched.any() else float("nan")
+
+    def hits(self, k: int) -> np.ndarray:
+        """`(Q,)`: 1 where the first true match is among the first k, 0 where not, NaN without a valid match."""
+        return np.where(self.matched, (self.first < k).astype(float), np.nan)
+
+    def rank(self, k: int) -> float:
+        """rank-k over the queries that have a valid match; NaN if none has."""
+        return float(np.mean(self.first[self.matched] < k)) if self.matched.any() else float("nan")
+
+    def cmc(self, length: int = 50) -> np.ndarray:
+        """The cumulative match characteristic, rank-1 to rank-`length`."""
+        return np.array([self.rank(k) for k in range(1, length + 1)])
+
+
+def same_camera(query_ids, gallery_ids, query_cameras, gallery_cameras) -> np.ndarray:
+    """Market-1501's exclusion `(Q, G)`: the same person in the same camera may not be matched."""
+    people = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
+    return people & (np.asarray(query_cameras)[:, None] == np.asarray(gallery_cameras)[None])
+
+
+def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_cameras=None) -> Ranking:
+    """Rank a `(Q, G)` distance matrix. With cameras, `same_camera` pairs are left out (give both or neither).
+
+    Raises ValueError for shapes that do not agree and for distances that are not numbers.
+    """
+    distances = np.asarray(distances)
+    query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
+    if distances.shape != (len(query_ids), len(gallery_ids)):
+        raise ValueError(
+            f"distances are {distances.shape}, but there are {len(query_ids)} queries and {len(gallery_ids)} gallery pictures"
+        )
+    if np.isnan(distances).any():
+        raise ValueError(f"{int(np.isnan(distances).sum())} distances are NaN")
+    if (query_cameras is None) != (gallery_cameras is None):
+        raise ValueError("give the cameras of both query and gallery, or of neither")
+    if query_cameras is not None:
+        query_cameras, gallery_cameras = np.asarray(query_cameras), np.asarray(gallery_cameras)
+    first = np.full(len(query_ids), -1)
+    precision = np.full(len(query_ids), np.nan)
+    for i, row in enumerate(distances):
+        match = gallery_ids == query_ids[i]
+        other = ~match
+        if query_cameras is not None:
+            match = match & (gallery_cameras != query_cameras[i])
+        found = np.sort(row[match])
+        if len(found) == 0:
+            continue
+        before = np.array([np.count_nonzero(row[other] <= distance) for distance in found])
+        first[i] = before[0]
+        order = np.arange(1, len(found) + 1)
+        precision[i] = np.mean(order / (order + before))
+    return Ranking(first, precision)
+
+
+def single_shot(distances, query_ids, gallery_ids, draws: int = 10, seed: int = 0) -> list[Ranking]:
+    """The single-shot protocol: one random gallery picture an identity, ranked anew in each of `draws` seeded draws."""
+    distances, gallery_ids = np.asarray(distances), np.asarray(gallery_ids)
+    groups = [np.flatnonzero(gallery_ids == person) for person in np.unique(gallery_ids)]
+    found = []
+    for draw in range(draws):
+        rng = np.random.default_rng([seed, draw])
+        columns = np.array([rng.choice(group) for group in groups])
+        found.append(cmc_map(distances[:, columns], query_ids, gallery_ids[columns]))
+    return found
+
+
+def bootstrap(values, identities, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of per-query values `(Q,)` with its 95 % interval: identities are resampled, with all their queries.
+
+    For a paired difference give the difference of two methods' values. NaN values are left out. -> (mean, low, high).
+    """
+    values, identities = np.asarray(values, float), np.asarray(identities)
+    kept = ~np.isnan(values)
+    values, identities = values[kept], identities[kept]
+    if len(values) == 0:
+        return float("nan"), float("nan"), float("nan")
+    _, group = np.unique(identities, return_inverse=True)
+    total, count = np.bincount(group, values), np.bincount(group).astype(float)
+    picks = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
+    means = total[picks].sum(1) / count[picks].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)

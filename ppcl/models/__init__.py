@@ -1,0 +1,1 @@
+"""The networks: GLRec, the backbones, CRLoc, and the three together."""

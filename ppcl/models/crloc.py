@@ -1,0 +1,104 @@
+"""CRLoc, the corresponding region locator: where in picture b is what region p of picture a shows?
+
+Closed form, differentiable, and it reads the same in both directions, as PP-Cycle needs. The abstract names the
+module and its duty; its form here is a reconstruction (METHOD.md §3).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import geometry
+from ..recipes import JointStage
+
+MIN_HALF, MAX_HALF = 0.06, 0.6  # of the canvas; the whole canvas has 0.5
+
+
+class CRLoc(nn.Module):
+    """Points of p attend to b by appearance and by a positional prior; a box is fitted to where they went."""
+
+    def __init__(self, channels: int, recipe: JointStage, min_visible: float = 0.3):
+        super().__init__()
+        self.grid, self.min_visible = recipe.grid, min_visible
+        self.project = nn.Conv2d(channels, recipe.channels, 1, bias=False)
+        self.log_temperature = nn.Parameter(torch.tensor(recipe.temperature).log())
+        self.log_sigma = nn.Parameter(torch.tensor(recipe.sigma).log())
+
+    def keys(self, features: Tensor) -> Tensor:
+        """`φ`: map `(B, C, h, w)` -> L2-normalised `(B, D, h, w)`."""
+        return F.normalize(self.project(features).float(), dim=1)
+
+    def queries(self, keys: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+        """φ at the grid's points in a region: `(B, D, h, w)`, `(B, 4)` -> descriptors `(B, K, D)`, places `(B, K, 2)`."""
+        where = geometry.points(region, *self.grid)
+        sampled = F.grid_sample(keys, (where * 2 - 1)[:, None], padding_mode="border", align_corners=False)
+        return F.normalize(sampled[:, :, 0], dim=1).transpose(1, 2), where
+
+    def prior(self, where: Tensor, cells: tuple[int, int]) -> Tensor:
+        """`−|x − x_k|² / 2σ²` for points `(…, K, 2)` and every position of a map: `(…, K, h * w)`."""
+        positions = geometry.points(geometry.whole(like=where), *cells)
+        x = (where[..., None, 0] - positions[:, 0]).square()
+        y = (where[..., None, 1] - positions[:, 1]).square()
+        return -(x + y) / (2 * (2 * self.log_sigma).exp())
+
+    def attention(self, query: Tensor, where: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
+        """`A_k(x)`: `(B, K, D)`, `(B, K, 2)`, `(B, D, h, w)`, `(B, 1, h, w)` -> `(B, K, h * w)`; rows sum to 1.
+
+        Positions that are hardly visible are masked; where none is left the row is 0.
+        """
+        logits = query @ keys.flatten(2) / self.log_temperature.exp() + self.prior(where, tuple(keys.shape[-2:]))
+        masked = (visible.flatten(1) < self.min_visible)[:, None]
+        logits = logits.masked_fill(masked, -1e4)
+        return logits.softmax(-1).masked_fill(masked, 0)
+
+    def forward(self, keys_a: Tensor, keys_b: Tensor, region: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys of a and b `(B, D, h, w)`, a region of a `(B, 4)`, b's visibility -> region of b `(B, 4)`, confidence `(B,)`."""
+        query, where = self.queries(keys_a, region)
+        attention = self.attention(query, where, keys_b, visible_b)
+        positions = geometry.points(geometry.whole(like=where), *keys_b.shape[-2:])
+        moments = attention @ torch.cat([torch.ones_like(positions[:, :1]), positions], 1)
+        sharp = attention.square().sum(-1)
+        return fit(moments, sharp, region, self.grid)
+
+
+def fit(moments: Tensor, sharp: Tensor, region: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The box that best explains where the points went: for each axis `e ≈ centre + half-size · u`, weighted.
+
+    moments `(…, K, 3)`: Σ A, Σ A·x, Σ A·y; sharp `(…, K)`: Σ A²; region p `(…, 4)` -> q `(…, 4)`, confidence `(…)` in
+    0..1. Where nothing was visible q is p and the confidence 0.
+    """
+    mass = moments[..., 0]
+    expected = moments[..., 1:] / mass.clamp(min=1e-6)[..., None]
+    count = grid[0] * grid[1]
+    sure = 0.7 * sharp / sharp.sum(-1, keepdim=True).clamp(min=1e-6) + 0.3 / count  # how sure each point is
+    sure = (sure / sure.sum(-1, keepdim=True))[..., None]
+    u = geometry.unit_grid(*grid, like=moments)
+    mean_e, mean_u = (sure * expected).sum(-2, keepdim=True), (sure * u).sum(-2, keepdim=True)
+    spread = (sure * (u - mean_u).square()).sum(-2).clamp(min=1e-6)
+    half = (sure * (u - mean_u) * (expected - mean_e)).sum(-2) / spread
+    centre = mean_e.squeeze(-2) - half * mean_u.squeeze(-2)
+    located = torch.cat([centre, 2 * half.clamp(MIN_HALF, MAX_HALF)], -1)
+    seen = (mass > 1e-6).all(-1)
+    return torch.where(seen[..., None], located, region), sharp.mean(-1) * seen
+
+
+def stripes(features: Tensor, region: Tensor, grid: tuple[int, int], count: int = 3) -> Tensor:
+    """Region descriptor: map `(B, C, h, w)` sampled at a grid in the region `(B, 4)`, mean over horizontal stripes.
+
+    -> `(B, count, C)`; whitening and normalisation are the caller's (`describe_stripes`).
+    """
+    weights = stripe_weights(region, grid, tuple(features.shape[-2:]), count)
+    return weights @ features.float().flatten(2).transpose(1, 2)
+
+
+def stripe_weights(region: Tensor, grid: tuple[int, int], cells: tuple[int, int], count: int) -> Tensor:
+    """The bilinear reading of `count` stripes of a region as weights: `(…, 4)` -> `(…, count, h * w)`; rows sum to 1."""
+    where = geometry.points(region, *grid).unflatten(-2, grid)
+    rows = geometry.bilinear(where[..., :, 0, 1], cells[0]).unflatten(-2, (count, -1)).mean(-2)
+    columns = geometry.bilinear(where[..., 0, :, 0], cells[1]).mean(-2)
+    return (rows[..., :, None] * columns[..., None, None, :]).flatten(-2)
+
+
+def describe_stripes(whitened: Tensor) -> Tensor:
+    """Whitened stripes `(…, S, C)` -> one unit descriptor `(…, S * C)`: each stripe L2-normalised, then 1/√S."""
+    return (F.normalize(whitened, dim=-1) / whitened.shape[-2] ** 0.5).flatten(-2)

@@ -1,0 +1,102 @@
+"""GLRec, the gated layout rectifier: where does a partial picture belong on the canvas of a whole one?
+
+The abstract names the module and what it is for; its form here is a reconstruction (METHOD.md §1).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import geometry
+from ..recipes import GLRecStage
+
+
+class GLRec(nn.Module):
+    """Predicts the box that a picture came from, and a gate that says whether it is partial at all.
+
+    The box's shape follows the file's own ratio, up to a small correction; the gate sees the picture alone, or it
+    would learn to read "the ratio is odd" and take odd whole pictures for partial ones.
+    """
+
+    def __init__(self, size: tuple[int, int], recipe: GLRecStage):
+        super().__init__()
+        width = recipe.width
+        self.min_side, self.max_correction = recipe.min_side, recipe.correction
+        layers, before = [], 3
+        for channels in (width, 2 * width, 4 * width, 4 * width):
+            layers += [nn.Conv2d(before, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True)]
+            before = channels
+        self.trunk = nn.Sequential(*layers)
+        cells = self.trunk_cells(size)
+        self.hidden = nn.Linear(before * cells, 8 * width)
+        self.box_head = nn.Linear(8 * width + 1, 4)
+        self.gate_head = nn.Linear(8 * width, 1)
+        nn.init.normal_(self.box_head.weight, std=0.01)
+        nn.init.zeros_(self.box_head.bias)
+
+    @staticmethod
+    def trunk_cells(size: tuple[int, int]) -> int:
+        """Cells that are left of half the input after four stride-2 convolutions."""
+        height, width = size[0] // 2, size[1] // 2
+        for _ in range(4):
+            height, width = -(-height // 2), -(-width // 2)
+        return height * width
+
+    def forward(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pictures `(B, 3, H, W)` and log ratios `(B,)` -> boxes `(B, 4)`, gate logits `(B,)`."""
+        x = F.avg_pool2d(images, 2)
+        x = F.relu(self.hidden(self.trunk(x).flatten(1)))
+        gate = self.gate_head(x).squeeze(1)
+        raw = self.box_head(torch.cat([x, ratios[:, None]], 1)).float()
+        return self.box(raw, ratios), gate.float()
+
+    def box(self, raw: Tensor, ratios: Tensor) -> Tensor:
+        """Centre by a sigmoid over the canvas; sides from a size and the corrected ratio. `(B, 4)`, `(B,)` -> `(B, 4)`."""
+        centre = raw[:, :2].sigmoid()
+        size = (raw[:, 2] - 0.4).exp()  # an untrained net starts near the mean crop
+        half_log = (ratios + self.max_correction * raw[:, 3].tanh()) / 2
+        sides = torch.stack([size * half_log.exp(), size * (-half_log).exp()], 1)
+        return torch.cat([centre, sides.clamp(self.min_side, 1)], 1)
+
+
+def rectify(images: Tensor, box: Tensor, partial: Tensor) -> tuple[Tensor, Tensor]:
+    """`g · place(x, b) + (1 − g) · x` and the visibility `(B, 1, H, W)`: partial pictures placed, whole ones untouched.
+
+    images `(B, 3, H, W)`, boxes `(B, 4)`, partial bool `(B,)`. The visibility carries no gradient into the box.
+    """
+    placed, _ = geometry.place(images, box)
+    visible = geometry.coverage(box.detach(), tuple(images.shape[-2:]))
+    keep = partial[:, None, None, None]
+    return torch.where(keep, placed, images), torch.where(keep, visible, torch.ones_like(visible))
+
+
+def padded_box(ratios: Tensor) -> Tensor:
+    """The largest centred box of a picture's own ratio: `(B,)` -> `(B, 4)`. The baseline that keeps the ratio and pads."""
+    width, height = ratios.exp().clamp(max=1), (-ratios).exp().clamp(max=1)
+    centre = torch.full_like(width, 0.5)
+    return torch.stack([centre, centre, width, height], 1)
+
+
+def placements(box: Tensor, shift: float, growth: float) -> Tensor:
+    """Seven placements of a box `(B, 4)` -> `(B, 7, 4)`: itself, shifted in x and y, grown and shrunk a side."""
+    moves = box.new_tensor(
+        [
+            [0, 0, 0, 0],
+            [shift, 0, 0, 0],
+            [-shift, 0, 0, 0],
+            [0, shift, 0, 0],
+            [0, -shift, 0, 0],
+            [0, 0, 2 * growth, 2 * growth],
+            [0, 0, -2 * growth, -2 * growth],
+        ]
+    )
+    moved = box[:, None] + moves
+    return torch.cat([moved[..., :2], moved[..., 2:].clamp(0.1, 1.2)], -1)
+
+
+def cap_gradient(box: Tensor, cap: float) -> Tensor:
+    """The box, with the gradient that comes back into it capped at `cap * 2 / B` a sample (METHOD.md §4)."""
+    if box.requires_grad:
+        limit = cap * 2 / len(box)
+        box.register_hook(lambda g: g * (limit / g.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1))
+    return box

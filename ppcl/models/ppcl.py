@@ -1,0 +1,60 @@
+"""The three together: picture -> rectified -> features -> located region."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import geometry
+from ..recipes import METHODS, Recipe
+from .backbone import Backbone, on_map
+from .crloc import CRLoc
+from .glrec import GLRec, padded_box, rectify
+
+
+@dataclass
+class Layout:
+    """Pictures on the holistic canvas.
+
+    canvas `(B, 3, H, W)`; visible `(B, 1, H, W)`; box `(B, 4)`, the whole canvas where the picture is taken for whole;
+    gate `(B,)`, the logit (positive: partial).
+    """
+
+    canvas: Tensor
+    visible: Tensor
+    box: Tensor
+    gate: Tensor
+
+
+class PPCL(nn.Module):
+    """GLRec, backbone and CRLoc, as one row of the result table uses them."""
+
+    def __init__(self, recipe: Recipe, classes: int, row: str = "ppcl", pretrained: bool = False):
+        super().__init__()
+        self.recipe, self.row, self.method, self.classes = recipe, row, METHODS[row], classes
+        self.glrec = GLRec(recipe.input.size, recipe.glrec)
+        self.backbone = Backbone(recipe.backbone, classes, pretrained)
+        self.crloc = CRLoc(self.backbone.channels, recipe.joint, recipe.matching.min_visible)
+        self.fusion_weights: dict[str, float] = {}  # row -> w, chosen on held-out training identities
+
+    def predict(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the method's row puts pictures `(B, 3, H, W)` of log ratio `(B,)`: boxes `(B, 4)`, gate logits `(B,)`."""
+        if self.method.layout == "glrec":
+            return self.glrec(images, ratios)
+        if self.method.layout == "pad":
+            return padded_box(ratios), torch.ones_like(ratios)
+        return geometry.whole(len(images), like=ratios), -torch.ones_like(ratios)
+
+    def layout(self, images: Tensor, ratios: Tensor, predicted: tuple[Tensor, Tensor] | None = None) -> Layout:
+        """Put normalised pictures on the canvas, where `predict` says or at given (boxes, gate logits)."""
+        box, gate = predicted or self.predict(images, ratios)
+        partial = gate > 0
+        canvas, visible = rectify(images, box, partial)
+        return Layout(canvas, visible, torch.where(partial[:, None], box, geometry.whole(len(box), like=box)), gate)
+
+    def features(self, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """A layout -> feature map `(B, C, h, w)`, its visibility `(B, 1, h, w)`, pooled features `(B, C)`."""
+        canvas = layout.canvas.contiguous(memory_format=torch.channels_last)
+        features = self.backbone(canvas)
+        visible = on_map(layout.visible, tuple(features.shape[-2:]))
+        return features, visible, self.backbone.pool(features, visible)

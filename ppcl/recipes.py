@@ -1,0 +1,350 @@
+"""Every number of the published recipe, and of the scaled-down demo.
+
+`recipe("person", "paper")` is supplement §2.1 to the letter wherever the supplement speaks; whatever it leaves
+open carries `# not published`. `demo` keeps the phases' proportions (a quarter of every epoch count, the decays at
+the same fractions) on a small net and drawn people: `python -m ppcl reproduce`, expected result and time in the
+README. `tiny` exists for tests: everything runs, nothing is learnt.
+"""
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass, field
+
+PROFILES = ("tiny", "demo", "paper")
+TASKS = ("person",)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What every network sees."""
+
+    height: int = 256  # not published
+    width: int = 128  # not published
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+
+@dataclass(frozen=True)
+class GLRecStage:
+    """Stage 1: the gated layout rectifier, self-supervised (supplement §2.1; losses METHOD.md §1)."""
+
+    epochs: int = 160  # §2.1: 60 + 100
+    constant_epochs: int = 60  # §2.1
+    lr: float = 5e-2  # §2.1
+    final_lr: float = 5e-5  # §2.1, reached linearly
+    batch: int = 128  # §2.1
+    momentum: float = 0.9  # not published
+    weight_decay: float = 5e-4  # not published
+    steps: int = 0  # stop the stage after so many steps; 0: run all epochs
+    polish_steps: int = 0  # not published: Adam 1e-3 to 0 after the published schedule
+    polish_lr: float = 1e-3  # not published
+    box_weight: float = 4.0  # not published
+    gate_weight: float = 0.5  # not published
+    whole_weight: float = 0.2  # not published: box loss of whole pictures
+    ratio_jitter: float = 0.12  # not published: spread of log(width / height) of real detections
+    correction: float = 0.4  # not published: largest |δ|, the correction of the ratio
+    min_side: float = 0.15  # not published
+    width: int = 16  # not published: channels of the first convolution
+
+
+@dataclass(frozen=True)
+class BackboneStage:
+    """Stage 2: the backbone on whole pictures (supplement §2.1)."""
+
+    architecture: str = "resnet50"  # not published
+    weights: str = "imagenet"  # not published: "imagenet", "none" or the path of a .safetensors file
+    epochs: int = 120  # §2.1
+    decay_epochs: int = 40  # §2.1: x0.1 every 40
+    decay: float = 0.1  # §2.1
+    lr: float = 5e-4  # §2.1
+    batch: int = 64  # §2.1
+    identities: int = 16  # §2.1
+    warmup_epochs: int = 0  # not published
+    weight_decay: float = 5e-4  # not published
+    steps: int = 0
+    label_smoothing: float = 0.1  # not published
+    margin: float = 0.3  # not published: batch-hard triplet
+    triplet_weight: float = 1.0  # not published
+
+
+@dataclass(frozen=True)
+class JointStage:
+    """Stage 3: GLRec, backbone and CRLoc together (supplement §2.1; losses METHOD.md §3-4)."""
+
+    epochs: int = 40  # §2.1
+    lr: float = 5e-4  # §2.1
+    final_lr_fraction: float = 0.01  # not published: the rate falls along a half cosine to this fraction
+    batch: int = 64  # §2.1, as for the backbone
+    identities: int = 16  # §2.1, as for the backbone
+    weight_decay: float = 5e-4  # not published
+    steps: int = 0
+    # views (METHOD.md §4)
+    whole_scale: tuple[float, float] = (0.85, 1.08)  # not published
+    whole_shift: float = 0.07  # not published
+    wide_share: float = 0.6  # not published
+    wide_scale: tuple[float, float] = (0.7, 1.2)  # not published
+    wide_shift: float = 0.13  # not published
+    whole_box_share: float = 0.4  # not published: how often p is the whole visible box
+    # losses
+    cycle_weight: float = 4.0  # not published
+    geometry_weight: float = 4.0  # not published
+    region_weight: float = 1.0  # not published: PP-Triplet
+    region_margin: float = 0.3  # not published: PP-Triplet
+    # GLRec inside the joint stage
+    glrec_lr_fraction: float = 0.1  # not published
+    glrec_batch: int = 64  # not published
+    gradient_cap: float = 0.25  # not published: outside gradient at the box, of 2 / B
+    # CRLoc
+    channels: int = 64  # not published
+    temperature: float = 0.1  # not published: τ at the start
+    sigma: float = 0.2  # not published: σ at the start
+    grid: tuple[int, int] = (6, 3)  # not published: points in a region
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How distances are made (METHOD.md §5)."""
+
+    placements: int = 7  # not published
+    placement_shift: float = 0.06  # not published
+    placement_growth: float = 0.05  # not published: a side
+    shortlist: int = 100  # not published: gallery pictures a query that are matched by parts; 0: all
+    min_visible: float = 0.3  # not published: positions less visible than this are masked
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Training identities kept back: the fusion weight comes from them, and nothing else from anywhere."""
+
+    heldout: float = 0.1  # not published: share of the training identities
+    queries: int = 2  # not published: partial queries an identity
+    weight_step: float = 0.05  # not published: grid of fusion weights
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Which rows are trained beside the method, and how often."""
+
+    rows: str = "backbone,backbone+crops,backbone+crops+pad,+glrec,+crloc,ppcl"
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Of training batches (none of it is published)."""
+
+    flip: float = 0.5  # not published
+    erase: float = 0.3  # not published: random erasing, share of pictures
+    blur: float = 0.5  # not published: random down- and up-sampling, so that sharpness betrays no crop
+    noise: float = 0.02  # not published: of the value range, after the crop
+    colour: float = 0.1  # not published: brightness, contrast, and per-channel gain
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole experiment."""
+
+    task: str = "person"
+    profile: str = "paper"
+    input: Input = field(default_factory=Input)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    glrec: GLRecStage = field(default_factory=GLRecStage)
+    backbone: BackboneStage = field(default_factory=BackboneStage)
+    joint: JointStage = field(default_factory=JointStage)
+    matching: Matching = field(default_factory=Matching)
+    selection: Selection = field(default_factory=Selection)
+    ablation: Ablation = field(default_factory=Ablation)
+    scale: str = "market"  # what `data synthesise` draws where no real data are given
+
+    def to_dict(self) -> dict:
+        """Plain values, for a header or a manifest."""
+        return dataclasses.asdict(self)
+
+
+# Measured in the demo (README): 1/4 of the published epochs, phases in proportion.
+_DEMO = {
+    "scale": "demo",
+    "input.height": 128,
+    "input.width": 64,
+    "glrec.epochs": 40,
+    "glrec.constant_epochs": 15,
+    "backbone.architecture": "small",
+    "backbone.weights": "none",
+    "backbone.epochs": 30,
+    "backbone.decay_epochs": 10,
+    "joint.epochs": 10,
+    "selection.heldout": 1 / 6,
+}
+_TINY = _DEMO | {
+    "scale": "tiny",
+    "input.height": 64,
+    "input.width": 32,
+    "glrec.epochs": 4,
+    "glrec.constant_epochs": 2,
+    "glrec.batch": 16,
+    "glrec.width": 8,
+    "backbone.epochs": 3,
+    "backbone.decay_epochs": 1,
+    "backbone.batch": 8,
+    "backbone.identities": 4,
+    "joint.epochs": 1,
+    "joint.batch": 16,
+    "joint.identities": 4,
+    "joint.glrec_batch": 8,
+    "matching.shortlist": 4,
+    "selection.heldout": 0.3,
+}
+_PROFILES = {"paper": {}, "demo": _DEMO, "tiny": _TINY}
+
+
+class RecipeError(ValueError):
+    """A recipe, key or value that does not exist, with the nearest one that does."""
+
+
+def recipe(task: str = "person", profile: str = "demo", **overrides) -> Recipe:
+    """The recipe of a task and profile, with dotted overrides: `recipe("person", "demo", **{"joint.epochs": 2})`.
+
+    Values may be strings, as `--set` gives them. Raises RecipeError for an unknown task, profile or key (naming the
+    nearest known one) and for a value that is not of the field's type.
+    """
+    if task not in TASKS:
+        raise RecipeError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
+    if profile not in _PROFILES:
+        raise RecipeError(f"unknown profile {profile!r}: choose from {', '.join(PROFILES)}")
+    chosen = Recipe(task=task, profile=profile)
+    for key, value in (_PROFILES[profile] | overrides).items():
+        chosen = _set(chosen, key, value)
+    _check(chosen)
+    return chosen
+
+
+def keys(chosen: Recipe | None = None) -> list[str]:
+    """Every dotted key that `--set` takes."""
+    found = []
+    for part in dataclasses.fields(chosen or Recipe()):
+        if part.name in ("task", "profile"):
+            continue
+        kind = part.type
+        inner = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        found += [f"{part.name}.{leaf.name}" for leaf in inner] or [part.name]
+    return found
+
+
+def parse_overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
+    """`["joint.epochs=2"]` -> `{"joint.epochs": "2"}`; RecipeError for a pair without `=`."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes key=value, not {pair!r}: for example --set joint.epochs=2")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def _set(chosen: Recipe, key: str, value) -> Recipe:
+    if key not in keys(chosen):
+        near = difflib.get_close_matches(key, keys(chosen), n=1, cutoff=0) or ["joint.epochs"]
+        raise RecipeError(f"unknown recipe key {key!r}: did you mean {near[0]!r}?")
+    head, _, leaf = key.rpartition(".")
+    part = getattr(chosen, head) if head else chosen
+    part = dataclasses.replace(part, **{leaf: _convert(key, value, getattr(part, leaf))})
+    return dataclasses.replace(chosen, **{head: part}) if head else part
+
+
+def _convert(key: str, value, current):
+    """`value` in the type of `current`; a string is read as that type."""
+    kind = type(current)
+    try:
+        if kind is tuple:
+            parts = value.split(",") if isinstance(value, str) else list(value)
+            if len(parts) != len(current):
+                raise ValueError
+            return tuple(_convert(key, part, old) for part, old in zip(parts, current, strict=True))
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        if isinstance(value, bool) != (kind is bool):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        raise RecipeError(f"{key} takes {kind.__name__} (now {current!r}), not {value!r}") from None
+
+
+def _check(chosen: Recipe) -> None:
+    """Combinations that could only fail later."""
+    for name in ("backbone", "joint"):
+        stage = getattr(chosen, name)
+        if stage.identities < 2 or stage.batch % stage.identities:
+            raise RecipeError(
+                f"{name}.batch={stage.batch} must be a multiple of {name}.identities={stage.identities} >= 2"
+            )
+    if chosen.joint.batch != 4 * chosen.joint.identities:
+        raise RecipeError(
+            f"joint.batch must be 4 x joint.identities = {4 * chosen.joint.identities}: two whole views, two partial"
+        )
+    if chosen.matching.placements not in (1, 7):
+        raise RecipeError(f"matching.placements must be 1 or 7, not {chosen.matching.placements}")
+    if min(chosen.input.size) < 32 or chosen.input.height % 16 or chosen.input.width % 16:
+        raise RecipeError(f"input.height and input.width must be multiples of 16, at least 32, not {chosen.input.size}")
+    for stage in (chosen.glrec, chosen.backbone, chosen.joint):
+        if stage.epochs < 1 or stage.batch < 2 or stage.lr <= 0 or stage.steps < 0:
+            raise RecipeError(
+                f"{type(stage).__name__}: epochs and lr must be positive, batch at least 2, steps not negative"
+            )
+    if not 0 < chosen.selection.heldout < 1:
+        raise RecipeError(f"selection.heldout must lie between 0 and 1, not {chosen.selection.heldout}")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the result table: what is trained and how it is matched. All rows share data, steps and backbone."""
+
+    views: str = "crops"  # "whole", or "crops": two whole and two partial views an identity
+    layout: str = "glrec"  # how a partial picture gets onto the canvas: "stretch", "pad" (ratio kept) or "glrec"
+    region: str = "none"  # "none", "same" (q = p), "untrained" (random φ + prior) or "trained"
+    triplet: bool = False  # PP-Triplet
+    placements: bool = False  # several placements a query, or one
+    checkpoint: str = ""  # the trained row whose checkpoint it uses; its own if empty
+
+
+METHODS = {
+    "backbone": Method(views="whole", layout="stretch"),
+    "backbone+crops": Method(layout="stretch"),
+    "backbone+crops+pad": Method(layout="pad"),
+    "+glrec": Method(),
+    "+glrec@7": Method(placements=True, checkpoint="+glrec"),
+    "same-location": Method(region="same", placements=True, checkpoint="+glrec"),
+    "untrained-crloc": Method(region="untrained", placements=True, checkpoint="+glrec"),
+    "+crloc": Method(region="trained", placements=True),
+    "ppcl@1": Method(region="trained", triplet=True, checkpoint="ppcl"),
+    "ppcl": Method(region="trained", triplet=True, placements=True),
+}
+
+
+def method(name: str) -> Method:
+    """The row of that name; RecipeError names the nearest one."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
+        raise RecipeError(f"unknown method {name!r}: did you mean {near[0]!r}?")
+    return METHODS[name]
+
+
+def trained_by(name: str) -> str:
+    """The row whose training gives the checkpoint that `name` uses."""
+    return method(name).checkpoint or name
+
+
+def rows(chosen: Recipe) -> list[str]:
+    """The trained rows that the recipe asks for, in the table's order."""
+    wanted = [name.strip() for name in chosen.ablation.rows.split(",") if name.strip()]
+    trained = [name for name in METHODS if not METHODS[name].checkpoint]
+    if wanted == ["all"]:
+        return trained
+    for name in wanted:
+        if method(name).checkpoint:
+            raise RecipeError(
+                f"row {name!r} is not trained itself: it uses the checkpoint of {method(name).checkpoint!r}"
+            )
+    return [name for name in trained if name in wanted]

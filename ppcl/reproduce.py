@@ -1,0 +1,174 @@
+"""Every notebook in order, headless, with papermill; resumes where it stopped."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from . import checkpoints, recipes, results
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "pytorch-metric-learning", "safetensors")
+
+
+class ReproduceError(RuntimeError):
+    """A notebook that failed: which one, and its last line."""
+
+
+def at_root() -> None:
+    """Work at the project's root, wherever a notebook was opened."""
+    os.chdir(ROOT)
+
+
+def device(name: str = "auto") -> str:
+    """`auto` -> `cuda` where there is one, else `cpu`. Raises ValueError for cuda where there is none."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available: use --device cpu, or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def versions() -> dict[str, str]:
+    """What this run was made with."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def notebooks(only: str | None = None) -> list[Path]:
+    """The numbered notebooks in order, or those whose numbers `only` names ("01,02"). Raises ValueError for others."""
+    found = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+    wanted = [number.strip().zfill(2) for number in only.split(",")] if only else list(found)
+    for number in wanted:
+        if number not in found:
+            raise ValueError(f"--only: there is no notebook {number!r}; there are {', '.join(found)}")
+    return [found[number] for number in sorted(set(wanted))]
+
+
+def fingerprint(path: Path, parameters: dict, recipe: recipes.Recipe) -> str:
+    """What a finished notebook depends on: its cells, its parameters, the recipe and the library's sources."""
+    digest = hashlib.sha256(json.dumps([parameters, recipe.to_dict()], sort_keys=True).encode())
+    for cell in json.loads(path.read_text())["cells"]:
+        digest.update("".join(cell["source"]).encode())
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+def reproduce(
+    profile: str = "demo",
+    task: str = "all",
+    run: Path | str = "",
+    data: Path | str = "",
+    seed: int = 0,
+    only: str | None = None,
+    overrides: list[str] | None = None,
+    on: str = "auto",
+    publish: bool = False,
+) -> Path:
+    """Run the notebooks for each task; executed copies go to `run/notebooks`. -> the run folder.
+
+    A notebook that ran to its end with the same code and parameters is not run again; inside one, a stage that was
+    cut off goes on after its last epoch. `publish` puts the executed notebooks and figures back into the project.
+    """
+    run = Path(run or f"runs/{profile}").resolve()
+    data = Path(data).resolve() if data else run / "data"
+    chosen, where = notebooks(only), device(on)
+    tasks = list(recipes.TASKS) if task == "all" else [task]
+    began = time.time()
+    for name in tasks:
+        recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
+        parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
+        parameters |= {"device": on, "overrides": list(overrides or [])}
+        record(run, recipe, where, seed)
+        for number, path in enumerate(chosen):
+            label = f"[{number + 1}/{len(chosen)}] {name} {path.stem}"
+            _execute(path, run, parameters, recipe, label)
+    record(run, recipe, where, seed, seconds=round(time.time() - began, 1), peak_memory_mib=_peak_memory())
+    if publish:
+        _publish(chosen, run, tasks[0])
+    print(
+        f"done in {time.time() - began:.0f} s: {_short(run)}/results.csv, {_short(run)}/figures, {_short(run)}/notebooks"
+    )
+    return run
+
+
+def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str) -> None:
+    """One notebook, unless it is done; the copy appears whole under its own name when it ran to its end."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    target = run / "notebooks" / f"{parameters['task']}_{path.name}"
+    stamp = fingerprint(path, parameters, recipe)
+    if target.exists() and json.loads(target.read_text())["metadata"].get("ppcl") == stamp:
+        print(f"{label}: done before", flush=True)
+        return
+    print(f"{label} …", flush=True)
+    began = time.time()
+    draft = target.with_name(f".{target.name}")
+    draft.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(path), str(draft), parameters, cwd=str(ROOT), kernel_name="python3", progress_bar=sys.stderr.isatty()
+        )
+    except PapermillExecutionError as error:
+        raise ReproduceError(
+            f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue} (so far: {draft})"
+        ) from None
+    notebook = json.loads(draft.read_text())
+    notebook["metadata"]["ppcl"] = stamp
+    checkpoints.write_text(target, json.dumps(notebook, indent=1) + "\n")
+    draft.unlink()
+    print(f"{label}: {time.time() - began:.0f} s", flush=True)
+
+
+def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
+    """`manifest.json`: recipe, seed, commit, versions, device, times; what is there already is kept."""
+    path = run / "manifest.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
+    commit = results.commit()
+    known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}
+    known |= {"device": where, "device_name": name, "threads": torch.get_num_threads()}
+    known["recipes"] = known.get("recipes", {}) | {recipe.task: recipe.to_dict()}
+    known |= facts
+    checkpoints.write_text(path, json.dumps(known, indent=1) + "\n")
+
+
+def _peak_memory() -> int:
+    """The largest resident set of a notebook's process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+
+
+def _short(path: Path) -> str:
+    """A path relative to the project where it lies inside, so that executed notebooks carry no absolute ones."""
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+
+
+def _publish(chosen: list[Path], run: Path, task: str) -> None:
+    """Executed notebooks and figures into the project: metadata of papermill removed, outputs kept."""
+    for path in chosen:
+        notebook = json.loads((run / "notebooks" / f"{task}_{path.name}").read_text())
+        notebook["metadata"] = {key: notebook["metadata"][key] for key in ("kernelspec", "language_info")}
+        cells = [cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
+        for count, cell in enumerate((c for c in cells if c["cell_type"] == "code"), 1):
+            cell["execution_count"] = count
+            for output in cell["outputs"]:
+                if "execution_count" in output:
+                    output["execution_count"] = count
+        for cell in cells:
+            cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}
+        notebook["cells"] = cells
+        checkpoints.write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    for picture in sorted((run / "figures").glob("*.png")):
+        with checkpoints.replacing(ROOT / "figures" / picture.name) as temporary:
+            temporary.write_bytes(picture.read_bytes())
+    table = run / "results.csv"
+    checkpoints.write_text(ROOT / "figures" / "results.csv", table.read_text())

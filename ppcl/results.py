@@ -1,0 +1,81 @@
+"""Metrics + provenance -> one tidy table, one number a row."""
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pandas
+
+from .checkpoints import write_text
+
+COLUMNS = (
+    "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
+).split(",")
+KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile"]
+
+# Published numbers, each with its source; they never share a table with numbers from drawn pictures.
+_LIGHT_REID = "table in light-reid's examples/occluded_reid README"
+_PARTIAL_REPO = "README of lingxiao-he/Partial-Person-ReID"
+_PAPER = "from memory of later papers' tables; not checked against the paper"
+PUBLISHED = pandas.DataFrame(
+    [
+        ("DSR (CVPR 2018)", 50.7, 70.0, 58.8, 67.2, _LIGHT_REID),
+        ("DSR, authors' later figures", 73.7, None, 64.3, None, _PARTIAL_REPO),
+        ("VPM (CVPR 2019)", 67.7, 81.9, 65.5, 74.8, _LIGHT_REID),
+        ("PGFA (ICCV 2019)", 68.0, 80.0, 69.1, 80.9, _LIGHT_REID),
+        ("FPR (ICCV 2019)", 81.0, None, 68.1, None, _PARTIAL_REPO),
+        ("HOReID (CVPR 2020)", 85.3, 91.0, 72.6, 86.4, _LIGHT_REID),
+        ("FastReID-DSR", 82.7, None, 73.1, None, _PARTIAL_REPO),
+        ("PPCL (CVPR 2021) (*)", 83.7, 88.7, 71.4, 85.7, _PAPER),
+    ],
+    columns=["method", "Partial-REID rank-1", "rank-3", "Partial-iLIDS rank-1", "rank-3 ", "source"],
+)
+
+
+@cache
+def commit() -> str:
+    """The project's commit, with `-dirty` where the tree differs from it; `unknown` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        ask = ["git", "-C", str(here)]
+        number = subprocess.run([*ask, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*ask, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return number.stdout.strip() + ("-dirty" if changed else "")
+
+
+def read(run: Path | str) -> pandas.DataFrame:
+    """A run's table; empty, with its columns, where nothing was evaluated yet."""
+    path = Path(run) / "results.csv"
+    if not path.is_file():
+        return pandas.DataFrame(columns=COLUMNS)
+    return pandas.read_csv(path, dtype={"subset": str, "commit": str})
+
+
+def add(run: Path | str, rows: list[dict]) -> pandas.DataFrame:
+    """Write rows into a run's table; a row with the same key is replaced. -> the whole table."""
+    fresh = pandas.DataFrame(rows, columns=COLUMNS)
+    old = read(run)
+    table = pandas.concat([old, fresh]) if len(old) else fresh
+    table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
+    write_text(Path(run) / "results.csv", table.to_csv(index=False, float_format="%.6f"))
+    return table
+
+
+def wide(
+    table: pandas.DataFrame,
+    dataset: str,
+    protocol: str,
+    metrics=("rank-1", "rank-3", "rank-5", "mAP"),
+    subset: str = "all",
+):
+    """One line a method, one column a metric, each `value [low, high]` in per cent, mean over seeds; for the eye."""
+    chosen = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == subset)]
+    chosen = chosen[chosen.metric.isin(metrics)]
+    order = list(dict.fromkeys(chosen.method))
+    mean = chosen.groupby(["method", "metric"], sort=False)[["value", "low", "high"]].mean() * 100
+    text = mean.apply(lambda row: f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)
+    return text.unstack("metric").reindex(index=order, columns=list(metrics))

@@ -1,0 +1,331 @@
+"""The three stages: one visible loop each, resumable after every epoch.
+
+`train_glrec`, `train_backbone` and `train_joint` each take the recipe, the training pictures and the run folder and
+return the path of a finished checkpoint; a finished one is returned at once, a half-finished one goes on. The joint
+stage ends by choosing the fusion weight on training identities that were held out of all three.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from . import checkpoints, geometry, losses, matching, metrics
+from .checkpoints import Stage
+from .data import batches, images
+from .data.batches import generator
+from .data.views import TrainingData, glrec_batch, heldout_queries, joint_batch, training_data, whole_views
+from .models.glrec import GLRec, cap_gradient
+from .models.ppcl import PPCL
+from .recipes import METHODS, Recipe, trained_by
+
+__all__ = ["train_backbone", "train_glrec", "train_joint", "training_data"]
+LOG_EVERY = 10  # steps
+
+
+# --- schedules: fractions of an epoch never matter, except for the joint stage's cosine ---
+
+
+def glrec_lr(recipe: Recipe, epoch: int) -> float:
+    """Supplement §2.1: constant, then linear, reaching the final rate in the last epoch."""
+    stage = recipe.glrec
+    past = max(0, epoch + 1 - stage.constant_epochs) / max(1, stage.epochs - stage.constant_epochs)
+    return stage.lr + (stage.final_lr - stage.lr) * past
+
+
+def backbone_lr(recipe: Recipe, epoch: int) -> float:
+    """Supplement §2.1: x0.1 every 40 epochs; a warm-up, where the recipe asks for one, rises linearly."""
+    stage = recipe.backbone
+    warm = min(1.0, (epoch + 1) / (stage.warmup_epochs + 1))
+    return stage.lr * warm * stage.decay ** (epoch // stage.decay_epochs)
+
+
+def joint_lr(recipe: Recipe, progress: float) -> float:
+    """From the published initial rate along a half cosine; how it falls is not published. `progress` in 0..1."""
+    stage = recipe.joint
+    low = stage.final_lr_fraction
+    return stage.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _bar(stage: Stage, total: int, per_epoch: int, quiet: bool | None) -> tqdm:
+    return tqdm(total=total, initial=min(stage.epoch * per_epoch, total), desc=stage.label, disable=quiet, leave=False)
+
+
+def _set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group.get("share", 1.0)
+
+
+def autocast(device: torch.device | str):
+    """bf16 for the networks, on CUDA and on CPUs that compute in it; losses and geometry stay in fp32."""
+    kind = torch.device(device).type
+    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or torch.cpu._is_avx512_bf16_supported())
+
+
+def _adam(parameters, stage, device: torch.device | str) -> torch.optim.Adam:
+    fused = torch.device(device).type == "cuda"
+    return torch.optim.Adam(parameters, lr=stage.lr, weight_decay=stage.weight_decay, fused=fused)
+
+
+# --- stage 1 ---
+
+
+def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None) -> Path:
+    """Stage 1 (supplement §2.1): self-supervised pre-training of GLRec. -> its checkpoint."""
+    how = recipe.glrec
+    path = Path(run) / recipe.task / "glrec" / "checkpoint.safetensors"
+    stage = Stage(path, recipe, ("glrec",), "GLRec", stage="glrec", task=recipe.task, seed=seed)
+    if stage.finished:
+        return path
+    device = data.train.images.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GLRec(recipe.input.size, how)
+    model = model.to(device).train()
+    optimiser = torch.optim.SGD(model.parameters(), how.lr, how.momentum, weight_decay=how.weight_decay)
+    stage.resume(model, optimiser)
+
+    per_epoch = max(1, len(data.train) // how.batch)
+    total = min(how.steps or math.inf, how.epochs * per_epoch)
+    bar = _bar(stage, total, per_epoch, quiet)
+    step = stage.epoch * per_epoch
+    for epoch in range(stage.epoch, -(-total // per_epoch)):
+        _set_lr(optimiser, glrec_lr(recipe, epoch))
+        order = generator(seed, "glrec", epoch)
+        for index in batches.shuffled_batches(len(data.train), how.batch, order):
+            if step >= total:
+                break
+            draw = generator(seed, "glrec", epoch, step, device=device)
+            pictures, ratios, box, partial = glrec_batch(data.train, index, recipe, draw)
+            with autocast(device):
+                predicted, gate = model(pictures, ratios)
+            box_loss, gate_loss = losses.placement(predicted, gate, box, partial, how)
+            optimiser.zero_grad(set_to_none=True)
+            (box_loss + gate_loss).backward()
+            optimiser.step()
+            if step % LOG_EVERY == 0:
+                overlap = geometry.iou(predicted.detach(), box)[partial].mean() if partial.any() else box_loss * 0
+                right = ((gate > 0) == partial).float().mean()
+                stage.log(
+                    epoch=epoch,
+                    step=step,
+                    lr=glrec_lr(recipe, epoch),
+                    box=box_loss,
+                    gate=gate_loss,
+                    iou=overlap,
+                    gate_accuracy=right,
+                )
+            step += 1
+            bar.update()
+        stage.save(model, optimiser, epoch + 1, False)
+    if how.polish_steps:
+        _polish(recipe, model, data, seed)
+    stage.save(model, None, how.epochs, True)
+    bar.close()
+    return path
+
+
+def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int) -> None:
+    """Adam to zero after the published schedule (METHOD.md §1): an option, off in the paper profile."""
+    how, device = recipe.glrec, data.train.images.device
+    optimiser = torch.optim.Adam(model.parameters(), how.polish_lr, fused=device.type == "cuda")
+    for step in range(how.polish_steps):
+        _set_lr(optimiser, how.polish_lr * (1 - step / how.polish_steps))
+        draw = generator(seed, "polish", step, device=device)
+        index = torch.randint(len(data.train), (how.batch,), generator=draw, device=device)
+        pictures, ratios, box, partial = glrec_batch(data.train, index, recipe, draw)
+        with autocast(device):
+            predicted, gate = model(pictures, ratios)
+        optimiser.zero_grad(set_to_none=True)
+        sum(losses.placement(predicted, gate, box, partial, how)).backward()
+        optimiser.step()
+
+
+# --- stage 2 ---
+
+
+def train_backbone(
+    recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None
+) -> Path:
+    """Stage 2 (supplement §2.1): the backbone on whole pictures, identity and batch-hard triplet loss. -> its checkpoint."""
+    how = recipe.backbone
+    path = Path(run) / recipe.task / "backbone" / "checkpoint.safetensors"
+    stage = Stage(
+        path, recipe, ("backbone",), "backbone", stage="backbone", task=recipe.task, seed=seed, classes=data.classes
+    )
+    if stage.finished:
+        return path
+    device = data.train.images.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PPCL(recipe, data.classes, "backbone", pretrained=not stage.epoch).backbone
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimiser = _adam([p for p in model.parameters() if p.requires_grad], how, device)
+    stage.resume(model, optimiser)
+
+    labels = torch.from_numpy(data.labels).to(device)
+    per_epoch = max(1, len(data.train) // how.batch)
+    total = min(how.steps or math.inf, how.epochs * per_epoch)
+    bar = _bar(stage, total, per_epoch, quiet)
+    step = stage.epoch * per_epoch
+    each = how.batch // how.identities
+    for epoch in range(stage.epoch, -(-total // per_epoch)):
+        _set_lr(optimiser, backbone_lr(recipe, epoch))
+        order = generator(seed, "backbone", epoch)
+        for index in batches.identity_batches(data.labels, how.identities, each, order):
+            if step >= total:
+                break
+            draw = generator(seed, "backbone", epoch, step, device=device)
+            index = index.to(device)
+            view = whole_views(len(index), recipe, draw)
+            flipped = torch.rand(len(index), generator=draw, device=device) < recipe.augmentation.flip
+            seen = batches.read_views(data.train.images[index], view, flipped)
+            pictures = images.normalise(batches.augment(seen, recipe.augmentation, draw))
+            with autocast(device):
+                features = model(pictures.contiguous(memory_format=torch.channels_last))
+                pooled = features.float().mean((2, 3))
+                logits = model.classifier(model.neck(pooled))
+            identity = losses.identity(logits, labels[index], how.label_smoothing)
+            triplet = losses.batch_hard(pooled, labels[index], how)
+            optimiser.zero_grad(set_to_none=True)
+            (identity + how.triplet_weight * triplet).backward()
+            optimiser.step()
+            if step % LOG_EVERY == 0:
+                right = (logits.argmax(1) == labels[index]).float().mean()
+                stage.log(
+                    epoch=epoch,
+                    step=step,
+                    lr=backbone_lr(recipe, epoch),
+                    identity=identity,
+                    triplet=triplet,
+                    accuracy=right,
+                )
+            step += 1
+            bar.update()
+        stage.save(model, optimiser, epoch + 1, False)
+    stage.save(model, None, how.epochs, True)
+    bar.close()
+    return path
+
+
+# --- stage 3 ---
+
+
+def train_joint(
+    recipe: Recipe, data: TrainingData, run: Path | str, row: str = "ppcl", seed: int = 0, quiet: bool | None = None
+) -> Path:
+    """Stage 3 (supplement §2.1) for one row of the table, from the checkpoints of stages 1 and 2. -> its checkpoint.
+
+    Every row takes the same steps on batches of the same pictures; only views and losses differ (METHOD.md, Fair rows).
+    """
+    how, row = recipe.joint, trained_by(row)
+    base = Path(run) / recipe.task
+    path = base / "joint" / row / f"seed{seed}" / "checkpoint.safetensors"
+    parts = ("glrec", "backbone", "joint", "matching")
+    stage = Stage(
+        path, recipe, parts, row, stage="joint", task=recipe.task, method=row, seed=seed, classes=data.classes
+    )
+    if stage.finished:
+        return path
+    device = data.train.images.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PPCL(recipe, data.classes, row)
+    for part, net in (("glrec", model.glrec), ("backbone", model.backbone)):
+        found = checkpoints.load(base / part / "checkpoint.safetensors", net)
+        if not found["finished"]:
+            raise checkpoints.CheckpointError(f"{base / part} is not finished: run its stage again first")
+    model = model.to(device, memory_format=torch.channels_last).train()
+    model.glrec.eval()  # its statistics are those of pre-training, where half the pictures are whole
+    method = model.method
+    placed = method.layout == "glrec"
+    groups = [
+        {"params": [*model.backbone.body.parameters(), model.backbone.neck.weight, model.backbone.classifier.weight]}
+    ]
+    if placed:
+        groups.append({"params": [*model.glrec.parameters()], "share": how.glrec_lr_fraction})
+    if method.region == "trained":
+        groups.append({"params": [*model.crloc.parameters()]})
+    optimiser = _adam(groups, how, device)
+    stage.resume(model, optimiser)
+
+    labels = torch.from_numpy(data.labels).to(device)
+    per_epoch = max(1, len(data.train) // how.batch)
+    total = min(how.steps or math.inf, how.epochs * per_epoch)
+    bar = _bar(stage, total, per_epoch, quiet)
+    step = stage.epoch * per_epoch
+    began = time.perf_counter()
+    for epoch in range(stage.epoch, -(-total // per_epoch)):
+        order = generator(seed, "joint", epoch)
+        for index in batches.identity_batches(data.labels, how.identities, 4, order):
+            if step >= total:
+                break
+            lr = joint_lr(recipe, step / total)
+            _set_lr(optimiser, lr)
+            draw = generator(seed, "joint", epoch, step, device=device)
+            batch = joint_batch(data, labels, index, recipe, method.views, draw)
+            with autocast(device):
+                box, gate = model.predict(batch.pictures, batch.ratios)
+                if placed:  # wide views of whole pictures stay as they are, and no outside gradient reaches the gate
+                    gate = torch.where(batch.partial, gate.detach(), torch.full_like(gate, -1.0))
+                layout = model.layout(batch.pictures, batch.ratios, (cap_gradient(box, how.gradient_cap), gate))
+                features, visible, pooled = model.features(layout)
+                logits = model.backbone.classifier(model.backbone.neck(pooled))
+            terms = {"identity": losses.identity(logits, batch.labels, recipe.backbone.label_smoothing)}
+            terms["triplet"] = recipe.backbone.triplet_weight * losses.batch_hard(pooled, batch.labels, recipe.backbone)
+            seen = {}
+            if method.region == "trained":
+                found = losses.region_losses(model, batch, layout.box.detach(), features.float(), visible, pooled, draw)
+                terms["cycle"] = how.cycle_weight * found["cycle"]
+                terms["geometry"] = how.geometry_weight * found["geometry"]
+                seen["crloc_iou"] = found["iou"]
+                if "region" in found:
+                    terms["region"] = how.region_weight * found["region"]
+            if placed:
+                own = torch.randint(len(data.train), (how.glrec_batch,), generator=draw, device=device)
+                pictures, ratios, target, partial = glrec_batch(data.train, own, recipe, draw)
+                with autocast(device):
+                    predicted, own_gate = model.glrec(pictures, ratios)
+                terms["box"], terms["gate"] = losses.placement(predicted, own_gate, target, partial, recipe.glrec)
+                seen["gate_accuracy"] = ((own_gate > 0) == partial).float().mean()
+            optimiser.zero_grad(set_to_none=True)
+            sum(terms.values()).backward()
+            optimiser.step()
+            if step % LOG_EVERY == 0:
+                stage.log(epoch=epoch, step=step, lr=lr, **terms, **seen)
+            step += 1
+            bar.update()
+        stage.save(model, optimiser, epoch + 1, False)
+    bar.close()
+    weights, scores = choose_fusion(model.eval(), data, seed)
+    seconds = round(time.perf_counter() - began, 1)
+    stage.save(model, None, how.epochs, True, fusion_weights=weights, heldout=scores, seconds=seconds)
+    return path
+
+
+# --- selection ---
+
+
+def choose_fusion(model: PPCL, data: TrainingData, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """For each row that uses this checkpoint: the weight with the best held-out mAP, and that mAP."""
+    queries, query_ids, gallery, gallery_ids, _ = heldout_queries(model.recipe, data)
+    weights, scores = {}, {}
+    grid = np.arange(0, 1 + 1e-9, model.recipe.selection.weight_step)
+    trained = model.row
+    found = matching.describe(model, gallery)
+    for row, method in METHODS.items():
+        if trained_by(row) != trained:
+            continue
+        model.row, model.method = row, method
+        asked = matching.describe(model, queries, several=method.placements)
+        overall = matching.global_distances(asked, found)
+        region = matching.region_distances(model, asked, found) if method.region != "none" else overall
+        tried = grid if method.region != "none" else grid[:1]
+        maps = [metrics.cmc_map(matching.fuse(overall, region, w).cpu(), query_ids, gallery_ids).mAP for w in tried]
+        best = int(np.nanargmax(maps)) if np.isfinite(maps).any() else 0
+        weights[row], scores[row] = round(float(tried[best]), 4), round(float(maps[best]), 4)
+    model.row, model.method = trained, METHODS[trained]
+    return weights, scores

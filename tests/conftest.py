@@ -1,0 +1,50 @@
+"""What the tests share: drawn people on disk, the tiny recipe, an untrained model."""
+
+import pytest
+import torch
+
+from ppcl.data.drawn_people import draw_people
+from ppcl.data.images import normalise
+from ppcl.models.ppcl import PPCL
+from ppcl.recipes import recipe
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """A folder with the three sets, drawn at the tiny scale. Read it, write nothing into it."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_people(folder, seed=0, scale="tiny", progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return recipe("person", "tiny")
+
+
+@pytest.fixture
+def draw():
+    """A seeded generator, fresh in each test."""
+    return torch.Generator().manual_seed(0)
+
+
+def blocks(count, draw, size=(64, 32)):
+    """Pictures of random coloured blocks `(count, 3, *size)`, uint8."""
+    coarse = torch.randint(256, (count, 3, size[0] // 8, size[1] // 8), generator=draw, dtype=torch.uint8)
+    return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+@pytest.fixture
+def untrained(tiny, draw):
+    """A tiny PPCL in eval mode whose BN-neck knows the statistics of block pictures, so that descriptors differ."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = PPCL(tiny, classes=5).eval()
+    with torch.no_grad():
+        features = model.backbone(normalise(blocks(32, draw)))
+        model.backbone.neck.running_mean.copy_(features.mean((0, 2, 3)))
+        model.backbone.neck.running_var.copy_(features.var((0, 2, 3)))
+        model.backbone.neck.weight.uniform_(0.5, 2, generator=draw)
+    return model

@@ -1,0 +1,302 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppcl.data import datasets
+from ppcl.data.datasets import DataError
+
+MARKET = "Market-1501-v15.09.15"
+
+
+def fill(folder, *names):
+    """8 x 8 JPEGs of these names, in this order of creation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (8, 8), "gray").save(folder / name, "JPEG")
+    return folder
+
+
+def market(top, train=("0002_c1s1_000451_03.jpg", "0007_c2s1_000001_01.jpg")):
+    fill(top / "bounding_box_train", *train)
+    fill(top / "query", "0003_c1s1_000001_00.jpg")
+    fill(top / "bounding_box_test", "0003_c4s2_000002_01.jpg", "0005_c1s1_000003_02.jpg")
+    return top
+
+
+def reid(top):
+    fill(top / "partial_body_images", "001_001.jpg", "002_001.jpg")
+    fill(top / "occluded_body_images", "001_001.jpg")
+    fill(top / "whole_body_images", "001_001.jpg", "001_002.jpg", "002_001.jpg")
+    return top
+
+
+def ilids(top, query="Probe", gallery="Gallery", names=("001.jpg", "002.jpg")):
+    fill(top / query, *names)
+    fill(top / gallery, *names)
+    return top
+
+
+def names(pictures):
+    return [path.name for path in pictures.paths]
+
+
+# --- layouts ---
+
+
+@pytest.mark.parametrize("folder", [MARKET, f"market1501/{MARKET}", "market1501"])
+def test_market_in_every_folder(tmp_path, folder):
+    market(tmp_path / folder)
+    train = datasets.read("market1501", "train", tmp_path)
+    assert names(train) == ["0002_c1s1_000451_03.jpg", "0007_c2s1_000001_01.jpg"]
+    assert train.identities.tolist() == [2, 7] and train.cameras.tolist() == [1, 2]
+    query, gallery = datasets.evaluation_sets("market1501", tmp_path)
+    assert query.identities.tolist() == [3] and gallery.identities.tolist() == [3, 5]
+    assert query.cameras.tolist() == [1] and gallery.cameras.tolist() == [4, 1]
+
+
+@pytest.mark.parametrize("folder", ["Partial-REID_Dataset", "PartialREID", "Partial_REID"])
+def test_partial_reid_in_every_folder(tmp_path, folder):
+    reid(tmp_path / folder)
+    query, gallery = datasets.evaluation_sets("partial-reid", tmp_path)
+    assert query.identities.tolist() == [1, 2] and gallery.identities.tolist() == [1, 1, 2]
+    assert datasets.read("partial-reid", "occluded", tmp_path).identities.tolist() == [1]
+
+
+@pytest.mark.parametrize("folder, parts", [("Partial_iLIDS", ("Probe", "Gallery")), ("PartialiLIDS", ("query", "gallery"))])
+def test_partial_ilids_in_every_folder(tmp_path, folder, parts):
+    ilids(tmp_path / folder, *parts)
+    query, gallery = datasets.evaluation_sets("partial-ilids", tmp_path)
+    assert query.identities.tolist() == gallery.identities.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("dataset, make", [(MARKET, market), ("PartialREID", reid), ("Partial_iLIDS", ilids)])
+def test_data_may_be_the_set_itself(tmp_path, dataset, make):
+    make(tmp_path / dataset)
+    assert len(datasets.available(tmp_path / dataset)) == 1
+
+
+def test_folder_of_another_name_is_not_taken_for_a_set(tmp_path):
+    """`query` and `gallery` lie in many folders."""
+    ilids(tmp_path / "photos", "query", "gallery")
+    assert datasets.available(tmp_path / "photos") == []
+
+
+def test_case_of_folders_and_suffixes_does_not_matter(tmp_path):
+    top = ilids(tmp_path / "partial_ILIDS", "probe", "GALLERY", ["001.JPG", "002.Jpeg", "003.PNG"])
+    query, gallery = datasets.evaluation_sets("partial-ilids", tmp_path)
+    assert names(query) == names(gallery) == ["001.JPG", "002.Jpeg", "003.PNG"]
+    assert query.folder == top / "probe"
+
+
+# --- traps seen in public loaders ---
+
+
+def test_digits_of_folders_are_no_identity(tmp_path):
+    data = tmp_path / "0007_c3s1_000001_01" / "run 12_34"
+    market(data / MARKET)
+    reid(data / "PartialREID")
+    ilids(data / "Partial_iLIDS")
+    assert datasets.read("market1501", "train", data).identities.tolist() == [2, 7]
+    assert datasets.read("market1501", "train", data).cameras.tolist() == [1, 2]
+    assert datasets.read("partial-reid", "query", data).identities.tolist() == [1, 2]
+    assert datasets.read("partial-ilids", "query", data).identities.tolist() == [1, 2]
+
+
+def test_partial_ilids_without_cameras_removes_no_true_match(tmp_path):
+    ilids(tmp_path / "Partial_iLIDS")
+    query, gallery = datasets.evaluation_sets("partial-ilids", tmp_path)
+    assert query.cameras.tolist() == [0, 0] and gallery.cameras.tolist() == [1, 1]
+
+
+def test_partial_ilids_with_cameras(tmp_path):
+    top = tmp_path / "PartialiLIDS"
+    fill(top / "query", "001_1.jpg", "017_3.jpg")
+    fill(top / "gallery", "001_2.jpg", "017_4.jpg")
+    query, gallery = datasets.evaluation_sets("partial-ilids", tmp_path)
+    assert query.identities.tolist() == [1, 17] and query.cameras.tolist() == [1, 3]
+    assert gallery.identities.tolist() == [1, 17] and gallery.cameras.tolist() == [2, 4]
+
+
+def test_index_of_a_picture_is_no_camera(tmp_path):
+    """001_001.jpg is in both halves of Partial-REID: taken for camera 1, the true match would be left out."""
+    reid(tmp_path / "PartialREID")
+    query, gallery = datasets.evaluation_sets("partial-reid", tmp_path)
+    assert set(query.cameras) == {0} and set(gallery.cameras) == {1}
+    assert set(datasets.read("partial-reid", "occluded", tmp_path).cameras) == {0}
+
+
+def test_two_sets_merged_into_one_folder_are_noticed(tmp_path):
+    top = ilids(tmp_path / "Partial_iLIDS", names=[f"{i:03d}.jpg" for i in range(1, 120)])
+    rows = {row["part"]: row for row in datasets.check(tmp_path) if row["dataset"] == "partial-ilids"}
+    assert {row["status"] for row in rows.values()} == {"complete"}
+    fill(top / "Probe", *(f"{i:03d}.jpg" for i in range(120, 180)))
+    rows = {row["part"]: row for row in datasets.check(tmp_path) if row["dataset"] == "partial-ilids"}
+    assert rows["query"]["status"] == "differs" and rows["gallery"]["status"] == "complete"
+    assert (rows["query"]["pictures"], rows["query"]["identities"]) == (179, 179)
+    assert "119" in rows["query"]["note"]
+
+
+def test_pictures_come_sorted_by_name_whatever_made_them(tmp_path):
+    made = ["0010_c1s1_000001_00.jpg", "0002_c6s1_000001_00.jpg", "0002_c1s1_000009_00.jpg", "0002_c1s1_000001_00.png"]
+    for folder, order in (("one", made), ("two", made[::-1])):
+        market(tmp_path / folder / MARKET, train=order)
+        train = datasets.read("market1501", "train", tmp_path / folder)
+        assert names(train) == sorted(made)
+        assert train.identities.tolist() == [2, 2, 2, 10] and train.cameras.tolist() == [1, 1, 6, 1]
+
+
+def test_junk_is_left_out_and_distractors_stay_in_the_gallery(tmp_path):
+    top = market(tmp_path / MARKET)
+    fill(top / "bounding_box_test", "-1_c1s1_000001_00.jpg", "0000_c2s1_000001_00.jpg")
+    gallery = datasets.read("market1501", "gallery", tmp_path)
+    assert gallery.identities.tolist() == [0, 3, 5]
+    assert names(gallery)[0].startswith("0000")
+    row = next(row for row in datasets.check(tmp_path) if row["part"] == "gallery")
+    assert row["identities"] == 2  # a distractor is nobody
+
+
+@pytest.mark.parametrize("folder, part", [("query", "query"), ("bounding_box_train", "train")])
+def test_distractors_are_nobody_outside_the_gallery(tmp_path, folder, part):
+    """As a query, 0000 would find the gallery's distractors, who are different people, and call them right."""
+    top = market(tmp_path / MARKET)
+    fill(top / folder, "0000_c2s1_000001_00.jpg")
+    assert 0 not in datasets.read("market1501", part, tmp_path).identities
+
+
+def test_other_files_are_no_pictures(tmp_path):
+    top = reid(tmp_path / "PartialREID")
+    folder = top / "whole_body_images"
+    for name in ("Thumbs.db", ".DS_Store", "._001_001.jpg", "readme.txt", "003_001.gif"):
+        (folder / name).write_bytes(b"no picture")
+    (folder / "004_001.jpg").mkdir()
+    assert names(datasets.read("partial-reid", "gallery", tmp_path)) == ["001_001.jpg", "001_002.jpg", "002_001.jpg"]
+
+
+# --- what is wrong is said ---
+
+
+def test_halves_of_two_sets_are_refused(tmp_path):
+    top = tmp_path / "Partial_iLIDS"
+    fill(top / "Probe", "001.jpg")
+    fill(top / "Gallery", "002.jpg")
+    with pytest.raises(DataError, match="no query identity.*Probe.*Gallery"):
+        datasets.evaluation_sets("partial-ilids", tmp_path)
+    assert datasets.available(tmp_path) == []
+
+
+@pytest.mark.parametrize("dataset, part, host", [
+    ("market1501", "train", "zheng-lab.cecs.anu.edu.au"),
+    ("partial-reid", "query", "isee-ai.cn"),
+    ("partial-ilids", "gallery", "lingxiao-he/Partial-Person-ReID"),
+])
+def test_missing_set_names_folder_and_remedy(tmp_path, dataset, part, host):
+    for data in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(DataError) as caught:
+            datasets.read(dataset, part, data)
+        for wanted in (str(data), host, "data synthesise", datasets.FOLDERS[dataset][0]):
+            assert wanted in str(caught.value)
+
+
+def test_empty_folder_is_named(tmp_path):
+    top = market(tmp_path / MARKET)
+    for path in (top / "query").iterdir():
+        path.unlink()
+    with pytest.raises(DataError) as caught:
+        datasets.read("market1501", "query", tmp_path)
+    assert str(top / "query") in str(caught.value) and "data synthesise" in str(caught.value)
+
+
+def test_folder_of_nothing_but_junk_is_named(tmp_path):
+    fill(tmp_path / MARKET / "bounding_box_train", "-1_c1s1_000001_00.jpg")
+    with pytest.raises(DataError, match="bounding_box_train.*junk"):
+        datasets.read("market1501", "train", tmp_path)
+
+
+@pytest.mark.parametrize("dataset, make, folder, name", [
+    ("market1501", market, "bounding_box_train", "person12.jpg"),
+    ("market1501", market, "bounding_box_train", "0002.jpg"),
+    ("partial-reid", reid, "partial_body_images", "001.jpg"),
+    ("partial-reid", reid, "partial_body_images", "001_a.jpg"),
+    ("partial-ilids", ilids, "Probe", "IMG_0001.jpg"),
+])
+def test_wrongly_named_file_is_named(tmp_path, dataset, make, folder, name):
+    top = make(tmp_path / datasets.FOLDERS[dataset][0])
+    fill(top / folder, name)
+    with pytest.raises(DataError) as caught:
+        datasets.read(dataset, "train" if dataset == "market1501" else "query", tmp_path)
+    assert str(top / folder / name) in str(caught.value)
+    assert "like" in str(caught.value)
+    rows = [row for row in datasets.check(tmp_path) if row["status"] == "unreadable"]
+    assert len(rows) == 1 and name in rows[0]["note"]
+
+
+def test_unknown_set_or_part_names_the_known_ones(tmp_path):
+    with pytest.raises(DataError, match="market1501, partial-reid, partial-ilids"):
+        datasets.read("market", "query", tmp_path)
+    with pytest.raises(DataError, match="query, gallery, occluded"):
+        datasets.read("partial-reid", "train", tmp_path)
+
+
+def test_training_needs_two_people(tmp_path):
+    market(tmp_path / MARKET, train=["0002_c1s1_000451_03.jpg", "0002_c1s1_000451_04.jpg"])
+    with pytest.raises(DataError, match="fewer than two identities"):
+        datasets.training_set("person", tmp_path)
+
+
+# --- drawn data, and what check says ---
+
+
+def test_check_of_drawn_data(drawn):
+    rows = datasets.check(drawn)
+    assert {row["status"] for row in rows} == {"drawn"}
+    counts = {(row["dataset"], row["part"]): (row["pictures"], row["identities"]) for row in rows}
+    assert counts == {
+        ("market1501", "train"): (60, 10),
+        ("market1501", "query"): (6, 6),
+        ("market1501", "gallery"): (18 + 3 + 2, 6),
+        ("partial-reid", "query"): (12, 6),
+        ("partial-reid", "gallery"): (12, 6),
+        ("partial-reid", "occluded"): (6, 6),
+        ("partial-ilids", "query"): (8, 8),
+        ("partial-ilids", "gallery"): (8, 8),
+    }
+    assert datasets.available(drawn) == ["market1501", "partial-reid", "partial-ilids"]
+
+
+def test_check_tells_missing_from_different(tmp_path):
+    market(tmp_path / MARKET)
+    found = {(row["dataset"], row["part"]): row for row in datasets.check(tmp_path)}
+    assert found["market1501", "train"]["status"] == "differs"
+    assert found["market1501", "train"]["folder"] == f"{MARKET}/bounding_box_train"
+    assert found["partial-reid", "query"]["status"] == "missing"
+    assert "isee-ai.cn" in found["partial-reid", "query"]["note"]
+
+
+def test_every_drawn_query_has_a_true_match_after_camera_exclusion(drawn):
+    for dataset in datasets.DATASETS:
+        query, gallery = datasets.evaluation_sets(dataset, drawn)
+        match = query.identities[:, None] == gallery.identities[None]
+        assert (match & (query.cameras[:, None] != gallery.cameras[None])).any(1).all()
+
+
+def test_truth_has_a_row_for_every_drawn_picture(drawn):
+    table = datasets.truth(drawn)
+    for dataset in datasets.DATASETS:
+        for part in datasets.PARTS[dataset]:
+            pictures = datasets.read(dataset, part, drawn)
+            rows = table.loc[[path.relative_to(drawn).as_posix() for path in pictures.paths]]
+            assert rows["identity"].astype(int).tolist() == pictures.identities.tolist()
+
+
+def test_truth_of_real_data_is_missing(tmp_path):
+    market(tmp_path / MARKET)
+    assert not datasets.is_drawn(tmp_path)
+    with pytest.raises(DataError, match="truth.csv.*data synthesise"):
+        datasets.truth(tmp_path)
+
+
+def test_keep_filters_everything_alike(tmp_path):
+    reid(tmp_path / "PartialREID")
+    gallery = datasets.read("partial-reid", "gallery", tmp_path)
+    kept = gallery.keep(np.array([True, False, True]))
+    assert names(kept) == ["001_001.jpg", "002_001.jpg"] and kept.identities.tolist() == [1, 2] and len(kept.cameras) == 2

@@ -1,0 +1,222 @@
+import math
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ppcl.data import images
+from ppcl.data.datasets import SUFFIXES, DataError
+from ppcl.data.images import bank, open_picture
+
+RED, HALF_RED_ON_WHITE = (255, 0, 0), (255, 127, 127)
+
+
+def near(pixel, colour, tolerance=3):
+    return max(abs(a - b) for a, b in zip(pixel, colour, strict=True)) <= tolerance
+
+
+def read_back(picture, path, **how):
+    picture.save(path, **how)
+    found = open_picture(path)
+    assert found.mode == "RGB"
+    return found
+
+
+def huge_png(path, width=30_000, height=30_000):
+    """A PNG of a few bytes whose header claims this size."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    return path
+
+
+# --- every kind of picture ---
+
+
+def test_grey_is_grey_in_three_channels(tmp_path):
+    assert near(read_back(Image.new("L", (6, 4), 77), tmp_path / "a.jpg").getpixel((2, 2)), (77, 77, 77))
+
+
+def test_one_bit(tmp_path):
+    assert read_back(Image.new("1", (6, 4), 1), tmp_path / "a.png").getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_palette_gives_its_colours(tmp_path):
+    picture = Image.new("P", (6, 4), 1)
+    picture.putpalette([0, 0, 0, 10, 200, 30])
+    assert read_back(picture, tmp_path / "a.png").getpixel((2, 2)) == (10, 200, 30)
+
+
+def test_transparent_palette_colour_lies_over_white(tmp_path):
+    picture = Image.new("P", (6, 4), 1)
+    picture.putpalette([0, 0, 0, 10, 200, 30])
+    found = read_back(picture, tmp_path / "a.png", transparency=1)
+    assert found.getpixel((2, 2)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode, colour, expected", [
+    ("RGBA", (*RED, 255), RED),
+    ("RGBA", (*RED, 0), (255, 255, 255)),
+    ("RGBA", (*RED, 128), HALF_RED_ON_WHITE),
+    ("LA", (0, 0), (255, 255, 255)),
+    ("LA", (0, 128), (127, 127, 127)),
+    ("LA", (90, 255), (90, 90, 90)),
+])
+def test_alpha_lies_over_white(tmp_path, mode, colour, expected):
+    assert near(read_back(Image.new(mode, (6, 4), colour), tmp_path / "a.png").getpixel((2, 2)), expected, 1)
+
+
+def test_cmyk(tmp_path):
+    found = read_back(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=95)
+    assert near(found.getpixel((8, 8)), RED, 8)
+
+
+def test_sixteen_bits_keep_their_contrast(tmp_path):
+    """0, a quarter, a half and all of 65535: not clipped at 255, not folded to the low byte."""
+    values = np.array([[0, 16384, 32768, 65535]], np.uint16).repeat(2, 0)
+    found = read_back(Image.fromarray(values), tmp_path / "a.png")
+    grey = [found.getpixel((x, 0)) for x in range(4)]
+    assert all(near(pixel, (level,) * 3, 1) for pixel, level in zip(grey, (0, 64, 127, 255), strict=True))
+
+
+def test_exif_rotation_is_honoured(tmp_path):
+    """Orientation 6: the camera lay on its side, the picture's first row is the upright one's last column."""
+    stored = Image.new("RGB", (40, 20), "blue")
+    stored.paste("red", (0, 0, 40, 6))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = read_back(stored, tmp_path / "a.jpg", exif=exif, quality=95)
+    assert found.size == (20, 40)
+    assert near(found.getpixel((18, 20)), RED, 30) and near(found.getpixel((3, 20)), (0, 0, 255), 30)
+    upright, lying = bank([tmp_path / "a.jpg", stored], (32, 32), quiet=True).ratios
+    assert upright.item() == pytest.approx(math.log(0.5)) and lying.item() == pytest.approx(math.log(2))
+
+
+def test_one_pixel(tmp_path):
+    Image.new("RGB", (1, 1), (9, 80, 200)).save(tmp_path / "a.png")
+    found = bank([tmp_path / "a.png"], (16, 8), quiet=True)
+    assert (found.images == torch.tensor([9, 80, 200]).view(1, 3, 1, 1)).all()
+    assert found.ratios.item() == pytest.approx(math.log(2))
+
+
+def test_animations_are_no_pictures_of_a_set():
+    assert ".gif" not in SUFFIXES
+    assert {".jpg", ".jpeg", ".png"} <= SUFFIXES
+
+
+def test_animated_file_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    assert open_picture(tmp_path / "a.png").getpixel((2, 2)) == RED
+
+
+# --- damaged ones are named ---
+
+
+def truncated(path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(256, size=(64, 64, 3), dtype=np.uint8)).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def truncated_png(path):
+    truncated(path)
+    Image.effect_noise((64, 64), 60).save(path, "PNG")
+    path.write_bytes(path.read_bytes()[:1500])
+
+
+BROKEN = {
+    "truncated.jpg": truncated,
+    "truncated.png": truncated_png,
+    "empty.jpg": lambda path: path.write_bytes(b""),
+    "text.jpg": lambda path: path.write_text("no picture at all\n" * 50),
+    "folder.jpg": lambda path: path.mkdir(),
+    "absent.jpg": lambda path: None,
+    "huge.png": huge_png,
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_file_is_named(tmp_path, name):
+    BROKEN[name](tmp_path / name)
+    with pytest.raises(DataError) as caught:
+        open_picture(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_broken_files_are_listed_at_once(tmp_path):
+    for name, make in BROKEN.items():
+        make(tmp_path / name)
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    with pytest.raises(DataError) as caught:
+        bank([tmp_path / name for name in (*BROKEN, "good.png")], (16, 8), quiet=True)
+    message = str(caught.value)
+    assert all(str(tmp_path / name) in message for name in BROKEN)
+    assert "good.png" not in message and message.startswith(f"{len(BROKEN)} unreadable")
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (11_000, 10_000), (10_000, 8_000)])
+def test_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch, size):
+    """Beyond Pillow's error, between its warning and its error, and below its warning."""
+    path = huge_png(tmp_path / "a.png", *size)
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(DataError, match="a.png.*pixels"):
+        open_picture(path)
+
+
+def test_limit_of_pixels_is_inclusive(tmp_path, monkeypatch):
+    Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    with pytest.raises(DataError, match="10 x 10"):
+        open_picture(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    assert open_picture(tmp_path / "a.png").size == (10, 10)
+
+
+def test_no_pictures_is_said():
+    with pytest.raises(DataError, match="mine: no pictures"):
+        bank([], (16, 8), "mine", quiet=True)
+
+
+# --- the bank ---
+
+
+def test_bank_keeps_order_values_and_ratios(tmp_path):
+    sizes, levels = [(16, 32), (32, 32), (10, 40), (64, 16)], [10, 90, 170, 250]
+    paths = []
+    for i, (size, level) in enumerate(zip(sizes, levels, strict=True)):
+        paths.append(tmp_path / f"{i}.png")
+        Image.new("RGB", size, (level, level, level)).save(paths[-1])
+    found = bank(paths, (32, 16), quiet=True)
+    assert found.images.dtype == torch.uint8 and found.images.shape == (4, 3, 32, 16) and found.size == (32, 16)
+    assert found.images[:, 0, 5, 5].tolist() == levels
+    assert found.ratios.tolist() == pytest.approx([math.log((w / h) / (16 / 32)) for w, h in sizes])
+    assert found.ratios[0] == 0
+    part = found[torch.tensor([2, 0])]
+    assert part.images[:, 0, 0, 0].tolist() == [170, 10] and part.ratios.tolist() == found.ratios[[2, 0]].tolist()
+
+
+def test_bank_keeps_channels_rows_and_columns_apart():
+    pixels = np.random.default_rng(0).integers(256, size=(32, 16, 3), dtype=np.uint8)
+    found = bank([Image.fromarray(pixels)], (32, 16), quiet=True)
+    assert np.array_equal(found.images[0].permute(1, 2, 0).numpy(), pixels)
+
+
+def test_normalise_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    torch.testing.assert_close(images.denormalise(images.normalise(pixels)) * 255, pixels.float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(images.normalise(pixels), images.normalise(pixels.float()))
+
+
+def test_normalise_by_hand():
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255
+    assert images.normalise(mean).abs().max() < 1e-5
+    white = images.normalise(torch.full((1, 3, 1, 1), 255.0)).flatten().tolist()
+    assert white == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rel=1e-5)

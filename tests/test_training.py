@@ -1,0 +1,238 @@
+"""The stages: a batch overfitted in each, the same bits twice and after a kill, refusals."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ppcl import checkpoints, geometry, losses, training
+from ppcl.data import batches, views
+from ppcl.data.batches import generator
+from ppcl.models.glrec import GLRec, cap_gradient
+from ppcl.models.ppcl import PPCL
+from ppcl.recipes import recipe
+
+SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 2, "joint.epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return recipe("person", "tiny", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def pictures(small, drawn):
+    return views.training_data(small, drawn, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(small, pictures, tmp_path_factory):
+    """A run with stages 1 and 2 finished."""
+    folder = tmp_path_factory.mktemp("run")
+    training.train_glrec(small, pictures, folder, quiet=True)
+    training.train_backbone(small, pictures, folder, quiet=True)
+    return folder
+
+
+def copy_base(run, target):
+    for stage in ("glrec", "backbone"):
+        shutil.copytree(run / "person" / stage, target / "person" / stage)
+    return target
+
+
+def same_bits(a, b):
+    first, second = load_file(a), load_file(b)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_heldout_people_are_in_no_training_batch(small, pictures, drawn):
+    assert len(pictures.train) + len(pictures.heldout) == 60
+    assert pictures.classes == 10 - len(set(pictures.heldout_ids)) == 7
+    again = views.training_data(small, drawn, quiet=True)
+    assert (again.heldout_ids == pictures.heldout_ids).all()
+
+
+def test_glrec_overfits_a_batch(small, pictures):
+    torch.manual_seed(0)
+    model = GLRec(small.input.size, small.glrec).train()
+    batch, ratios, box, partial = views.glrec_batch(pictures.train, torch.arange(16), small, generator(0, "overfit"))
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(150):
+        predicted, gate = model(batch, ratios)
+        optimiser.zero_grad()
+        sum(losses.placement(predicted, gate, box, partial, small.glrec)).backward()
+        optimiser.step()
+    assert 4 < partial.sum() < 12
+    assert ((gate > 0) == partial).all()
+    assert geometry.iou(predicted, box)[partial].mean() > 0.85
+
+
+def test_backbone_overfits_a_batch(small, pictures):
+    torch.manual_seed(0)
+    model = PPCL(small, pictures.classes, "backbone").backbone.train()
+    index = next(batches.identity_batches(pictures.labels, 4, 2, generator(0, "overfit")))
+    labels = torch.from_numpy(pictures.labels)[index]
+    images = training.images.normalise(pictures.train.images[index])
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(60):
+        pooled = model(images).mean((2, 3))
+        logits = model.classifier(model.neck(pooled))
+        triplet = losses.batch_hard(pooled, labels, small.backbone)
+        optimiser.zero_grad()
+        (losses.identity(logits, labels, 0.1) + triplet).backward()
+        optimiser.step()
+    assert (logits.argmax(1) == labels).all()
+    assert triplet < 0.1
+
+
+def test_joint_overfits_a_batch(small, pictures):
+    torch.manual_seed(0)
+    model = PPCL(small, pictures.classes, "ppcl").train()
+    labels = torch.from_numpy(pictures.labels)
+    index = next(batches.identity_batches(pictures.labels, 4, 4, generator(0, "overfit")))
+    batch = views.joint_batch(pictures, labels, index, small, "crops", generator(0, "views"))
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+    seen = []
+    for _ in range(120):
+        canvas = geometry.whole(16, like=batch.ratios)
+        where = torch.where(batch.partial[:, None], batch.crop, canvas), torch.where(batch.partial, 1.0, -1.0)
+        layout = model.layout(batch.pictures, batch.ratios, where)
+        features, visible, pooled = model.features(layout)
+        found = losses.region_losses(model, batch, layout.box, features, visible, pooled, generator(0, "regions"))
+        optimiser.zero_grad()
+        (4 * found["cycle"] + 4 * found["geometry"] + found["region"]).backward()
+        optimiser.step()
+        seen.append({name: float(value.detach()) for name, value in found.items()})
+    assert seen[-1]["geometry"] < 0.6 * seen[0]["geometry"]
+    assert seen[-1]["region"] < 0.5 * seen[0]["region"]
+    assert seen[-1]["iou"] > seen[0]["iou"] + 0.1
+
+
+def test_gradient_at_the_box_is_capped_a_sample():
+    box = torch.rand(4, 4, requires_grad=True)
+    capped = cap_gradient(box * 1, 0.25)
+    (capped * torch.tensor([100.0, 0.01, 0, 1])[:, None]).sum().backward()
+    norms = box.grad.norm(dim=1)
+    assert torch.allclose(norms, torch.tensor([0.125, 0.02, 0, 0.125]), atol=1e-6)
+
+
+def test_no_outside_gradient_reaches_the_gate(small, pictures):
+    torch.manual_seed(0)
+    model = PPCL(small, pictures.classes, "ppcl").train()
+    images = training.images.normalise(pictures.train.images[:4])
+    box, _ = model.predict(images, torch.zeros(4))
+    layout = model.layout(images, torch.zeros(4), (box, torch.ones(4)))
+    features, _, pooled = model.features(layout)
+    (features.square().mean() + pooled.square().mean()).backward()
+    assert model.glrec.gate_head.weight.grad is None
+    assert model.glrec.box_head.weight.grad.abs().sum() > 0
+
+
+def test_two_seeded_runs_are_identical(small, pictures, run, tmp_path):
+    for name in ("a", "b"):
+        training.train_glrec(small, pictures, tmp_path / name, quiet=True)
+        training.train_backbone(small, pictures, tmp_path / name, quiet=True)
+        training.train_joint(small, pictures, tmp_path / name, "ppcl", quiet=True)
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.safetensors"))
+    assert len(files) == 3
+    assert all(same_bits(tmp_path / "a" / f, tmp_path / "b" / f) for f in files)
+    logs = [(tmp_path / name / "person/joint/ppcl/seed0/log.jsonl").read_text() for name in ("a", "b")]
+    assert logs[0] == logs[1]
+
+
+def test_another_seed_gives_other_weights(small, pictures, run, tmp_path):
+    copy_base(run, tmp_path)
+    paths = [training.train_joint(small, pictures, tmp_path, "+glrec", seed, quiet=True) for seed in (0, 1)]
+    assert not same_bits(*paths)
+
+
+@pytest.mark.parametrize("stage", ["glrec", "backbone", "joint"])
+def test_a_killed_stage_resumes_to_the_same_bits(stage, small, pictures, run, tmp_path, monkeypatch):
+    def train(folder):
+        if stage == "joint":
+            return training.train_joint(small, pictures, folder, "ppcl", quiet=True)
+        return getattr(training, f"train_{stage}")(small, pictures, folder, quiet=True)
+
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    for folder in (undisturbed, killed):
+        if stage == "joint":
+            copy_base(run, folder)
+    whole = train(undisturbed)
+    save = checkpoints.Stage.save
+
+    def save_then_die(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.Stage, "save", save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(killed)
+    monkeypatch.undo()
+    resumed = train(killed)
+    assert same_bits(whole, resumed)
+    assert whole.with_name("log.jsonl").read_text() == resumed.with_name("log.jsonl").read_text()
+    headers = [checkpoints.header(path) for path in (whole, resumed)]
+    assert headers[0].get("fusion_weights") == headers[1].get("fusion_weights")
+
+
+def test_a_finished_stage_is_left_alone(small, pictures, run):
+    path = run / "person/glrec/checkpoint.safetensors"
+    before = path.stat().st_mtime_ns
+    assert training.train_glrec(small, pictures, run, quiet=True) == path
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_by_the_key_that_differs(pictures, run):
+    other = recipe("person", "tiny", **SMALL | {"glrec.epochs": 3})
+    with pytest.raises(checkpoints.CheckpointError, match=r"glrec\.epochs is 2 there, 3 here.*--run"):
+        training.train_glrec(other, pictures, run, quiet=True)
+
+
+def test_the_joint_stage_says_which_stage_is_missing(small, pictures, tmp_path):
+    with pytest.raises(checkpoints.CheckpointError, match="glrec.*train that stage first"):
+        training.train_joint(small, pictures, tmp_path, quiet=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(small, pictures, run, tmp_path, monkeypatch):
+    copy_base(run, tmp_path)
+    monkeypatch.setattr(losses, "identity", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(FloatingPointError, match=r"identity is nan at epoch 0, step 0.*checkpoint"):
+        training.train_joint(small, pictures, tmp_path, "+glrec", quiet=True)
+
+
+def test_fusion_weights_are_stored_for_every_row_of_a_checkpoint(small, pictures, run, tmp_path):
+    copy_base(run, tmp_path)
+    header = checkpoints.header(training.train_joint(small, pictures, tmp_path, "+glrec", quiet=True))
+    weights = header["fusion_weights"]
+    assert set(weights) == {"+glrec", "+glrec@7", "same-location", "untrained-crloc"}
+    assert weights["+glrec"] == weights["+glrec@7"] == 0
+    assert all(0 <= w <= 1 for w in weights.values())
+
+
+def test_every_line_of_a_log_is_json_with_its_step(run):
+    lines = (run / "person/glrec/log.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(set(steps)) and steps[0] == 0
+
+
+def test_the_papers_recipe_goes_through_one_step_of_every_stage(drawn, tmp_path):
+    """ResNet-50 at 256 x 128 with the paper's stages; the batch is smaller, because few people are drawn here."""
+    few = {"backbone.weights": "none", "selection.heldout": 0.3, "glrec.batch": 8, "joint.glrec_batch": 8}
+    few |= {"backbone.batch": 8, "backbone.identities": 4, "joint.batch": 16, "joint.identities": 4}
+    few |= {"glrec.steps": 1, "backbone.steps": 1, "joint.steps": 1}
+    paper = recipe("person", "paper", **few)
+    pictures = views.training_data(paper, drawn, quiet=True)
+    training.train_glrec(paper, pictures, tmp_path, quiet=True)
+    training.train_backbone(paper, pictures, tmp_path, quiet=True)
+    header = checkpoints.header(training.train_joint(paper, pictures, tmp_path, "ppcl", quiet=True))
+    assert header["finished"] and set(header["fusion_weights"]) == {"ppcl", "ppcl@1"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_every_stage_runs_on_cuda(small, drawn, tmp_path):
+    pictures = views.training_data(small, drawn, "cuda", quiet=True)
+    training.train_glrec(small, pictures, tmp_path, quiet=True)
+    training.train_backbone(small, pictures, tmp_path, quiet=True)
+    assert checkpoints.header(training.train_joint(small, pictures, tmp_path, "ppcl", quiet=True))["finished"]
