@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .recipes import METHODS, PROFILES, TASKS, RecipeError, parse_overrides, recipe
+from .recipes import DATASETS, METHODS, PROFILES, TASKS, RecipeError, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
 
@@ -67,7 +67,7 @@ def parser() -> Parser:
 
     sub = command("evaluate", "evaluate a run on a data set; writes RUN/results.csv")
     common(sub)
-    sub.add_argument("--dataset", required=True, metavar="NAME", help="market1501, partial-reid, partial-ilids")
+    sub.add_argument("--dataset", required=True, choices=DATASETS)
     sub.add_argument("--method", metavar="M", help=f"one row ({', '.join(METHODS)}); default: all that are trained")
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON, too")
 
@@ -108,6 +108,7 @@ def run_train(given) -> None:
     from .reproduce import device, record
 
     chosen = recipe(given.task, given.profile, **parse_overrides(given.set))
+    method(given.method)
     where = device(given.device)
     pictures = training.training_data(chosen, given.data, where)
     record(given.run, chosen, where, given.seed)
@@ -123,7 +124,7 @@ def run_evaluate(given) -> None:
     from . import checkpoints, evaluation, results
     from .reproduce import device
 
-    methods = [given.method] if given.method else None
+    methods = [given.method] if given.method and method(given.method) else None
     found = evaluation.evaluate(
         given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
     )
@@ -132,9 +133,8 @@ def run_evaluate(given) -> None:
     table = results.read(given.run)
     for protocol in dict.fromkeys(row["protocol"] for row in found.rows):
         if protocol != "truth":
-            print(
-                f"{given.dataset}, {protocol}, per cent with 95 % intervals\n{results.wide(table, given.dataset, protocol)}\n"
-            )
+            print(f"{given.dataset}, {protocol}, per cent with 95 % intervals")
+            print(results.wide(table, given.dataset, protocol), end="\n\n")
     print(given.run / "results.csv")
 
 

@@ -75,12 +75,12 @@ def header(path: Path | str) -> dict:
     try:
         with safe_open(path, "pt") as file:
             raw = file.metadata() or {}
-        found = {key: json.loads(value) for key, value in raw.items()}
+        found = {key: json.loads(value) for key, value in raw.items()} if "recipe" in raw else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}); delete it and train again"
         ) from None
-    if "format" not in found or "recipe" not in found:
+    if not isinstance(found.get("format"), int):
         raise CheckpointError(f"{path} is not a ppcl checkpoint")
     if found["format"] > FORMAT:
         raise CheckpointError(f"{path} has format {found['format']}, newer than {FORMAT}: update ppcl")

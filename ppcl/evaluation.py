@@ -34,7 +34,7 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
     path = Path(run) / task / "joint" / trained_by(method) / f"seed{seed}" / "checkpoint.safetensors"
     if not path.is_file():
         raise checkpoints.CheckpointError(
-            f"{path} does not exist: train it with python -m ppcl train joint --method {trained_by(method)} --run {run}, "
+            f"{path} does not exist: make it by python -m ppcl train joint --method {trained_by(method)} --run {run}, "
             "or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
@@ -255,7 +255,7 @@ def _truth_rows(
 
 
 def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Features, i, j) -> torch.Tensor:
-    """Where CRLoc finds query i's first placement in gallery picture j: `(P, 4)`; the same place for rows with q = p."""
+    """Where CRLoc finds query i's first placement in gallery picture j: `(P, 4)`; for rows with q = p there."""
     if model.method.region == "same":
         return query.box[:, 0].cpu()[i]
     found = torch.empty(len(i), 4)

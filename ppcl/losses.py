@@ -61,8 +61,8 @@ def located(box: Tensor, truth: Tensor, known: Tensor) -> Tensor:
 def true_region(region: Tensor, placed: Tensor, crop: Tensor, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
     """Where region p of a rectified partial view lies in another view of the same picture.
 
-    `q* = v(b)⁻¹ ∘ v(a) ∘ crop ∘ placed⁻¹ (p)`; all boxes `(B, 4)`, `placed` detached by the caller. -> q* clipped to the
-    canvas, and whether half of it or more remained `(B,)`.
+    `q* = v(b)⁻¹ ∘ v(a) ∘ crop ∘ placed⁻¹ (p)`; all boxes `(B, 4)`, `placed` detached by the caller. -> q* clipped to
+    the canvas, and whether half of it or more remained `(B,)`.
     """
     in_view = geometry.compose(crop, geometry.compose(geometry.invert(placed), region))
     truth = geometry.compose(geometry.invert(view_b), geometry.compose(view_a, in_view))
@@ -81,7 +81,7 @@ def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: f
 
 
 def elsewhere(region: Tensor, draw: torch.Generator, tries: int = 8, overlap: float = 0.4) -> tuple[Tensor, Tensor]:
-    """A box of the region's size elsewhere on the canvas, IoU with it below `overlap`: `(B, 4)` -> `(B, 4)`, found `(B,)`.
+    """A box of the region's size elsewhere, IoU with it below `overlap`: `(B, 4)` -> `(B, 4)`, found `(B,)`.
 
     The first of `tries` random places that qualifies; large regions may have none.
     """
@@ -144,6 +144,45 @@ def region_losses(
         wrong = torch.stack([1 - (mine * other).sum(-1) for other in negatives], 1)
         valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
         terms["region"] = region_triplet(distance, wrong, valid, how.region_margin)
+        import os
+
+        V = os.environ.get("V", "")
+        if "n" in V or "h" in V:
+            q, where = crloc.queries(keys[a], region)
+            K = q.shape[1]
+            n = len(a)
+            lg = (
+                torch.einsum("akd,bdx->abkx", q, keys[b].flatten(2)) / crloc.log_temperature.exp()
+                + crloc.prior(where, tuple(keys.shape[-2:]))[:, None]
+            )
+            m = (visible[b].flatten(1) < crloc.min_visible)[None, :, None]
+            A = lg.masked_fill(m, -1e4).softmax(-1)
+            pos = geometry.points(geometry.whole(like=where), *keys.shape[-2:])
+            mom = A @ torch.cat([torch.ones_like(pos[:, :1]), pos], 1)
+            from .models.crloc import fit, stripe_weights
+
+            qb, _ = fit(mom, A.square().sum(-1), region[:, None].expand(n, n, 4), crloc.grid)
+            w = stripe_weights(qb, crloc.grid, tuple(keys.shape[-2:]), 3)
+            wm = model.backbone.whiten(features[b]).flatten(2).transpose(1, 2)
+            ds = describe_stripes(torch.einsum("absx,bxc->absc", w, wm))
+            D = 1 - (mine[:, None] * ds).sum(-1)
+            same_p = person[:, None] == person[None]
+            target = torch.arange(n, device=device)
+            if "n" in V:
+                lo = (-D / float(os.environ.get("TAU", "0.1"))).masked_fill(
+                    same_p & ~torch.eye(n, dtype=torch.bool), -1e4
+                )
+                terms["region"] = terms["region"] + float(os.environ.get("NW", "1")) * F.cross_entropy(lo, target)
+            if "h" in V:
+                hard = D.masked_fill(same_p, 9).min(1).values
+                terms["region"] = terms["region"] + (how.region_margin + D.diagonal() - hard).clamp(min=0).mean()
+        if "c" in V:
+            lab = torch.cat([batch.labels[a], batch.labels[b]])
+            raw = torch.cat([stripes(features[a], region, crloc.grid), stripes(features[b], found_b, crloc.grid)])
+            z = model.backbone.classifier(model.backbone.whiten(raw.transpose(1, 2)).transpose(1, 2))
+            terms["region"] = terms["region"] + F.cross_entropy(
+                z.flatten(0, 1), lab.repeat_interleave(3), label_smoothing=0.1
+            ) * float(os.environ.get("CW", "0.5"))
     return terms
 
 

@@ -20,8 +20,8 @@ class Features:
     """What matching needs of N pictures, each in M placements (1, or several where a query may be partial).
 
     embedding `(N, M, C)`, unit length; box `(N, M, 4)`; gate `(N,)` logits; points `(N, M, K, D)` and stripes
-    `(N, M, 6, C)` of the visible box, for the query's side; keys `(N, D, h, w)`, whitened map `(N, C, h, w)` and visible
-    `(N, 1, h, w)` of the first placement, for the gallery's side.
+    `(N, M, 6, C)` of the visible box, for the query's side; keys `(N, D, h, w)`, whitened map `(N, C, h, w)` and
+    visible `(N, 1, h, w)` of the first placement, for the gallery's side.
     """
 
     embedding: Tensor
@@ -87,7 +87,7 @@ def global_distances(query: Features, gallery: Features) -> Tensor:
 
 @torch.inference_mode()
 def region_distances(model: PPCL, query: Features, gallery: Features, index: Tensor | None = None) -> Tensor:
-    """Distance of descriptor p to descriptor q, mean over placements: `(Q, G)`, or `(Q, S)` for gallery `index` `(Q, S)`."""
+    """Distance of descriptors p and q, mean over placements: `(Q, G)`, or `(Q, S)` for a shortlist `index`."""
     rows = []
     for i in range(len(query)):
         some = gallery if index is None else gallery[index[i]]
@@ -121,7 +121,7 @@ def _stripe_cosine(mine: Tensor, theirs: Tensor, count: int) -> Tensor:
 
 @torch.inference_mode()
 def locate(model: PPCL, points: Tensor, box: Tensor, gallery: Features) -> tuple[Tensor, Tensor]:
-    """CRLoc for one query's regions in many pictures: `(M, K, D)`, `(M, 4)`, G pictures -> `(G, M, 4)`, confidence `(G, M)`.
+    """CRLoc for one query's regions in G pictures: `(M, K, D)`, `(M, 4)` -> `(G, M, 4)`, confidence `(G, M)`.
 
     What `CRLoc.forward` computes pair by pair, as one batched product.
     """
@@ -155,7 +155,7 @@ def shortlisted(distances: Tensor, length: int) -> Tensor | None:
 
 
 def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = None) -> Tensor:
-    """`(1 − w) · global + w · region`; pictures outside the shortlist `index` keep their global order behind it. `(Q, G)`."""
+    """`(1 − w) · global + w · region` `(Q, G)`; pictures outside the shortlist keep their global order behind it."""
     if index is None:
         return (1 - weight) * overall + weight * region
     behind = overall + 10  # distances within the shortlist are at most 2

@@ -59,7 +59,7 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
     query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
     if distances.shape != (len(query_ids), len(gallery_ids)):
         raise ValueError(
-            f"distances are {distances.shape}, but there are {len(query_ids)} queries and {len(gallery_ids)} gallery pictures"
+            f"distances are {distances.shape}, for {len(query_ids)} queries and {len(gallery_ids)} gallery pictures"
         )
     if np.isnan(distances).any():
         raise ValueError(f"{int(np.isnan(distances).sum())} distances are NaN")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 PROFILES = ("tiny", "demo", "paper")
 TASKS = ("person",)
+DATASETS = ("market1501", "partial-reid", "partial-ilids")
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,7 @@ def reproduce(
     record(run, recipe, where, seed, seconds=round(time.time() - began, 1), peak_memory_mib=_peak_memory())
     if publish:
         _publish(chosen, run, tasks[0])
-    print(
-        f"done in {time.time() - began:.0f} s: {_short(run)}/results.csv, {_short(run)}/figures, {_short(run)}/notebooks"
-    )
+    print(f"done in {time.time() - began:.0f} s; in {_short(run)}: results.csv, figures, notebooks")
     return run
 
 

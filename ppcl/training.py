@@ -150,7 +150,7 @@ def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int) -> None
 def train_backbone(
     recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None
 ) -> Path:
-    """Stage 2 (supplement §2.1): the backbone on whole pictures, identity and batch-hard triplet loss. -> its checkpoint."""
+    """Stage 2 (supplement §2.1): the backbone on whole pictures, identity and triplet loss. -> its checkpoint."""
     how = recipe.backbone
     path = Path(run) / recipe.task / "backbone" / "checkpoint.safetensors"
     stage = Stage(

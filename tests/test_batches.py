@@ -133,7 +133,9 @@ def test_part_boxes_lie_inside_the_canvas(draw):
     assert torch.bincount(kind, minlength=5).min() > 600  # each kind in a fifth
 
 
-@pytest.mark.parametrize("name, axis, at_start", [("left", 0, True), ("right", 0, False), ("upper", 1, True), ("lower", 1, False)])
+@pytest.mark.parametrize(
+    "name, axis, at_start", [("left", 0, True), ("right", 0, False), ("upper", 1, True), ("lower", 1, False)]
+)
 def test_side_crops_keep_the_stated_part_at_their_side(draw, name, axis, at_start):
     box, kind = part_boxes(2000, draw, (name,))
     corners = geometry.corners(box)
@@ -214,12 +216,12 @@ def test_augment_with_nothing_asked_changes_nothing(draw):
     torch.testing.assert_close(augment(pictures.clone(), nothing, draw), pictures, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("what, value, touched", [("erase", 1.0, 6), ("blur", 1.0, 6), ("noise", 0.1, 6), ("colour", 0.2, 6)])
-def test_each_part_of_augment_does_something(draw, what, value, touched):
+@pytest.mark.parametrize("what, value", [("erase", 1.0), ("blur", 1.0), ("noise", 0.1), ("colour", 0.2)])
+def test_each_part_of_augment_changes_every_picture(draw, what, value):
     pictures = some_pictures(draw).float()
     only = dataclasses.replace(Augmentation(erase=0, blur=0, noise=0, colour=0), **{what: value})
-    changed = (augment(pictures.clone(), only, draw) - pictures).abs().amax((1, 2, 3)) > 1
-    assert changed.sum() == touched
+    change = (augment(pictures.clone(), only, draw) - pictures).abs().amax((1, 2, 3))
+    assert (change > 0.1).all() and change.max() > 10
 
 
 def test_erasing_fills_one_box_with_one_colour(draw):

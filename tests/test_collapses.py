@@ -41,7 +41,7 @@ def learned(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs(learned):
-    """Every true pair of the drawn partial-reid: (p, q of the trained row, q of an untrained CRLoc, truth), `(P, 4)` each."""
+    """Every true pair of the drawn partial-reid: (p, trained q, untrained q, truth), `(P, 4)` each."""
     run, data, short, _ = learned
     found = evaluation.prepare("partial-reid", data, short.input.size, quiet=True)
     i, j, truth = evaluation.true_pairs(found)
@@ -115,7 +115,10 @@ def test_the_joint_stage_keeps_what_glrec_learnt(learned):
     after = evaluation.load(run, "person", "ppcl").glrec
     queries, _, _, _, box = views.heldout_queries(short, pictures)
     with torch.inference_mode():
-        overlap = [geometry.iou(m.eval()(images.normalise(queries.images), queries.ratios)[0], box).mean() for m in (before, after)]
+        overlap = [
+            geometry.iou(m.eval()(images.normalise(queries.images), queries.ratios)[0], box).mean()
+            for m in (before, after)
+        ]
     crops, _ = batches.part_boxes(1000, batches.generator(0, "constant"))
     constant = geometry.from_corners(geometry.corners(crops).median(0).values)
     assert overlap[0] > geometry.iou(constant.expand_as(box), box).mean() + 0.05

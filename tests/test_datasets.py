@@ -62,7 +62,9 @@ def test_partial_reid_in_every_folder(tmp_path, folder):
     assert datasets.read("partial-reid", "occluded", tmp_path).identities.tolist() == [1]
 
 
-@pytest.mark.parametrize("folder, parts", [("Partial_iLIDS", ("Probe", "Gallery")), ("PartialiLIDS", ("query", "gallery"))])
+@pytest.mark.parametrize(
+    "folder, parts", [("Partial_iLIDS", ("Probe", "Gallery")), ("PartialiLIDS", ("query", "gallery"))]
+)
 def test_partial_ilids_in_every_folder(tmp_path, folder, parts):
     ilids(tmp_path / folder, *parts)
     query, gallery = datasets.evaluation_sets("partial-ilids", tmp_path)
@@ -184,11 +186,14 @@ def test_halves_of_two_sets_are_refused(tmp_path):
     assert datasets.available(tmp_path) == []
 
 
-@pytest.mark.parametrize("dataset, part, host", [
-    ("market1501", "train", "zheng-lab.cecs.anu.edu.au"),
-    ("partial-reid", "query", "isee-ai.cn"),
-    ("partial-ilids", "gallery", "lingxiao-he/Partial-Person-ReID"),
-])
+@pytest.mark.parametrize(
+    "dataset, part, host",
+    [
+        ("market1501", "train", "zheng-lab.cecs.anu.edu.au"),
+        ("partial-reid", "query", "isee-ai.cn"),
+        ("partial-ilids", "gallery", "lingxiao-he/Partial-Person-ReID"),
+    ],
+)
 def test_missing_set_names_folder_and_remedy(tmp_path, dataset, part, host):
     for data in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError) as caught:
@@ -212,13 +217,16 @@ def test_folder_of_nothing_but_junk_is_named(tmp_path):
         datasets.read("market1501", "train", tmp_path)
 
 
-@pytest.mark.parametrize("dataset, make, folder, name", [
-    ("market1501", market, "bounding_box_train", "person12.jpg"),
-    ("market1501", market, "bounding_box_train", "0002.jpg"),
-    ("partial-reid", reid, "partial_body_images", "001.jpg"),
-    ("partial-reid", reid, "partial_body_images", "001_a.jpg"),
-    ("partial-ilids", ilids, "Probe", "IMG_0001.jpg"),
-])
+@pytest.mark.parametrize(
+    "dataset, make, folder, name",
+    [
+        ("market1501", market, "bounding_box_train", "person12.jpg"),
+        ("market1501", market, "bounding_box_train", "0002.jpg"),
+        ("partial-reid", reid, "partial_body_images", "001.jpg"),
+        ("partial-reid", reid, "partial_body_images", "001_a.jpg"),
+        ("partial-ilids", ilids, "Probe", "IMG_0001.jpg"),
+    ],
+)
 def test_wrongly_named_file_is_named(tmp_path, dataset, make, folder, name):
     top = make(tmp_path / datasets.FOLDERS[dataset][0])
     fill(top / folder, name)
@@ -299,4 +307,6 @@ def test_keep_filters_everything_alike(tmp_path):
     reid(tmp_path / "PartialREID")
     gallery = datasets.read("partial-reid", "gallery", tmp_path)
     kept = gallery.keep(np.array([True, False, True]))
-    assert names(kept) == ["001_001.jpg", "002_001.jpg"] and kept.identities.tolist() == [1, 2] and len(kept.cameras) == 2
+    assert (
+        names(kept) == ["001_001.jpg", "002_001.jpg"] and kept.identities.tolist() == [1, 2] and len(kept.cameras) == 2
+    )

@@ -60,14 +60,17 @@ def test_transparent_palette_colour_lies_over_white(tmp_path):
     assert found.getpixel((2, 2)) == (255, 255, 255)
 
 
-@pytest.mark.parametrize("mode, colour, expected", [
-    ("RGBA", (*RED, 255), RED),
-    ("RGBA", (*RED, 0), (255, 255, 255)),
-    ("RGBA", (*RED, 128), HALF_RED_ON_WHITE),
-    ("LA", (0, 0), (255, 255, 255)),
-    ("LA", (0, 128), (127, 127, 127)),
-    ("LA", (90, 255), (90, 90, 90)),
-])
+@pytest.mark.parametrize(
+    "mode, colour, expected",
+    [
+        ("RGBA", (*RED, 255), RED),
+        ("RGBA", (*RED, 0), (255, 255, 255)),
+        ("RGBA", (*RED, 128), HALF_RED_ON_WHITE),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("LA", (0, 128), (127, 127, 127)),
+        ("LA", (90, 255), (90, 90, 90)),
+    ],
+)
 def test_alpha_lies_over_white(tmp_path, mode, colour, expected):
     assert near(read_back(Image.new(mode, (6, 4), colour), tmp_path / "a.png").getpixel((2, 2)), expected, 1)
 

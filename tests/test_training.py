@@ -195,7 +195,9 @@ def test_the_joint_stage_says_which_stage_is_missing(small, pictures, tmp_path):
         training.train_joint(small, pictures, tmp_path, quiet=True)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(small, pictures, run, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(
+    small, pictures, run, tmp_path, monkeypatch
+):
     copy_base(run, tmp_path)
     monkeypatch.setattr(losses, "identity", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(FloatingPointError, match=r"identity is nan at epoch 0, step 0.*checkpoint"):

@@ -29,7 +29,7 @@ def uniform(low: float, high: float, *shape: int, draw: torch.Generator) -> Tens
 
 
 def identity_batches(identities: np.ndarray, people: int, each: int, draw: torch.Generator) -> Iterator[Tensor]:
-    """One epoch of batches of `people` identities x `each` pictures: indices `(people * each,)`, an identity's together.
+    """One epoch of batches of `people` identities x `each` pictures: indices `(people * each,)`, by identity.
 
     Identities come from shuffled rounds through all of them, so none is missed; an identity's pictures come without
     repetition until they run out. As many batches as fill the set once, one at least.

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..recipes import DATASETS
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
-DATASETS = ("market1501", "partial-reid", "partial-ilids")
 
 FOLDERS = {
     "market1501": ("Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "market1501"),
@@ -134,8 +135,10 @@ def check(data: Path | str) -> list[dict]:
     """What is below `data`: a row for each part of each set, counted against the published counts.
 
     Keys: dataset, part, folder, pictures, identities, published, status (`complete`, `drawn`, `differs`, `missing`,
-    `unreadable`), note.
+    `unreadable`), note. Raises DataError if `data` is no folder.
     """
+    if not Path(data).is_dir():
+        raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")
     rows = []
     for dataset in DATASETS:
         for part, published in PUBLISHED[dataset].items():

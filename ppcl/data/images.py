@@ -114,7 +114,7 @@ def bank(pictures, size: tuple[int, int], label: str = "decoding", quiet: bool |
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Pictures in 0..255 `(B, 3, H, W)`, uint8 or float -> float, ImageNet's mean 0 and deviation 1; 0 is a neutral grey."""
+    """Pictures in 0..255 `(B, 3, H, W)`, uint8 or float -> float, ImageNet's mean 0, deviation 1; 0 is a neutral grey."""
     mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) * 255 for v in (MEAN, STD))
     return torch.addcmul(-mean / std, images.float(), 1 / std)
 

@@ -42,7 +42,7 @@ def resnet50(weights: str) -> nn.Sequential:
         net = torchvision.models.resnet50(weights=chosen)
     except OSError as error:
         raise RuntimeError(
-            f"ImageNet weights could not be fetched ({error}); give a file with --set backbone.weights=PATH.safetensors, "
+            f"ImageNet weights could not be fetched ({error}); give --set backbone.weights=PATH.safetensors, "
             "or start from scratch with --set backbone.weights=none"
         ) from None
     net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
@@ -114,7 +114,6 @@ def _load_body(body: nn.Module, path: str) -> None:
         )
     wrong = [name for name in wanted if name in renamed and renamed[name].shape != wanted[name].shape]
     if wrong:
-        raise RuntimeError(
-            f"backbone.weights={path}: {wrong[0]} has shape {tuple(renamed[wrong[0]].shape)}, not {tuple(wanted[wrong[0]].shape)}"
-        )
+        shapes = tuple(renamed[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
+        raise RuntimeError(f"backbone.weights={path}: {wrong[0]} has shape {shapes[0]}, not {shapes[1]}")
     body.load_state_dict({name: renamed[name] for name in wanted if name in renamed}, strict=False)

@@ -29,7 +29,7 @@ class CRLoc(nn.Module):
         return F.normalize(self.project(features).float(), dim=1)
 
     def queries(self, keys: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-        """φ at the grid's points in a region: `(B, D, h, w)`, `(B, 4)` -> descriptors `(B, K, D)`, places `(B, K, 2)`."""
+        """φ at the grid's points in a region: `(B, D, h, w)`, `(B, 4)` -> `(B, K, D)`, their places `(B, K, 2)`."""
         where = geometry.points(region, *self.grid)
         sampled = F.grid_sample(keys, (where * 2 - 1)[:, None], padding_mode="border", align_corners=False)
         return F.normalize(sampled[:, :, 0], dim=1).transpose(1, 2), where
@@ -52,7 +52,7 @@ class CRLoc(nn.Module):
         return logits.softmax(-1).masked_fill(masked, 0)
 
     def forward(self, keys_a: Tensor, keys_b: Tensor, region: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of a and b `(B, D, h, w)`, a region of a `(B, 4)`, b's visibility -> region of b `(B, 4)`, confidence `(B,)`."""
+        """Keys `(B, D, h, w)`, a region of a `(B, 4)`, b's visibility -> region of b `(B, 4)`, confidence `(B,)`."""
         query, where = self.queries(keys_a, region)
         attention = self.attention(query, where, keys_b, visible_b)
         positions = geometry.points(geometry.whole(like=where), *keys_b.shape[-2:])
@@ -92,7 +92,7 @@ def stripes(features: Tensor, region: Tensor, grid: tuple[int, int], count: int 
 
 
 def stripe_weights(region: Tensor, grid: tuple[int, int], cells: tuple[int, int], count: int) -> Tensor:
-    """The bilinear reading of `count` stripes of a region as weights: `(…, 4)` -> `(…, count, h * w)`; rows sum to 1."""
+    """Bilinear reading of `count` stripes of a region as weights: `(…, 4)` -> `(…, count, h * w)`; rows sum to 1."""
     where = geometry.points(region, *grid).unflatten(-2, grid)
     rows = geometry.bilinear(where[..., :, 0, 1], cells[0]).unflatten(-2, (count, -1)).mean(-2)
     columns = geometry.bilinear(where[..., 0, :, 0], cells[1]).mean(-2)

@@ -51,7 +51,7 @@ class GLRec(nn.Module):
         return self.box(raw, ratios), gate.float()
 
     def box(self, raw: Tensor, ratios: Tensor) -> Tensor:
-        """Centre by a sigmoid over the canvas; sides from a size and the corrected ratio. `(B, 4)`, `(B,)` -> `(B, 4)`."""
+        """Centre by a sigmoid, sides from a size and the corrected ratio. `(B, 4)`, `(B,)` -> `(B, 4)`."""
         centre = raw[:, :2].sigmoid()
         size = (raw[:, 2] - 0.4).exp()  # an untrained net starts near the mean crop
         half_log = (ratios + self.max_correction * raw[:, 3].tanh()) / 2
@@ -71,7 +71,7 @@ def rectify(images: Tensor, box: Tensor, partial: Tensor) -> tuple[Tensor, Tenso
 
 
 def padded_box(ratios: Tensor) -> Tensor:
-    """The largest centred box of a picture's own ratio: `(B,)` -> `(B, 4)`. The baseline that keeps the ratio and pads."""
+    """The largest centred box of a picture's own ratio: `(B,)` -> `(B, 4)`. For the baseline that pads."""
     width, height = ratios.exp().clamp(max=1), (-ratios).exp().clamp(max=1)
     centre = torch.full_like(width, 0.5)
     return torch.stack([centre, centre, width, height], 1)

@@ -38,7 +38,7 @@ class PPCL(nn.Module):
         self.fusion_weights: dict[str, float] = {}  # row -> w, chosen on held-out training identities
 
     def predict(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the method's row puts pictures `(B, 3, H, W)` of log ratio `(B,)`: boxes `(B, 4)`, gate logits `(B,)`."""
+        """Where the row puts pictures `(B, 3, H, W)` of log ratio `(B,)`: boxes `(B, 4)`, gate logits `(B,)`."""
         if self.method.layout == "glrec":
             return self.glrec(images, ratios)
         if self.method.layout == "pad":

@@ -1,0 +1,285 @@
+import errno
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ppcl import checkpoints
+from ppcl.checkpoints import CheckpointError, first_difference
+from ppcl.recipes import recipe
+
+FACTS = {
+    "recipe": recipe("person", "tiny").to_dict(),
+    "epoch": 3,
+    "finished": False,
+    "fusion_weights": {"ppcl": 0.75, "+glrec@7": 0.0},
+    "method": "ppcl",
+    "note": 'ö "quoted"',
+}
+OPTIMISERS = {
+    "adam": lambda net: torch.optim.Adam(net.parameters(), 1e-2, weight_decay=1e-3),
+    "sgd": lambda net: torch.optim.SGD(net.parameters(), 1e-2, momentum=0.9),
+    "plain sgd": lambda net: torch.optim.SGD(net.parameters(), 1e-2),
+}
+
+
+def small(width=4, seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.BatchNorm1d(width), torch.nn.Linear(width, 2))
+
+
+def step(net, optimiser, number):
+    """One step on a batch that depends on its number alone."""
+    batch = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
+    optimiser.zero_grad()
+    net(batch).square().sum().backward()
+    optimiser.step()
+
+
+def train(kind, steps):
+    net = small()
+    optimiser = OPTIMISERS[kind](net)
+    for number in range(steps):
+        step(net, optimiser, number)
+    return net, optimiser
+
+
+def equal(net, other):
+    mine, theirs = net.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A good checkpoint, alone in its folder."""
+    net, optimiser = train("adam", 3)
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    checkpoints.save(path, net, optimiser, **FACTS)
+    return path
+
+
+# --- round trips ---
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_resumed_training_is_the_uninterrupted_to_the_bit(tmp_path, kind):
+    whole, _ = train(kind, 6)
+    net, optimiser = train(kind, 3)
+    checkpoints.save(tmp_path / "a.safetensors", net, optimiser, **FACTS)
+    resumed = small(seed=9)
+    again = OPTIMISERS[kind](resumed)
+    checkpoints.load(tmp_path / "a.safetensors", resumed, again)
+    assert equal(resumed, net)
+    for number in range(3, 6):
+        step(resumed, again, number)
+    assert equal(resumed, whole)
+    assert not equal(whole, net)
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_optimiser_state_comes_back_to_the_bit(tmp_path, kind):
+    net, optimiser = train(kind, 3)
+    checkpoints.save(tmp_path / "a.safetensors", net, optimiser, **FACTS)
+    fresh = small(seed=9)
+    again = OPTIMISERS[kind](fresh)
+    checkpoints.load(tmp_path / "a.safetensors", fresh, again)
+    mine, theirs = optimiser.state_dict(), again.state_dict()
+    assert mine["param_groups"] == theirs["param_groups"]
+    assert mine["state"].keys() == theirs["state"].keys() != set()
+    for index, state in mine["state"].items():
+        for name, value in state.items():
+            assert (
+                torch.equal(value, theirs["state"][index][name]) and value.dtype == theirs["state"][index][name].dtype
+            )
+
+
+def test_header_holds_the_facts(saved):
+    found = checkpoints.header(saved)
+    assert found == json.loads(json.dumps({"format": checkpoints.FORMAT, **FACTS}))
+    assert checkpoints.load(saved, small()) == found
+
+
+def test_finished_checkpoint_carries_no_optimiser_and_leaves_one_alone(tmp_path):
+    net, _ = train("adam", 3)
+    checkpoints.save(tmp_path / "a.safetensors", net, None, **FACTS)
+    fresh = small(seed=9)
+    optimiser = OPTIMISERS["adam"](fresh)
+    checkpoints.load(tmp_path / "a.safetensors", fresh, optimiser)
+    assert equal(fresh, net) and optimiser.state_dict()["state"] == {}
+
+
+def test_saving_leaves_one_file_and_replaces_the_old(saved):
+    net, optimiser = train("adam", 5)
+    checkpoints.save(saved, net, optimiser, **{**FACTS, "epoch": 5})
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    fresh = small(seed=9)
+    assert checkpoints.load(saved, fresh)["epoch"] == 5 and equal(fresh, net)
+
+
+# --- files that are not what they should be ---
+
+
+def truncated(path, good):
+    path.write_bytes(good[: len(good) * 2 // 3])
+
+
+def truncated_in_the_header(path, good):
+    path.write_bytes(good[:50])
+
+
+def with_header(**metadata):
+    return lambda path, good: save_file({"weight": torch.zeros(2)}, path, metadata=metadata or None)
+
+
+BAD = {
+    "truncated": truncated,
+    "truncated in the header": truncated_in_the_header,
+    "empty": lambda path, good: path.write_bytes(b""),
+    "text": lambda path, good: path.write_text("not a checkpoint"),
+    "pickle": lambda path, good: torch.save({"a": torch.zeros(2)}, path),
+    "foreign, no header": with_header(),
+    "foreign, of another library": with_header(format="pt"),
+    "foreign, odd format": with_header(format='"two"', recipe="{}"),
+    "newer": with_header(format=str(checkpoints.FORMAT + 1), recipe="{}"),
+    "folder": lambda path, good: path.unlink() or path.mkdir(),
+    "absent": lambda path, good: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_file_is_named_and_the_model_left_alone(saved, kind):
+    good = saved.read_bytes()
+    BAD[kind](saved, good)
+    net, untouched = small(), small()
+    for read in (checkpoints.header, lambda path: checkpoints.load(path, net)):
+        with pytest.raises(CheckpointError) as caught:
+            read(saved)
+        assert str(saved) in str(caught.value) and "\n" not in str(caught.value)
+    assert equal(net, untouched)
+
+
+def test_newer_format_says_update(saved):
+    BAD["newer"](saved, b"")
+    with pytest.raises(CheckpointError, match="newer.*update"):
+        checkpoints.header(saved)
+
+
+def test_sound_file_of_another_library_is_not_called_damaged(saved):
+    """Hugging Face's and torch's own files carry `format: pt`; nobody should be told to delete one."""
+    BAD["foreign, of another library"](saved, b"")
+    with pytest.raises(CheckpointError, match="not a ppcl checkpoint"):
+        checkpoints.header(saved)
+
+
+def test_another_models_checkpoint_is_refused_and_the_tensor_named(saved):
+    net = small(width=5)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"does not fit.*\d\.\w+.*another recipe"):
+        checkpoints.load(saved, net)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.nn.Sequential(torch.nn.Linear(3, 4)),
+        torch.nn.Sequential(*small(), torch.nn.Linear(2, 2)),
+    ],
+    ids=["fewer layers", "more layers"],
+)
+def test_missing_and_surplus_tensors_are_refused(saved, other):
+    with pytest.raises(CheckpointError, match="does not fit"):
+        checkpoints.load(saved, other)
+
+
+def test_not_strict_takes_the_tensors_whose_names_fit(saved):
+    first_layer = torch.nn.Sequential(torch.nn.Linear(3, 4))
+    checkpoints.load(saved, first_layer, strict=False)
+    full = small(seed=9)
+    checkpoints.load(saved, full)
+    assert torch.equal(first_layer[0].weight, full[0].weight)
+
+
+# --- saving that fails half-way ---
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def half_written(tensors, path, metadata=None):
+    path.write_bytes(b"\0" * 100)
+    no_room()
+
+
+@pytest.mark.parametrize(
+    "owner, name, fail",
+    [
+        (checkpoints.os, "replace", no_room),
+        (checkpoints.os, "fsync", no_room),
+        (checkpoints, "save_file", no_room),
+        (checkpoints, "save_file", half_written),
+    ],
+    ids=["replace", "fsync", "save_file", "half written"],
+)
+def test_failed_save_keeps_the_old_file_and_leaves_no_other(saved, monkeypatch, owner, name, fail):
+    good = saved.read_bytes()
+    net, optimiser = train("adam", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fail)
+        with pytest.raises(CheckpointError) as caught:
+            checkpoints.save(saved, net, optimiser, **FACTS)
+    assert str(saved) in str(caught.value) and "No space left" in str(caught.value)
+    assert saved.read_bytes() == good
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_interrupted_save_keeps_the_old_file(saved, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    good = saved.read_bytes()
+    monkeypatch.setattr(checkpoints, "save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(saved, small(), None, **FACTS)
+    assert saved.read_bytes() == good and len(list(saved.parent.iterdir())) == 1
+
+
+def test_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        checkpoints.save(tmp_path / "file" / "a.safetensors", small(), None, **FACTS)
+
+
+def test_text_is_whole_or_absent(tmp_path, monkeypatch):
+    checkpoints.write_text(tmp_path / "deep" / "log.jsonl", "ä\n")
+    assert (tmp_path / "deep" / "log.jsonl").read_text(encoding="utf-8") == "ä\n"
+    monkeypatch.setattr(checkpoints.os, "replace", no_room)
+    with pytest.raises(OSError):
+        checkpoints.write_text(tmp_path / "deep" / "log.jsonl", "other")
+    assert (tmp_path / "deep" / "log.jsonl").read_text(encoding="utf-8") == "ä\n"
+    assert len(list((tmp_path / "deep").iterdir())) == 1
+
+
+# --- differences ---
+
+
+def test_first_difference_names_key_and_both_values():
+    mine = recipe("person", "tiny").to_dict()
+    theirs = recipe("person", "tiny", **{"joint.sigma": 0.3}).to_dict()
+    assert first_difference(mine, theirs) == "joint.sigma is 0.3 there, 0.2 here"
+    assert first_difference(mine, mine) is None
+
+
+def test_difference_survives_json():
+    """Tuples come back as lists; that is no difference."""
+    mine = recipe("person", "tiny").to_dict()
+    assert first_difference(mine, json.loads(json.dumps(mine))) is None
+
+
+def test_first_difference_tells_absent_from_present():
+    assert first_difference({"a": 1}, {}) == "a is null there, 1 here"
+    assert first_difference({"part": {"a": 1}}, {"part": None}) is not None
+    assert first_difference({"b": {"y": 1, "x": 2}}, {"b": {"y": 9, "x": 8}}) == "b.x is 8 there, 2 here"

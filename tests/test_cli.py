@@ -1,0 +1,192 @@
+"""The command line: exit codes, one clear line for a wrong call, and every command at work on the tiny run."""
+
+import json
+import shutil
+
+import pandas
+import pytest
+from PIL import Image
+
+from ppcl.__main__ import main
+from ppcl.results import COLUMNS
+
+FAST = [
+    "--profile",
+    "tiny",
+    "--set",
+    "glrec.epochs=2",
+    "--set",
+    "glrec.constant_epochs=1",
+    "--set",
+    "backbone.epochs=1",
+]
+
+
+@pytest.fixture(scope="module")
+def run(drawn, tmp_path_factory):
+    """A run whose three stages were trained by the command line."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    for stage in ("glrec", "backbone", "joint"):
+        assert main(["train", stage, "--run", str(folder), "--data", str(drawn), *FAST]) == 0
+    return folder
+
+
+def failure(capsys, arguments):
+    """(exit status, the lines on stderr) of a call."""
+    try:
+        status = main([str(a) for a in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    return status, capsys.readouterr().err.strip().splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["reproduce", "--nonsense"], "--nonsense"),
+        (["reproduce", "--profile", "huge"], "huge"),
+        (["fly"], "fly"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "joint.epoch=2"], "joint.epochs"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "joint.epochs"], "key=value"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "joint.epochs=two"], "two"),
+        (["train", "joint", "--run", "r", "--data", "d", "--method", "ppcc"], "'ppcl'"),
+        (["evaluate", "--run", "r", "--data", "d", "--dataset", "partial-rid"], "partial-reid"),
+        ([], "command"),
+    ],
+)
+def test_a_wrong_call_is_one_clear_line_and_exit_2(capsys, arguments, words):
+    status, lines = failure(capsys, arguments)
+    assert status == 2
+    assert len(lines) == 1 and words in lines[0]
+
+
+def test_every_command_has_help(capsys):
+    for command in ([], ["reproduce"], ["data", "check"], ["data", "synthesise"], ["train"], ["evaluate"], ["rank"]):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--help"])
+        assert stop.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+def test_missing_data_is_one_line_that_names_folder_and_remedy(capsys, tmp_path):
+    arguments = ["train", "glrec", "--run", tmp_path / "run", "--data", tmp_path / "nowhere", "--profile", "tiny"]
+    status, lines = failure(capsys, arguments)
+    assert status == 1 and len(lines) == 1
+    assert "nowhere" in lines[0] and "data synthesise" in lines[0]
+
+
+def test_an_unreadable_training_picture_is_named_before_training(capsys, drawn, tmp_path):
+    shutil.copytree(drawn / "Market-1501-v15.09.15", tmp_path / "data/Market-1501-v15.09.15")
+    bad = sorted((tmp_path / "data/Market-1501-v15.09.15/bounding_box_train").glob("*.jpg"))[7]
+    bad.write_bytes(bad.read_bytes()[:300])
+    arguments = ["train", "glrec", "--run", tmp_path / "run", "--data", tmp_path / "data", "--profile", "tiny"]
+    status, lines = failure(capsys, arguments)
+    assert status == 1 and bad.name in lines[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluating_a_set_that_is_not_there_says_how_to_get_it(capsys, run, tmp_path):
+    status, lines = failure(
+        capsys, ["evaluate", "--run", run, "--data", tmp_path, "--dataset", "partial-ilids", "--method", "ppcl"]
+    )
+    assert status == 1 and "Partial-Person-ReID" in lines[0]
+
+
+def test_a_run_without_the_method_says_what_makes_it(capsys, run, drawn):
+    status, lines = failure(
+        capsys, ["evaluate", "--run", run, "--data", drawn, "--dataset", "partial-reid", "--method", "+crloc"]
+    )
+    assert status == 1 and "train joint --method +crloc" in lines[0]
+
+
+def test_training_again_leaves_a_finished_stage(capsys, run, drawn):
+    path = run / "person/joint/ppcl/seed0/checkpoint.safetensors"
+    before = path.stat().st_mtime_ns
+    assert main(["train", "joint", "--run", str(run), "--data", str(drawn), *FAST]) == 0
+    assert path.stat().st_mtime_ns == before
+    assert str(path) in capsys.readouterr().out
+
+
+def test_another_recipe_in_the_same_run_is_refused(capsys, run, drawn):
+    status, lines = failure(
+        capsys, ["train", "joint", "--run", run, "--data", drawn, *FAST, "--set", "joint.sigma=0.3"]
+    )
+    assert status == 1 and "joint.sigma is 0.2 there, 0.3 here" in lines[0]
+
+
+def test_data_check_counts_and_says_drawn(capsys, drawn):
+    assert main(["data", "check", "--data", str(drawn), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(r["dataset"], r["part"]) for r in rows} >= {("market1501", "train"), ("partial-ilids", "gallery")}
+    assert all(r["status"] == "drawn" for r in rows)
+    train = next(r for r in rows if r["part"] == "train")
+    assert (train["pictures"], train["identities"]) == (60, 10)
+
+
+def test_evaluate_writes_the_tidy_table(capsys, run, drawn, tmp_path):
+    for dataset in ("partial-reid", "partial-ilids", "market1501"):
+        arguments = ["evaluate", "--run", run, "--data", drawn, "--dataset", dataset, "--json", tmp_path / "rows.json"]
+        assert main([str(a) for a in arguments]) == 0
+    table = pandas.read_csv(run / "results.csv")
+    assert list(table.columns) == COLUMNS
+    numbers = table[~table.metric.str.contains("without")]
+    assert (numbers.low <= numbers.value + 1e-9).all() and (numbers.value <= numbers.high + 1e-9).all()
+    assert table.synthetic.all()
+    assert set(table.method) == {"ppcl", "ppcl@1"}
+    assert {"single-shot", "all-shot", "standard", "truth"} == set(table.protocol)
+    assert {"glrec-IoU", "gate-accuracy", "crloc-IoU", "rank-1", "mAP", "rank-1 over ppcl@1"} <= set(table.metric)
+    lines = len(table)
+    assert main([str(a) for a in arguments]) == 0
+    assert len(pandas.read_csv(run / "results.csv")) == lines  # evaluated again: replaced, not added
+
+
+def test_rank_takes_any_ordinary_photographs(run, drawn, tmp_path):
+    gallery = tmp_path / "gallery"
+    gallery.mkdir()
+    whole = sorted((drawn / "Partial-REID_Dataset/whole_body_images").glob("*.jpg"))
+    for number, path in enumerate(whole[:5]):
+        Image.open(path).convert(["RGB", "L", "RGBA", "P", "CMYK"][number]).save(
+            gallery / f"{path.stem}.{'png' if number in (1, 2, 3) else 'jpg'}"
+        )
+    (gallery / "broken.jpg").write_text("not a picture")
+    turned = tmp_path / "turned.jpg"
+    picture = Image.open(whole[0])
+    exif = picture.getexif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    picture.rotate(90, expand=True).save(turned, exif=exif, quality=95)
+    arguments = ["rank", "--run", run, "--query", whole[0], turned, "--gallery", gallery, "--top", 3]
+    assert main([str(a) for a in [*arguments, "--out", tmp_path / "out"]]) == 0
+    table = pandas.read_csv(tmp_path / "out/ranking.csv")
+    assert len(table) == 6 and list(table["rank"]) == [1, 2, 3, 1, 2, 3]
+    assert table.distance.is_monotonic_increasing or (table.groupby("query").distance.diff().dropna() >= 0).all()
+    assert "broken.jpg" not in set(table.gallery)
+    upright, exifed = (table[table["query"] == str(q)] for q in (whole[0], turned))
+    assert list(upright.gallery) == list(exifed.gallery)  # the EXIF rotation was honoured
+    assert (table.x1 < table.x2).all() and (table.y1 < table.y2).all()
+    with Image.open(tmp_path / "out/ranking.png") as figure:
+        assert figure.width > 300
+
+
+@pytest.mark.parametrize("wrong", ["query", "gallery", "empty"])
+def test_rank_names_what_it_cannot_read(capsys, run, tmp_path, wrong):
+    query, gallery = tmp_path / "query.png", tmp_path / "gallery"
+    Image.new("RGB", (30, 60)).save(query)
+    if wrong != "gallery":
+        gallery.mkdir()
+    if wrong == "query":
+        Image.new("RGB", (30, 60)).save(gallery / "a.png")
+        query.write_bytes(b"")
+    arguments = ["rank", "--run", run, "--query", query, "--gallery", gallery, "--out", tmp_path / "out"]
+    status, lines = failure(capsys, arguments)
+    assert status == 1 and len(lines) == 1
+    assert (query.name if wrong == "query" else gallery.name) in lines[0]
+
+
+def test_ctrl_c_exits_130(monkeypatch, capsys, drawn, tmp_path):
+    def interrupted(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ppcl.training.train_glrec", interrupted)
+    arguments = ["train", "glrec", "--run", tmp_path / "run", "--data", drawn, "--profile", "tiny"]
+    status, lines = failure(capsys, arguments)
+    assert status == 130 and len(lines) == 1
