@@ -1,6 +1,6 @@
 """Features -> query x gallery distances: a global shortlist, then part to part (METHOD.md §5)."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,10 @@ class Features:
 
     def __getitem__(self, index) -> "Features":
         return Features(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+    def seen(self, index: Tensor) -> "Features":
+        """These pictures as a gallery: only what the gallery's side needs is gathered, the rest stays whole."""
+        return replace(self, keys=self.keys[index], whitened=self.whitened[index], visible=self.visible[index])
 
 
 @torch.inference_mode()
@@ -90,7 +94,7 @@ def region_distances(model: PPCL, query: Features, gallery: Features, index: Ten
     """Distance of descriptors p and q, mean over placements: `(Q, G)`, or `(Q, S)` for a shortlist `index`."""
     rows = []
     for i in range(len(query)):
-        some = gallery if index is None else gallery[index[i]]
+        some = gallery if index is None else gallery.seen(index[i])
         rows.append(_one_query(model, query.points[i], query.box[i], query.stripes[i], some))
     width = len(gallery) if index is None else index.shape[1]
     return torch.stack(rows) if rows else gallery.embedding.new_zeros(0, width)
@@ -99,7 +103,7 @@ def region_distances(model: PPCL, query: Features, gallery: Features, index: Ten
 def _one_query(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, gallery: Features) -> Tensor:
     """M placements of one query `(M, K, D)`, `(M, 4)`, `(M, 6, C)` against G pictures -> `(G,)`."""
     if model.method.region == "same":
-        region = box.expand(len(gallery), *box.shape)
+        region = box.expand(len(gallery.keys), *box.shape)
     else:
         region, _ = locate(model, points, box, gallery)
     weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), STRIPES)
@@ -130,8 +134,8 @@ def locate(model: PPCL, points: Tensor, box: Tensor, gallery: Features) -> tuple
     cells = tuple(gallery.keys.shape[-2:])
     prior = crloc.prior(geometry.points(box, *crloc.grid), cells).flatten(0, 1)
     logits = torch.baddbmm(
-        prior.expand(len(gallery), *prior.shape),
-        points.flatten(0, 1).expand(len(gallery), regions * count, -1),
+        prior.expand(len(gallery.keys), *prior.shape),
+        points.flatten(0, 1).expand(len(gallery.keys), regions * count, -1),
         gallery.keys.flatten(2),
         alpha=float(1 / crloc.log_temperature.exp()),
     )
@@ -144,7 +148,7 @@ def locate(model: PPCL, points: Tensor, box: Tensor, gallery: Features) -> tuple
     moments = attention @ torch.cat([torch.ones_like(positions[:, :1]), positions], 1)
     sharp = attention.square().sum(-1)
     split = (regions, count)
-    return fit(moments.unflatten(1, split), sharp.unflatten(1, split), box.expand(len(gallery), *box.shape), crloc.grid)
+    return fit(moments.unflatten(1, split), sharp.unflatten(1, split), box.expand(len(gallery.keys), *box.shape), crloc.grid)
 
 
 def shortlisted(distances: Tensor, length: int) -> Tensor | None:

@@ -8,11 +8,13 @@ README. `tiny` exists for tests: everything runs, nothing is learnt.
 
 import dataclasses
 import difflib
+import math
 import typing
 from dataclasses import dataclass, field
 
 PROFILES = ("tiny", "demo", "paper")
 TASKS = ("person",)
+ARCHITECTURES = ("small", "resnet50")
 DATASETS = ("market1501", "partial-reid", "partial-ilids")
 
 
@@ -294,6 +296,22 @@ def _check(chosen: Recipe) -> None:
             raise RecipeError(
                 f"{type(stage).__name__}: epochs and lr must be positive, batch at least 2, steps not negative"
             )
+    for part in dataclasses.asdict(chosen).values():
+        for name, value in part.items() if isinstance(part, dict) else ():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RecipeError(f"{name} must be a finite number, not {value}")
+    rows, columns = chosen.joint.grid
+    if rows < 6 or rows % 6 or columns < 2:  # six stripes are read; one column would have no width
+        raise RecipeError(f"joint.grid must have a multiple of 6 rows and at least 2 columns, not {chosen.joint.grid}")
+    if min(chosen.joint.temperature, chosen.joint.sigma, chosen.selection.weight_step) <= 0:
+        raise RecipeError("joint.temperature, joint.sigma and selection.weight_step must be positive")
+    if chosen.backbone.decay_epochs < 1 or chosen.selection.queries < 1 or chosen.matching.shortlist < 0:
+        raise RecipeError(
+            "backbone.decay_epochs and selection.queries must be at least 1, matching.shortlist at least 0"
+        )
+    if chosen.backbone.architecture not in ARCHITECTURES:
+        known = " or ".join(ARCHITECTURES)
+        raise RecipeError(f"unknown backbone.architecture {chosen.backbone.architecture!r}: choose {known}")
     if not 0 < chosen.selection.heldout < 1:
         raise RecipeError(f"selection.heldout must lie between 0 and 1, not {chosen.selection.heldout}")
 

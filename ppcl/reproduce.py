@@ -16,6 +16,7 @@ from . import checkpoints, recipes, results
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # of the README's table
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "pytorch-metric-learning", "safetensors")
 
 
@@ -168,5 +169,8 @@ def _publish(chosen: list[Path], run: Path, task: str) -> None:
     for picture in sorted((run / "figures").glob("*.png")):
         with checkpoints.replacing(ROOT / "figures" / picture.name) as temporary:
             temporary.write_bytes(picture.read_bytes())
-    table = run / "results.csv"
-    checkpoints.write_text(ROOT / "figures" / "results.csv", table.read_text())
+    checkpoints.write_text(ROOT / "figures" / "results.csv", (run / "results.csv").read_text())
+    readme = (ROOT / "README.md").read_text()
+    before, rest = readme.split(MARKS[0])
+    shown = results.markdown(results.read(ROOT / "figures"))
+    checkpoints.write_text(ROOT / "README.md", f"{before}{MARKS[0]}\n{shown}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")

@@ -79,3 +79,17 @@ def wide(
     mean = chosen.groupby(["method", "metric"], sort=False)[["value", "low", "high"]].mean() * 100
     text = mean.apply(lambda row: f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)
     return text.unstack("metric").reindex(index=order, columns=list(metrics))
+
+
+def markdown(table: pandas.DataFrame) -> str:
+    """The README's table: rank-1 and mAP, single-shot, of every method on the partial sets, in per cent."""
+    sets = [name for name in ("partial-reid", "partial-ilids") if name in set(table.dataset)]
+    parts = {name: wide(table, name, "single-shot", ("rank-1", "mAP")) for name in sets}
+    lines = [
+        "| method | " + " | ".join(f"{name} rank-1 | mAP" for name in sets) + " |",
+        "|---" * (1 + 2 * len(sets)) + "|",
+    ]
+    for method in parts[sets[0]].index:
+        cells = [part.loc[method, metric] for part in parts.values() for metric in part.columns]
+        lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

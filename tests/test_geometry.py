@@ -157,7 +157,7 @@ def test_iou_by_hand():
         (left_half, left_half, 1),
         ([0.5, 0.5, 0, 0], [0.5, 0.5, 0, 0], 0),
         ([0.5, 0.5, 0, 0], whole, 0),
-        ([0.1, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1], 0),  # apart along both axes: no product of two negatives
+        ([0.2, 0.2, 0.4, 0.4], [0.7, 0.7, 0.4, 0.4], 0),  # apart along both axes: no product of two negatives
     ]
     a, b, expected = (torch.tensor(column) for column in zip(*pairs, strict=True))
     torch.testing.assert_close(geometry.iou(a, b), expected.float())

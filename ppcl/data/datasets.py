@@ -71,7 +71,7 @@ class PictureSet:
 def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     """One part (`train`, `query`, `gallery`, `occluded`) of a set below `data`.
 
-    Market-1501's junk (`-1`) is left out; its distractors (`0000`) stay in the gallery with identity 0. Raises
+    Market-1501's junk (`-1`) is left out; its distractors (`0000`) stay in the gallery alone, as identity 0. Raises
     DataError if the folder is missing or empty, or if a name does not belong to the layout.
     """
     folder = _part_folder(dataset, part, Path(data))
@@ -79,7 +79,8 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     if not files:
         raise DataError(f"{dataset}: {folder} holds no pictures; {how_to_get(dataset)}")
     named = [(path, *_parse(dataset, part, path)) for path in files]
-    named = [entry for entry in named if entry[1] != -1]
+    ignored = (-1,) if dataset != "market1501" or part == "gallery" else (-1, 0)
+    named = [entry for entry in named if entry[1] not in ignored]
     if not named:
         raise DataError(f"{dataset}: {folder} holds nothing but junk (-1) pictures; {how_to_get(dataset)}")
     paths, identities, cameras = zip(*named, strict=True)

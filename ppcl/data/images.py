@@ -1,6 +1,5 @@
 """ImageBank: a whole set decoded once into one uint8 tensor, with each picture's original size."""
 
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,7 @@ def open_picture(path: Path | str) -> Image.Image:
     Raises DataError that names the file if it cannot be read or is larger than MAX_PIXELS.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
-        with picture:
+        with Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{path}: {picture.width} x {picture.height} pixels are too many; scale it down")
             picture = ImageOps.exif_transpose(picture)
@@ -114,7 +110,7 @@ def bank(pictures, size: tuple[int, int], label: str = "decoding", quiet: bool |
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Pictures in 0..255 `(B, 3, H, W)`, uint8 or float -> float, ImageNet's mean 0, deviation 1; 0 is a neutral grey."""
+    """Pictures in 0..255 `(B, 3, H, W)`, uint8 or float -> float, ImageNet's mean 0, deviation 1; 0 is grey."""
     mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) * 255 for v in (MEAN, STD))
     return torch.addcmul(-mean / std, images.float(), 1 / std)
 

@@ -47,7 +47,7 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
 
 
 def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: torch.Generator):
-    """Half cropped, half whole: -> normalised `(B, 3, H, W)`, log ratios `(B,)`, true boxes `(B, 4)`, partial `(B,)`."""
+    """Half cropped, half whole -> normalised `(B, 3, H, W)`, log ratios `(B,)`, boxes `(B, 4)`, partial `(B,)`."""
     count = len(index)
     device = bank.images.device
     crop, _ = batches.part_boxes(count, draw)

@@ -50,7 +50,7 @@ def resnet50(weights: str) -> nn.Sequential:
     return nn.Sequential(*body)
 
 
-ARCHITECTURES = {"small": (lambda weights: small_net(), 128), "resnet50": (resnet50, 2048)}
+NETS = {"small": (lambda weights: small_net(), 128), "resnet50": (resnet50, 2048)}
 
 
 class Backbone(nn.Module):
@@ -58,10 +58,7 @@ class Backbone(nn.Module):
 
     def __init__(self, recipe: BackboneStage, classes: int, pretrained: bool = True):
         super().__init__()
-        if recipe.architecture not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise ValueError(f"unknown backbone.architecture {recipe.architecture!r}: choose from {known}")
-        make, self.channels = ARCHITECTURES[recipe.architecture]
+        make, self.channels = NETS[recipe.architecture]
         source = recipe.weights if pretrained else "none"
         self.body = make(source)
         if source not in ("imagenet", "none"):

@@ -1,0 +1,119 @@
+"""The notebooks: their form, and all of them at work, one by one and by `reproduce`, with the tiny recipe."""
+
+import ast
+import json
+import re
+
+import nbformat
+import pytest
+
+from ppcl import reproduce
+from ppcl.__main__ import main
+
+NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
+NUMBERED = [path for path in NOTEBOOKS if path.name[:2].isdigit()]
+TINY = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1}
+PARAMETERS = {"task", "profile", "run", "data", "seed", "device", "overrides"}
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A run of every notebook in order, by the command line."""
+    run = tmp_path_factory.mktemp("reproduce") / "run"
+    arguments = ["reproduce", "--profile", "tiny", "--task", "person", "--run", str(run)]
+    for key, value in TINY.items():
+        arguments += ["--set", f"{key}={value}"]
+    assert main(arguments) == 0
+    return run, arguments
+
+
+def test_reproduce_runs_every_notebook_and_leaves_what_the_interface_names(executed):
+    run, _ = executed
+    names = {path.name for path in (run / "notebooks").glob("*.ipynb")}
+    assert names == {f"person_{path.name}" for path in NUMBERED}
+    for part in ("manifest.json", "results.csv", "data/truth.csv", "person/glrec/log.jsonl"):
+        assert (run / part).is_file()
+    assert list((run / "figures").glob("*.png"))
+    assert (run / "person/joint/ppcl/seed0/checkpoint.safetensors").is_file()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert {"seed", "commit", "dirty", "versions", "device", "recipes", "seconds"} <= manifest.keys()
+
+
+def test_reproduce_again_runs_nothing(executed, capsys):
+    run, arguments = executed
+    before = {path: path.stat().st_mtime_ns for path in (run / "notebooks").iterdir()}
+    assert main(arguments) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (run / "notebooks").iterdir()}
+    assert capsys.readouterr().out.count("done before") == len(NUMBERED)
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
+def test_a_notebook_runs_alone_or_says_which_one_makes_what_it_needs(path, drawn, tmp_path, capsys):
+    number = path.name[:2]
+    status = main(
+        ["reproduce", "--profile", "tiny", "--task", "person", "--run", str(tmp_path / "run"), "--data", str(drawn)]
+        + [
+            "--only",
+            number,
+            "--set",
+            "glrec.epochs=2",
+            "--set",
+            "glrec.constant_epochs=1",
+            "--set",
+            "backbone.epochs=1",
+        ]
+    )
+    said = capsys.readouterr().err
+    if number in ("01", "02", "03"):
+        assert status == 0
+    else:
+        assert status == 1 and len(said.strip().splitlines()) == 1
+        assert path.name in said and re.search(r"train that stage first|notebook 0\d_|train joint", said)
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
+def test_the_form_of_a_notebook(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in notebook.metadata
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    code = code_cells(path)
+    assert all(line.startswith(("import ", "from ")) for line in code[0].source.splitlines() if line.strip()) or (
+        "import ppcl" in code[0].source
+    )
+    assert code[1].metadata.get("tags") == ["parameters"]
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+    values = {}
+    for node in ast.parse(code[1].source).body:
+        assert isinstance(node, ast.Assign)
+        values[node.targets[0].id] = ast.literal_eval(node.value)
+    assert set(values) == PARAMETERS and values["profile"] == "demo"
+    assert sum(len([x for x in cell.source.splitlines() if x.strip()]) for cell in code) <= 80
+    for cell in code:
+        for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M))):
+            assert not isinstance(node, ast.ClassDef)
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno + 1 <= 3
+    assert "assert " in "".join(cell.source for cell in code)
+    assert "Next" in notebook.cells[-1].source
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
+def test_a_committed_notebook_was_executed_once_in_order_without_errors(path):
+    assert path.stat().st_size <= 500_000
+    text = path.read_text()
+    assert not re.search(r"(?<![\w.])/(home|work|root|tmp|Users|mnt)/", text)
+    for count, cell in enumerate(code_cells(path), 1):
+        assert cell.execution_count == count
+        assert all(output.output_type != "error" for output in cell.outputs)
+
+
+def test_only_names_what_there_is(capsys):
+    assert main(["reproduce", "--only", "42"]) == 1
+    assert "42" in capsys.readouterr().err
