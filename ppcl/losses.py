@@ -13,7 +13,7 @@ from torch import Tensor
 from . import geometry
 from .data import batches
 from .data.views import JointBatch
-from .models.crloc import describe_stripes, stripes
+from .models.crloc import describe_stripes, stripe_weights, stripes
 from .models.ppcl import PPCL
 from .recipes import BackboneStage, GLRecStage
 
@@ -80,6 +80,17 @@ def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: f
     return 2 / 3 * hinge.sum(1).mean()
 
 
+def region_contrast(distance: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """Only this person fits: cross-entropy of each region's own pair against the regions located in all other people.
+
+    d(p of pair i, region located in picture j) `(N, N)`, own pairs on the diagonal; others bool `(N, N)`: j shows
+    another person than i -> scalar. Ours: PP-Triplet's (ii) and (iii) see one person each, this sees the whole batch.
+    """
+    logits = -distance / temperature
+    own = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
+    return F.cross_entropy(logits.masked_fill(~(others | own), -1e4), own.int().argmax(1))
+
+
 def elsewhere(region: Tensor, draw: torch.Generator, tries: int = 8, overlap: float = 0.4) -> tuple[Tensor, Tensor]:
     """A box of the region's size elsewhere, IoU with it below `overlap`: `(B, 4)` -> `(B, 4)`, found `(B,)`.
 
@@ -115,77 +126,34 @@ def region_losses(
     all_of_it = torch.rand(2 * people, 1, generator=draw, device=device) < how.whole_box_share
     region = geometry.compose(box[a], torch.where(all_of_it, geometry.whole(1, like=part), part))
 
-    found_b, _ = crloc(keys[a], keys[b], region, visible[b])
-    back, _ = crloc(keys[b], keys[a], found_b, visible[a])
+    points, _ = crloc.queries(keys[a], region)
+    everywhere, _ = crloc.everywhere(points, region, keys[b], visible[b])  # each region in each picture `(2P, 2P, 4)`
+    pair = torch.arange(2 * people, device=device)
+    there = everywhere[pair, pair]
+    back, _ = crloc(keys[b], keys[a], there, visible[a])
     terms = {"cycle": cycle(back, region)}
 
     truth, known = true_region(region[:people], box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
     same, _ = crloc(keys[r1], keys[h1], region[:people], visible[h1])
     terms["geometry"] = located(same, truth, known)
     terms["iou"] = (geometry.iou(same, truth) * known).sum().detach() / known.sum().clamp(min=1)
+    if not model.method.triplet:
+        return terms
 
-    if model.method.triplet:
-        similar = F.normalize(pooled.detach(), dim=1)
-        closeness = similar[a] @ similar[b].T
-        person = torch.arange(people, device=device).repeat(2)
-        closeness = closeness.masked_fill(person[:, None] == person[None], -2)
-        nearest = b[closeness.argmax(1)]
-        shift = torch.randint(1, people, (2 * people,), generator=draw, device=device)
-        anyone = b[(torch.arange(2 * people, device=device) % people + shift) % people]
-        away, fits = elsewhere(found_b.detach(), draw)
-
-        positive = _described(model, features[b], found_b)
-        mine = _described(model, features[a], region)
-        negatives = [_described(model, features[b], away)]
-        for other in (nearest, anyone):
-            there, _ = crloc(keys[a], keys[other], region, visible[other])
-            negatives.append(_described(model, features[other], there))
-        distance = 1 - (mine * positive).sum(-1)
-        wrong = torch.stack([1 - (mine * other).sum(-1) for other in negatives], 1)
-        valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
-        terms["region"] = region_triplet(distance, wrong, valid, how.region_margin)
-        import os
-
-        V = os.environ.get("V", "")
-        if "n" in V or "h" in V:
-            q, where = crloc.queries(keys[a], region)
-            K = q.shape[1]
-            n = len(a)
-            lg = (
-                torch.einsum("akd,bdx->abkx", q, keys[b].flatten(2)) / crloc.log_temperature.exp()
-                + crloc.prior(where, tuple(keys.shape[-2:]))[:, None]
-            )
-            m = (visible[b].flatten(1) < crloc.min_visible)[None, :, None]
-            A = lg.masked_fill(m, -1e4).softmax(-1)
-            pos = geometry.points(geometry.whole(like=where), *keys.shape[-2:])
-            mom = A @ torch.cat([torch.ones_like(pos[:, :1]), pos], 1)
-            from .models.crloc import fit, stripe_weights
-
-            qb, _ = fit(mom, A.square().sum(-1), region[:, None].expand(n, n, 4), crloc.grid)
-            w = stripe_weights(qb, crloc.grid, tuple(keys.shape[-2:]), 3)
-            wm = model.backbone.whiten(features[b]).flatten(2).transpose(1, 2)
-            ds = describe_stripes(torch.einsum("absx,bxc->absc", w, wm))
-            D = 1 - (mine[:, None] * ds).sum(-1)
-            same_p = person[:, None] == person[None]
-            target = torch.arange(n, device=device)
-            if "n" in V:
-                lo = (-D / float(os.environ.get("TAU", "0.1"))).masked_fill(
-                    same_p & ~torch.eye(n, dtype=torch.bool), -1e4
-                )
-                terms["region"] = terms["region"] + float(os.environ.get("NW", "1")) * F.cross_entropy(lo, target)
-            if "h" in V:
-                hard = D.masked_fill(same_p, 9).min(1).values
-                terms["region"] = terms["region"] + (how.region_margin + D.diagonal() - hard).clamp(min=0).mean()
-        if "c" in V:
-            lab = torch.cat([batch.labels[a], batch.labels[b]])
-            raw = torch.cat([stripes(features[a], region, crloc.grid), stripes(features[b], found_b, crloc.grid)])
-            z = model.backbone.classifier(model.backbone.whiten(raw.transpose(1, 2)).transpose(1, 2))
-            terms["region"] = terms["region"] + F.cross_entropy(
-                z.flatten(0, 1), lab.repeat_interleave(3), label_smoothing=0.1
-            ) * float(os.environ.get("CW", "0.5"))
+    white = model.backbone.whiten(features)
+    mine = describe_stripes(stripes(white[a], region, crloc.grid))
+    weights = stripe_weights(everywhere, crloc.grid, tuple(keys.shape[-2:]), 3)
+    found = weights.flatten(1, 2) @ white[b].flatten(2).transpose(1, 2)
+    distance = 1 - torch.einsum("ad,bad->ab", mine, describe_stripes(found.unflatten(1, (2 * people, 3))))
+    person = pair % people
+    others = person[:, None] != person[None]
+    similar = F.normalize(pooled.detach(), dim=1)
+    nearest = (similar[a] @ similar[b].T).masked_fill(~others, -2).argmax(1)
+    anyone = (pair + torch.randint(1, people, (2 * people,), generator=draw, device=device)) % people
+    away, fits = elsewhere(there.detach(), draw)
+    beside = 1 - (mine * describe_stripes(stripes(white[b], away, crloc.grid))).sum(-1)
+    wrong = torch.stack([beside, distance[pair, nearest], distance[pair, anyone]], 1)
+    valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
+    triplet = region_triplet(distance[pair, pair], wrong, valid, how.region_margin)
+    terms["region"] = triplet + how.contrast_weight * region_contrast(distance, others, how.contrast_temperature)
     return terms
-
-
-def _described(model: PPCL, features: Tensor, region: Tensor) -> Tensor:
-    raw = stripes(features, region, model.crloc.grid)
-    return describe_stripes(model.backbone.whiten(raw.transpose(1, 2)).transpose(1, 2))

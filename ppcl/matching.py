@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import geometry
 from .data.images import ImageBank, normalise
-from .models.crloc import fit, stripe_weights
+from .models.crloc import stripe_weights
 from .models.glrec import placements
 from .models.ppcl import PPCL
 
@@ -125,30 +124,8 @@ def _stripe_cosine(mine: Tensor, theirs: Tensor, count: int) -> Tensor:
 
 @torch.inference_mode()
 def locate(model: PPCL, points: Tensor, box: Tensor, gallery: Features) -> tuple[Tensor, Tensor]:
-    """CRLoc for one query's regions in G pictures: `(M, K, D)`, `(M, 4)` -> `(G, M, 4)`, confidence `(G, M)`.
-
-    What `CRLoc.forward` computes pair by pair, as one batched product.
-    """
-    crloc = model.crloc
-    regions, count = points.shape[:2]
-    cells = tuple(gallery.keys.shape[-2:])
-    prior = crloc.prior(geometry.points(box, *crloc.grid), cells).flatten(0, 1)
-    logits = torch.baddbmm(
-        prior.expand(len(gallery.keys), *prior.shape),
-        points.flatten(0, 1).expand(len(gallery.keys), regions * count, -1),
-        gallery.keys.flatten(2),
-        alpha=float(1 / crloc.log_temperature.exp()),
-    )
-    masked = (gallery.visible.flatten(1) < crloc.min_visible)[:, None]
-    if bool(masked.any()):
-        attention = logits.masked_fill(masked, -1e4).softmax(-1).masked_fill(masked, 0)
-    else:
-        attention = logits.softmax(-1)
-    positions = geometry.points(geometry.whole(like=box), *cells)
-    moments = attention @ torch.cat([torch.ones_like(positions[:, :1]), positions], 1)
-    sharp = attention.square().sum(-1)
-    split = (regions, count)
-    return fit(moments.unflatten(1, split), sharp.unflatten(1, split), box.expand(len(gallery.keys), *box.shape), crloc.grid)
+    """CRLoc for one query's regions in G pictures: `(M, K, D)`, `(M, 4)` -> `(G, M, 4)`, confidence `(G, M)`."""
+    return model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
 
 
 def shortlisted(distances: Tensor, length: int) -> Tensor | None:

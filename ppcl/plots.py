@@ -26,6 +26,7 @@ from .checkpoints import replacing
 from .recipes import METHODS
 
 PALETTE = seaborn.color_palette("colorblind")
+LOOKS = (0, 6, 2, 8, 4, 3, 1, 5, 9, 7)  # of PALETTE, for METHODS from the last to the first: pale ones for derived rows
 STROKES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX<>*"
 BOXES = {  # what a box means: colour, stroke, legend
     "p": (PALETTE[9], "--", "p, the query's visible box"),
@@ -50,7 +51,7 @@ def style(dpi: int = 80) -> None:
         shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
 
 
-def small_png(figure: Figure, colours: int = 128) -> bytes:
+def small_png(figure: Figure, colours: int = 64) -> bytes:
     """A figure as a PNG of few colours: a third of the size, so that executed notebooks stay small."""
     whole, small = io.BytesIO(), io.BytesIO()
     figure.savefig(whole, format="png", dpi=figure.dpi, bbox_inches="tight", pad_inches=0.05)
@@ -103,7 +104,7 @@ def judge(axes: Axes, correct: bool) -> None:
     """A frame and a sign on a picture: solid, green, tick; or dashed, red, cross."""
     colour = PALETTE[2] if correct else PALETTE[3]
     axes.set_frame_on(True)
-    axes.spines[:].set(visible=True, color=colour, linewidth=2.2, linestyle="-" if correct else (0, (2, 1)))
+    axes.spines[:].set(visible=True, color=colour, lw=2.2, ls="-" if correct else (0, (2, 1)), capstyle="butt")
     sign = axes.text(0.06, 0.02, "✓" if correct else "✗", color=colour, fontsize=11, fontweight="bold", va="top")
     sign.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
@@ -117,7 +118,7 @@ def placed(view: Tensor, box: Tensor, partial: bool = True) -> Tensor:
 
 
 def _board(rows: int, columns: int, cell=(0.6, 1.2), title: float = 0, labels=(), foot: float = 0):
-    """A figure of cells for pictures, in inches: room over each for a title, left for row labels, below for a legend."""
+    """Cells for pictures, sizes in inches: room over each for a title, left for row labels, below for a legend."""
     left = LABEL if len(labels) else 0
     width = left + columns * (cell[0] + GAP)
     height = foot + rows * (cell[1] + title + GAP)
@@ -137,7 +138,7 @@ def _board(rows: int, columns: int, cell=(0.6, 1.2), title: float = 0, labels=()
 def _legend(figure: Figure, meanings) -> None:
     seam = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
     lines = [Line2D([], [], color=c, ls=s, lw=1.8, label=t, path_effects=seam) for c, s, t in map(BOXES.get, meanings)]
-    figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, borderaxespad=0)
+    figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, borderaxespad=0, fontsize=8)
 
 
 def grid(pictures, ratios=None, titles=None, columns: int = 12, labels=()) -> Figure:
@@ -177,8 +178,8 @@ def sketch(whole: Tensor, box: Tensor) -> Figure:
 def figure_one(groups: dict[str, dict]) -> Figure:
     """Figure 1 of the supplement, groups side by side: partial pictures, holistic ones, crops at various input ratios.
 
-    Each group: `partial` and `whole`, pictures as they are; `boxes` `(K, 4)`, crops of the first whole picture, with their
-    areas above.
+    Each group: `partial` and `whole`, pictures as they are; `boxes` `(K, 4)`, crops of the first whole picture, shown
+    with their areas above.
     """
     wide = [max(len(group[row]) for row in ("partial", "whole", "boxes")) for group in groups.values()]
     labels = ("partial\nimages", "holistic\nimages", "various\ninput ratios")
@@ -206,7 +207,7 @@ def figure_one(groups: dict[str, dict]) -> Figure:
 
 
 def placements(queries, boxes: Tensor, truth: Tensor, chosen) -> Figure:
-    """For chosen queries of a bank: the file's picture, where GLRec puts it, where it belongs, and the IoU of the two."""
+    """Chosen queries of a bank: the file's picture, where GLRec puts it, where it belongs, and the IoU of the two."""
     chosen, overlap = list(map(int, chosen)), geometry.iou(boxes, truth)
     figure, axes = _board(3, len(chosen), title=TITLE, labels=("query", "placed by\nGLRec", "its true\nplace"))
     for i, (file, guess, right) in zip(chosen, axes.T, strict=True):
@@ -236,31 +237,31 @@ def located(queries, boxes: Tensor, partial, gallery, regions: dict, chosen, bac
 
 def attention(query: Tensor, where: Tensor, gallery: Tensor, maps: Tensor) -> Figure:
     """Points `(K, 2)` of a query's canvas, and where in a gallery picture each of them looks: maps `(K, h, w)`."""
-    figure, axes = _board(1, 1 + len(where), title=TITLE)
+    figure, axes = _board(1, 1 + len(where), (0.9, 1.8), TITLE)
     show(axes[0, 0], query, title="query")
     for k, (one, (x, y), seen) in enumerate(zip(axes[0, 1:], where.cpu(), maps.cpu(), strict=True)):
-        for on in (axes[0, 0], show(one, gallery, title=f"point {k + 1}")):
-            number = on.text(x, y, str(k + 1), color="white", fontsize=8, ha="center", va="center", fontweight="bold")
-            number.set_path_effects([withStroke(linewidth=2, foreground="black")])
-        heat = (seen / seen.max().clamp(min=1e-6)).numpy()
-        one.imshow(heat, "plasma", extent=(0, 1, 1, 0), aspect=one.get_aspect(), alpha=0.8 * heat**0.5)
+        heat = torch.nn.functional.interpolate(seen[None, None] / seen.max(), gallery.shape[-2:], mode="bilinear")
+        share = 0.9 * heat[0, 0, :, :, None].numpy() ** 0.7
+        show(one, (1 - share) * 0.6 * pixels(gallery) + share * np.array(PALETTE[8]), title=f"point {k + 1}")
+        for on, sign in ((axes[0, 0], str(k + 1)), (one, "+")):
+            text = on.text(x, y, sign, color="white", fontsize=8, ha="center", va="center", fontweight="bold")
+            text.set_path_effects([withStroke(linewidth=2, foreground="black")])
     return figure
 
 
 def ranking(queries, boxes: Tensor, partial, gallery, order, regions=None, correct=None, limit: int = 8) -> Figure:
     """Ranked lists, a row a query: the query, the query on the canvas, and the nearest gallery pictures.
 
-    queries, gallery: ImageBanks; boxes `(Q, 4)` and partial `(Q,)`, the layout; order `(Q, top)` indices into the gallery;
-    regions: for each query the located boxes `(top, 4)`; correct bool `(Q, top)`, framed green with a tick or red with a
-    cross. At most `limit` queries.
+    queries, gallery: ImageBanks; boxes `(Q, 4)` and partial `(Q,)`, the layout; order `(Q, top)`, indices into the
+    gallery; regions: for each query the located boxes `(top, 4)`; correct bool `(Q, top)`, framed green with a tick or
+    red with a cross. At most `limit` queries.
     """
     order, partial = np.asarray(order)[:limit], torch.as_tensor(partial)
     ahead = 1 + bool(partial.any())
     figure, axes = _board(len(order), ahead + order.shape[1], (0.6, 1.1), 0.03, foot=0.25 * (regions is not None))
     for one, text in zip(axes[0], [*("query", "rectified")[:ahead], *range(1, order.shape[1] + 1)], strict=True):
-        one.annotate(
-            text, (0.5, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="center", fontsize=8
-        )
+        place = one.get_position(original=True)
+        figure.text((place.x0 + place.x1) / 2, place.y1 + 0.01, text, ha="center", va="bottom", fontsize=8)
     for i, row in enumerate(axes):
         show(row[0], queries.images[i], queries.ratios[i])
         if ahead == 2:
@@ -286,7 +287,7 @@ def _look(name: str, joined: bool = True) -> dict:
     """The same colour, stroke and marker for a method in every figure."""
     i = list(reversed(METHODS)).index(name) if name in METHODS else 0
     stroke = STROKES[i % 4] if joined else "none"
-    return {"label": name, "color": PALETTE[i % 10], "ls": stroke, "marker": MARKERS[i % 10], "markersize": 4}
+    return {"label": name, "color": PALETTE[LOOKS[i % 10]], "ls": stroke, "marker": MARKERS[i % 10], "markersize": 4}
 
 
 def _charts(count: int, width: float, height: float, **how) -> tuple[Figure, np.ndarray]:
@@ -300,7 +301,7 @@ def _shared_legend(figure: Figure, axes) -> None:
 
 
 def curves(logs: dict[str, pandas.DataFrame], columns: dict[str, str]) -> Figure:
-    """Training curves against steps: a panel for each column of the logs (name -> label), a line for each log with it."""
+    """Training curves against steps: a panel for each column (name -> label), a line for each log that has it."""
     figure, axes = _charts(len(columns), 2.2, 2.0 + 0.3 * (len(logs) > 1))
     for one, (column, label) in zip(axes, columns.items(), strict=True):
         for name, log in logs.items():

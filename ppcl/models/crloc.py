@@ -41,24 +41,40 @@ class CRLoc(nn.Module):
         y = (where[..., None, 1] - positions[:, 1]).square()
         return -(x + y) / (2 * (2 * self.log_sigma).exp())
 
+    def forward(self, keys_a: Tensor, keys_b: Tensor, region: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys `(B, D, h, w)`, a region of a `(B, 4)`, b's visibility -> region of b `(B, 4)`, confidence `(B,)`."""
+        query, _ = self.queries(keys_a, region)
+        located, sure = self._read(query[:, None], region[:, None], keys_b, visible_b)
+        return located[:, 0], sure[:, 0]
+
+    def everywhere(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Each of A regions in each of B pictures: `(A, K, D)`, `(A, 4)`, keys and visibility of B -> `(B, A, 4)`.
+
+        `forward` pair by pair, as one batched product; with confidences `(B, A)`.
+        """
+        return self._read(query[None], region[None], keys, visible)
+
+    def _read(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """A regions for each of B pictures: `(B or 1, A, K, D)`, `(B or 1, A, 4)` -> `(B, A, 4)`, `(B, A)`."""
+        where = geometry.points(region, *self.grid)
+        attention = self.attention(query.flatten(1, 2), where.flatten(1, 2), keys, visible).unflatten(
+            1, query.shape[1:3]
+        )
+        positions = geometry.points(geometry.whole(like=where), *keys.shape[-2:])
+        moments = attention @ torch.cat([torch.ones_like(positions[:, :1]), positions], 1)
+        return fit(moments, attention.square().sum(-1), region, self.grid)
+
     def attention(self, query: Tensor, where: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
         """`A_k(x)`: `(B, K, D)`, `(B, K, 2)`, `(B, D, h, w)`, `(B, 1, h, w)` -> `(B, K, h * w)`; rows sum to 1.
 
-        Positions that are hardly visible are masked; where none is left the row is 0.
+        One set of points `(1, K, …)` serves all pictures. Positions that are hardly visible are masked; where none is
+        left the row is 0.
         """
-        logits = query @ keys.flatten(2) / self.log_temperature.exp() + self.prior(where, tuple(keys.shape[-2:]))
+        prior = self.prior(where, tuple(keys.shape[-2:])).expand(len(keys), -1, -1)
+        query = (query / self.log_temperature.exp()).expand(len(keys), -1, -1)
+        logits = torch.baddbmm(prior, query, keys.flatten(2))
         masked = (visible.flatten(1) < self.min_visible)[:, None]
-        logits = logits.masked_fill(masked, -1e4)
-        return logits.softmax(-1).masked_fill(masked, 0)
-
-    def forward(self, keys_a: Tensor, keys_b: Tensor, region: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys `(B, D, h, w)`, a region of a `(B, 4)`, b's visibility -> region of b `(B, 4)`, confidence `(B,)`."""
-        query, where = self.queries(keys_a, region)
-        attention = self.attention(query, where, keys_b, visible_b)
-        positions = geometry.points(geometry.whole(like=where), *keys_b.shape[-2:])
-        moments = attention @ torch.cat([torch.ones_like(positions[:, :1]), positions], 1)
-        sharp = attention.square().sum(-1)
-        return fit(moments, sharp, region, self.grid)
+        return logits.masked_fill(masked, -1e4).softmax(-1).masked_fill(masked, 0)
 
 
 def fit(moments: Tensor, sharp: Tensor, region: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
