@@ -1,6 +1,7 @@
 """The command line: parsing, and one call each (`python -m ppcl --help`)."""
 
 import argparse
+import errno
 import json
 import sys
 from pathlib import Path
@@ -170,6 +171,8 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if given.debug:
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            error = RuntimeError("no room left on the disk: free some and start again, what is finished is kept")
         lines = str(error).strip().splitlines() or [""]
         print(f"python -m ppcl {given.command}: {lines[0] or type(error).__name__}", file=sys.stderr)
         return 1

@@ -255,13 +255,13 @@ def _truth_rows(
 
 
 def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Features, i, j) -> torch.Tensor:
-    """Where CRLoc finds query i's first placement in gallery picture j: `(P, 4)`; for rows with q = p there."""
+    """Where CRLoc finds query i's first placement in gallery picture j `(P, 4)`; there itself for rows with q = p."""
     if model.method.region == "same":
-        return query.box[:, 0].cpu()[i]
+        return matching.in_picture(query.box[i, 0], gallery[torch.from_numpy(j)]).cpu()
     found = torch.empty(len(i), 4)
     for one in np.unique(i):
         pairs = np.flatnonzero(i == one)
         some = gallery[torch.from_numpy(j[pairs])]
         region, _ = matching.locate(model, query.points[one, :1], query.box[one, :1], some)
-        found[pairs] = region[:, 0].cpu()
+        found[pairs] = matching.in_picture(region[:, 0], some).cpu()
     return found

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import geometry
 from .data.images import ImageBank, normalise
 from .models.crloc import stripe_weights
 from .models.glrec import placements
@@ -126,6 +127,14 @@ def _stripe_cosine(mine: Tensor, theirs: Tensor, count: int) -> Tensor:
 def locate(model: PPCL, points: Tensor, box: Tensor, gallery: Features) -> tuple[Tensor, Tensor]:
     """CRLoc for one query's regions in G pictures: `(M, K, D)`, `(M, 4)` -> `(G, M, 4)`, confidence `(G, M)`."""
     return model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
+
+
+def in_picture(region: Tensor, gallery: Features) -> Tensor:
+    """Regions `(G, 4)` of G pictures as CRLoc located them, on the canvas, in the pictures' own frames.
+
+    They differ only where GLRec took a gallery picture for partial and placed it.
+    """
+    return geometry.compose(geometry.invert(gallery.box[:, 0]), region)
 
 
 def shortlisted(distances: Tensor, length: int) -> Tensor | None:

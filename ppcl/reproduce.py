@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from importlib import metadata
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, recipes, results
+from . import checkpoints, progress, recipes, results
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+ROOM = {"tiny": 50, "demo": 300, "paper": 6000}  # MiB that a run may write
 MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # of the README's table
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "pytorch-metric-learning", "safetensors")
 
@@ -83,6 +85,12 @@ def reproduce(
     data = Path(data).resolve() if data else run / "data"
     chosen, where = notebooks(only), device(on)
     tasks = list(recipes.TASKS) if task == "all" else [task]
+    run.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(run).free >> 20
+    if free < ROOM[profile]:
+        raise ReproduceError(
+            f"{run}: {free} MiB are free, a {profile} run needs {ROOM[profile]}: free some room, or give --run"
+        )
     began = time.time()
     for name in tasks:
         recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
@@ -111,12 +119,14 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
         return
     print(f"{label} …", flush=True)
     began = time.time()
+    os.environ[progress.HEADLESS] = "1"
     draft = target.with_name(f".{target.name}")
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(path), str(draft), parameters, cwd=str(ROOT), kernel_name="python3", progress_bar=sys.stderr.isatty()
-        )
+            str(path), str(draft), parameters, cwd=str(ROOT), kernel_name="python3", progress_bar=sys.stderr.isatty(),
+            extra_arguments=["--log-level=ERROR"],
+        )  # fmt: skip
     except PapermillExecutionError as error:
         raise ReproduceError(
             f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue} (so far: {draft})"
@@ -162,6 +172,7 @@ def _publish(chosen: list[Path], run: Path, task: str) -> None:
             for output in cell["outputs"]:
                 if "execution_count" in output:
                     output["execution_count"] = count
+            cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
         for cell in cells:
             cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}
         notebook["cells"] = cells

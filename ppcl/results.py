@@ -28,7 +28,11 @@ PUBLISHED = pandas.DataFrame(
         ("FastReID-DSR", 82.7, None, 73.1, None, _PARTIAL_REPO),
         ("PPCL (CVPR 2021) (*)", 83.7, 88.7, 71.4, 85.7, _PAPER),
     ],
-    columns=["method", "Partial-REID rank-1", "rank-3", "Partial-iLIDS rank-1", "rank-3 ", "source"],
+    columns=[
+        "method",
+        *(f"{s} {k}" for s in ("Partial-REID", "Partial-iLIDS") for k in ("rank-1", "rank-3")),
+        "source",
+    ],
 )
 
 

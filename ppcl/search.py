@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import torch
 
-from . import checkpoints, evaluation, matching, plots
+from . import checkpoints, evaluation, geometry, matching, plots
 from .data import datasets, images
 from .models.ppcl import PPCL
 
@@ -51,8 +51,8 @@ def rank(
     lines, regions = [], []
     for i, order in enumerate(best):
         where, _ = matching.locate(model, queries.points[i, :1], queries.box[i, :1], found[order])
-        regions.append(where[:, 0].cpu())
-        for place, (j, box) in enumerate(zip(order.tolist(), where[:, 0].cpu(), strict=True)):
+        regions.append(matching.in_picture(where[:, 0], found[order]).cpu())
+        for place, (j, box) in enumerate(zip(order.tolist(), regions[-1], strict=True)):
             line = {"query": str(query[i]), "rank": place + 1, "gallery": files[j].name}
             line |= {"distance": float(distances[i, j]), "global": float(overall[i, j]), "region": float(region[i, j])}
             line |= {"partial": bool(queries.gate[i] > 0)} | _pixels(box, files[j])
@@ -95,8 +95,6 @@ def _readable(files: list[Path], size: tuple[int, int]) -> tuple[list[Path], ima
 
 def _pixels(box: torch.Tensor, file: Path) -> dict[str, int]:
     """A located box in whole pixels of its picture, cut at the picture's edge."""
-    from . import geometry
-
     width, height = images.open_picture(file).size
     corner = geometry.corners(geometry.clip(box)).numpy() * np.array([width, height, width, height])
     return dict(zip(("x1", "y1", "x2", "y2"), corner.round().astype(int).tolist(), strict=True))

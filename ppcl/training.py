@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
-from . import checkpoints, geometry, losses, matching, metrics
+from . import checkpoints, geometry, losses, matching, metrics, progress
 from .checkpoints import Stage
 from .data import batches, images
 from .data.batches import generator
@@ -48,10 +47,6 @@ def joint_lr(recipe: Recipe, progress: float) -> float:
     stage = recipe.joint
     low = stage.final_lr_fraction
     return stage.lr * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def _bar(stage: Stage, total: int, per_epoch: int, quiet: bool | None) -> tqdm:
-    return tqdm(total=total, initial=min(stage.epoch * per_epoch, total), desc=stage.label, disable=quiet, leave=False)
 
 
 def _set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -90,8 +85,8 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
 
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
-    bar = _bar(stage, total, per_epoch, quiet)
-    step = stage.epoch * per_epoch
+    step = min(stage.epoch * per_epoch, total)
+    shown = progress.bar(None, stage.label, total, quiet, step)
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         _set_lr(optimiser, glrec_lr(recipe, epoch))
         order = generator(seed, "glrec", epoch)
@@ -119,12 +114,12 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
                     gate_accuracy=right,
                 )
             step += 1
-            bar.update()
+            shown.update()
         stage.save(model, optimiser, epoch + 1, False)
     if how.polish_steps:
         _polish(recipe, model, data, seed)
     stage.save(model, None, how.epochs, True)
-    bar.close()
+    shown.close()
     return path
 
 
@@ -169,8 +164,8 @@ def train_backbone(
     labels = torch.from_numpy(data.labels).to(device)
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
-    bar = _bar(stage, total, per_epoch, quiet)
-    step = stage.epoch * per_epoch
+    step = min(stage.epoch * per_epoch, total)
+    shown = progress.bar(None, stage.label, total, quiet, step)
     each = how.batch // how.identities
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         _set_lr(optimiser, backbone_lr(recipe, epoch))
@@ -204,10 +199,10 @@ def train_backbone(
                     accuracy=right,
                 )
             step += 1
-            bar.update()
+            shown.update()
         stage.save(model, optimiser, epoch + 1, False)
     stage.save(model, None, how.epochs, True)
-    bar.close()
+    shown.close()
     return path
 
 
@@ -255,8 +250,8 @@ def train_joint(
     labels = torch.from_numpy(data.labels).to(device)
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
-    bar = _bar(stage, total, per_epoch, quiet)
-    step = stage.epoch * per_epoch
+    step = min(stage.epoch * per_epoch, total)
+    shown = progress.bar(None, stage.label, total, quiet, step)
     began = time.perf_counter()
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         order = generator(seed, "joint", epoch)
@@ -297,9 +292,9 @@ def train_joint(
             if step % LOG_EVERY == 0:
                 stage.log(epoch=epoch, step=step, lr=lr, **terms, **seen)
             step += 1
-            bar.update()
+            shown.update()
         stage.save(model, optimiser, epoch + 1, False)
-    bar.close()
+    shown.close()
     weights, scores = choose_fusion(model.eval(), data, seed)
     seconds = round(time.perf_counter() - began, 1)
     stage.save(model, None, how.epochs, True, fusion_weights=weights, heldout=scores, seconds=seconds)

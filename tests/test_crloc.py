@@ -381,3 +381,29 @@ def test_masked_pooling_counts_visible_positions_only(untrained):
     visible = torch.tensor([[1.0, 0.5, 0, 0], [0, 0, 0, 0]]).view(1, 1, 2, 4)
     assert untrained.backbone.pool(features, visible).item() == pytest.approx(0.5 / 1.5)
     assert untrained.backbone.pool(features, 0 * visible).item() == 0
+
+
+def test_everywhere_is_forward_pair_by_pair(draw):
+    crloc = CRLoc(8, JointStage(channels=8)).eval()
+    keys = F.normalize(torch.randn(3, 8, 8, 4, generator=draw), dim=1)
+    region = torch.tensor([[0.5, 0.3, 0.8, 0.5], [0.4, 0.6, 0.5, 0.6], [0.5, 0.5, 1.0, 1.0]])
+    visible = torch.ones(3, 1, 8, 4)
+    visible[2, :, 4:] = 0
+    points, _ = crloc.queries(keys, region)
+    found, sure = crloc.everywhere(points, region, keys, visible)
+    for a in range(3):
+        for b in range(3):
+            one, confidence = crloc(keys[a : a + 1], keys[b : b + 1], region[a : a + 1], visible[b : b + 1])
+            assert torch.allclose(found[b, a], one[0], atol=1e-5)
+            assert torch.allclose(sure[b, a], confidence[0], atol=1e-6)
+
+
+def test_regions_return_from_the_canvas_to_the_picture(described):
+    _, _, gallery = described
+    gallery.box = gallery.box.clone()
+    gallery.box[0, 0] = torch.tensor([0.5, 0.25, 1.0, 0.5])  # placed as an upper half
+    gallery.box[1, 0] = geometry.whole()
+    on_canvas = torch.tensor([0.5, 0.25, 0.5, 0.25]).expand(len(gallery), 4)
+    seen = matching.in_picture(on_canvas, gallery)
+    assert torch.allclose(seen[0], torch.tensor([0.5, 0.5, 0.5, 0.5]))
+    assert torch.allclose(seen[1], on_canvas[1])

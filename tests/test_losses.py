@@ -158,3 +158,21 @@ def test_elsewhere_is_as_large_inside_and_apart(draw):
 def test_elsewhere_is_not_found_for_the_whole_canvas(draw):
     large = torch.tensor([[0.5, 0.5, 1, 1], [0.5, 0.5, 1.2, 1.2], [0.5, 0.5, 0.95, 0.95]])
     assert not losses.elsewhere(large, draw)[1].any()
+
+
+def test_region_contrast_is_the_naive_loop(draw):
+    distance = torch.rand(6, 6, generator=draw)
+    person = torch.tensor([0, 1, 2, 0, 1, 2])
+    others = person[:, None] != person[None]
+    expected = 0.0
+    for i in range(6):
+        rivals = [math.exp(-float(distance[i, j]) / 0.1) for j in range(6) if person[j] != person[i]]
+        own = math.exp(-float(distance[i, i]) / 0.1)
+        expected -= math.log(own / (own + sum(rivals))) / 6
+    assert losses.region_contrast(distance, others, 0.1) == pytest.approx(expected, rel=1e-5)
+
+
+def test_region_contrast_ignores_the_same_person_in_another_picture():
+    distance = torch.full((2, 2), 0.5)
+    distance[0, 1] = 0.0  # nearer than the own pair, but the same person
+    assert losses.region_contrast(distance, torch.zeros(2, 2, dtype=torch.bool), 0.1) == 0

@@ -161,7 +161,7 @@ def test_overrides_as_values():
 def test_override_changes_nothing_else():
     changed = recipe("person", "demo", **{"joint.epochs": 3}).to_dict()
     plain = recipe("person", "demo").to_dict()
-    assert changed["joint"].pop("epochs") == 3 and plain["joint"].pop("epochs") == 10
+    assert changed["joint"].pop("epochs") == 3 != plain["joint"].pop("epochs")
     assert changed == plain
 
 

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from ..progress import bar
 from .drawn_figure import draw_figure, draw_pose
 from .drawn_looks import Rng, looks_of
 from .drawn_paint import Noise, make_noise
@@ -265,7 +265,7 @@ def draw_people(out: Path, seed: int = 0, scale: str = "demo", progress: bool | 
     for folder in {(out / FOLDERS[p.dataset] / p.file).parent for p in pictures}:
         folder.mkdir(parents=True, exist_ok=True)
     rows = [COLUMNS]
-    for p in tqdm(pictures, desc="drawing people", disable=None if progress is None else not progress):
+    for p in bar(pictures, "drawing people", None, None if progress is None else not progress):
         rng = np.random.default_rng([seed, p.set_number, p.person, p.number])
         plan = plan_picture(p, rng)
         rows.append(_truth(p, plan))

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from ..progress import bar
 from .datasets import DataError
 
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded
@@ -103,7 +103,7 @@ def bank(pictures, size: tuple[int, int], label: str = "decoding", quiet: bool |
 
     with ThreadPoolExecutor() as pool:
         work = pool.map(decode, range(len(pictures)))
-        problems = [error for error in tqdm(work, label, len(pictures), disable=quiet, leave=False) if error]
+        problems = [error for error in bar(work, label, len(pictures), quiet) if error]
     if problems:
         raise DataError(f"{len(problems)} unreadable picture(s): " + "; ".join(str(problem) for problem in problems))
     return ImageBank(images, ratios)
