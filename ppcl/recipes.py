@@ -48,6 +48,7 @@ class GLRecStage:
     gate_weight: float = 0.5  # not published
     whole_weight: float = 0.2  # not published: box loss of whole pictures
     ratio_jitter: float = 0.12  # not published: spread of log(width / height) of real detections
+    stretch: float = 0.3  # not published: log range of odd width / height, seen in the picture, too
     correction: float = 0.4  # not published: largest |δ|, the correction of the ratio
     min_side: float = 0.15  # not published
     width: int = 16  # not published: channels of the first convolution

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoints, progress, recipes, results
+from .data import datasets
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -99,16 +100,18 @@ def reproduce(
         record(run, recipe, where, seed)
         for number, path in enumerate(chosen):
             label = f"[{number + 1}/{len(chosen)}] {name} {path.stem}"
-            _execute(path, run, parameters, recipe, label)
-    record(run, recipe, where, seed, seconds=round(time.time() - began, 1), peak_memory_mib=_peak_memory())
+            seconds = _execute(path, run, parameters, recipe, label)
+            if seconds:
+                spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": _peak_memory()}
+                record(run, recipe, where, seed, data=datasets.contents(data), **spent)
     if publish:
         _publish(chosen, run, tasks[0])
     print(f"done in {time.time() - began:.0f} s; in {_short(run)}: results.csv, figures, notebooks")
     return run
 
 
-def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str) -> None:
-    """One notebook, unless it is done; the copy appears whole under its own name when it ran to its end."""
+def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str) -> float:
+    """One notebook, unless it is done; the copy appears whole under its own name when it ran to its end. -> seconds."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -116,7 +119,7 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
     stamp = fingerprint(path, parameters, recipe)
     if target.exists() and json.loads(target.read_text())["metadata"].get("ppcl") == stamp:
         print(f"{label}: done before", flush=True)
-        return
+        return 0.0
     print(f"{label} …", flush=True)
     began = time.time()
     os.environ[progress.HEADLESS] = "1"
@@ -135,11 +138,13 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
     notebook["metadata"]["ppcl"] = stamp
     checkpoints.write_text(target, json.dumps(notebook, indent=1) + "\n")
     draft.unlink()
-    print(f"{label}: {time.time() - began:.0f} s", flush=True)
+    seconds = round(time.time() - began, 1)
+    print(f"{label}: {seconds:.0f} s", flush=True)
+    return seconds
 
 
 def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
-    """`manifest.json`: recipe, seed, commit, versions, device, times; what is there already is kept."""
+    """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
     path = run / "manifest.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
     name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
@@ -147,6 +152,7 @@ def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) ->
     known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}
     known |= {"device": where, "device_name": name, "threads": torch.get_num_threads()}
     known["recipes"] = known.get("recipes", {}) | {recipe.task: recipe.to_dict()}
+    facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
     known |= facts
     checkpoints.write_text(path, json.dumps(known, indent=1) + "\n")
 

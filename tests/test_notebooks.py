@@ -41,6 +41,8 @@ def test_reproduce_runs_every_notebook_and_leaves_what_the_interface_names(execu
     assert (run / "person/joint/ppcl/seed0/checkpoint.safetensors").is_file()
     manifest = json.loads((run / "manifest.json").read_text())
     assert {"seed", "commit", "dirty", "versions", "device", "recipes", "seconds"} <= manifest.keys()
+    assert manifest["data"]["pictures"]["market1501/train"] == 60 and len(manifest["data"]["sha256"]) == 64
+    assert set(manifest["seconds"]) == {f"person_{path.stem}" for path in NUMBERED}
 
 
 def test_reproduce_again_runs_nothing(executed, capsys):

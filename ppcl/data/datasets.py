@@ -4,6 +4,7 @@ Everything is read from base names, sorted, never from full paths: digits in a f
 the file system's order decides nothing.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,6 +161,22 @@ def check(data: Path | str) -> list[dict]:
                 row["note"] = str(error) if row["pictures"] else how_to_get(dataset)
             rows.append(row)
     return rows
+
+
+def contents(data: Path | str) -> dict:
+    """Counts and a SHA-256 of all pictures of all sets below `data`, names and bytes, for a run's manifest."""
+    digest, counts = hashlib.sha256(), {}
+    for dataset in DATASETS:
+        for part in PARTS[dataset]:
+            try:
+                found = pictures(_part_folder(dataset, part, Path(data)))
+            except DataError:
+                continue
+            counts[f"{dataset}/{part}"] = len(found)
+            for path in found:
+                digest.update(path.name.encode())
+                digest.update(path.read_bytes())
+    return {"pictures": counts, "sha256": digest.hexdigest(), "drawn": is_drawn(data)}
 
 
 def how_to_get(dataset: str) -> str:

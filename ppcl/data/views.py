@@ -53,11 +53,13 @@ def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: tor
     crop, _ = batches.part_boxes(count, draw)
     partial = torch.rand(count, generator=draw, device=device) < 0.5
     box = torch.where(partial[:, None], crop, geometry.whole(count, like=crop))
-    view = batches.view_boxes(count, (0.96, 1.04), 0.03, draw)  # detections are never cut alike
+    view = batches.view_boxes(count, (0.96, 1.04), 0.03, draw)  # detections are never cut alike,
+    odd = batches.uniform(-recipe.glrec.stretch, recipe.glrec.stretch, count, draw=draw)  # nor of one shape
+    view = torch.cat([view[:, :2], view[:, 2:] * torch.stack([odd, -odd], 1).clamp(min=0).exp()], 1)
     flipped = torch.rand(count, generator=draw, device=device) < recipe.augmentation.flip
     seen = batches.read_views(bank.images[index.to(device)], geometry.compose(view, box), flipped)
     pictures = images.normalise(batches.augment(seen, recipe.augmentation, draw))
-    return pictures, batches.ratio_of(box, recipe.glrec.ratio_jitter, draw), box, partial
+    return pictures, odd + batches.ratio_of(box, recipe.glrec.ratio_jitter, draw), box, partial
 
 
 def whole_views(count: int, recipe: Recipe, draw: torch.Generator, wide_share: float = 0.0) -> Tensor:
