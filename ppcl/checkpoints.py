@@ -156,8 +156,8 @@ class Stage:
         """Continue after the last saved epoch, if there is one; log lines of later epochs are dropped."""
         log = self.path.with_name("log.jsonl")
         lines = log.read_text().splitlines() if log.exists() and self.epoch else []
-        kept = [line for line in lines if json.loads(line)["epoch"] < self.epoch]
-        write_text(log, "".join(line + "\n" for line in kept))
+        whole = [line for line in lines if line.endswith("}")]  # the last one may have been cut off
+        write_text(log, "".join(line + "\n" for line in whole if json.loads(line)["epoch"] < self.epoch))
         if self.epoch:
             load(self.path, model, optimiser)
 

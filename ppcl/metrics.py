@@ -96,6 +96,59 @@ def single_shot(distances, query_ids, gallery_ids, draws: int = 10, seed: int = 
     return found
 
 
+@dataclass(frozen=True)
+class Verification:
+    """Same or different, by a threshold. accuracy `(folds,)`; far and tar `(T,)`: the ROC, both rising."""
+
+    accuracy: np.ndarray
+    far: np.ndarray
+    tar: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(self.accuracy.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean over folds."""
+        return float(self.accuracy.std(ddof=1) / len(self.accuracy) ** 0.5)
+
+    def tar_at(self, far: float) -> float:
+        """The largest true accept rate whose false accept rate is at most `far`."""
+        return float(self.tar[self.far <= far].max())
+
+
+def verification(scores, same, folds: int = 10) -> Verification:
+    """LFW's protocol: each fold's pairs are judged by the threshold that is best on all other folds.
+
+    scores `(N,)`: similarity of each pair, large for the same person; same `(N,)`: the truth. Folds are consecutive, as
+    in `pairs.txt`. Raises ValueError if lengths differ, a fold would be empty, or all pairs are of one kind.
+    """
+    scores, same = np.asarray(scores, float), np.asarray(same, bool)
+    if scores.shape != same.shape or scores.ndim != 1:
+        raise ValueError(f"{scores.shape} scores for {same.shape} pairs")
+    if np.isnan(scores).any() or len(scores) < 2 * folds or folds < 2 or same.all() or not same.any():
+        raise ValueError("verification needs numbers, two pairs a fold or more, and pairs of both kinds")
+    fold = np.arange(len(scores)) * folds // len(scores)
+    right = [
+        np.mean((scores[fold == k] >= _best_threshold(scores[fold != k], same[fold != k])) == same[fold == k])
+        for k in range(folds)
+    ]
+    values = np.unique(scores)[::-1]
+    accepted = [
+        np.concatenate([[0], np.searchsorted(np.sort(-scores[kind]), -values, "right")]) for kind in (~same, same)
+    ]
+    return Verification(np.array(right), accepted[0] / (~same).sum(), accepted[1] / same.sum())
+
+
+def _best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
+    """The lowest score such that accepting it and all above judges the most pairs rightly."""
+    values = np.unique(scores)
+    below_different = np.searchsorted(np.sort(scores[~same]), values, "left")
+    above_same = same.sum() - np.searchsorted(np.sort(scores[same]), values, "left")
+    return float(values[np.argmax(below_different + above_same)])
+
+
 def bootstrap(values, identities, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """Mean of per-query values `(Q,)` with its 95 % interval: identities are resampled, with all their queries.
 

@@ -295,7 +295,7 @@ def train_joint(
             shown.update()
         stage.save(model, optimiser, epoch + 1, False)
     shown.close()
-    weights, scores = choose_fusion(model.eval(), data, seed)
+    weights, scores = choose_fusion(model.eval(), data)
     seconds = round(time.perf_counter() - began, 1)
     stage.save(model, None, how.epochs, True, fusion_weights=weights, heldout=scores, seconds=seconds)
     return path
@@ -304,7 +304,7 @@ def train_joint(
 # --- selection ---
 
 
-def choose_fusion(model: PPCL, data: TrainingData, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+def choose_fusion(model: PPCL, data: TrainingData) -> tuple[dict[str, float], dict[str, float]]:
     """For each row that uses this checkpoint: the weight with the best held-out mAP, and that mAP."""
     queries, query_ids, gallery, gallery_ids, _ = heldout_queries(model.recipe, data)
     weights, scores = {}, {}

@@ -54,6 +54,41 @@ def test_heldout_people_are_in_no_training_batch(small, pictures, drawn):
     assert (again.heldout_ids == pictures.heldout_ids).all()
 
 
+def test_a_person_with_one_picture_is_trained_on_but_not_held_out(small, drawn, tmp_path):
+    source = drawn / "Market-1501-v15.09.15/bounding_box_train"
+    target = tmp_path / "Market-1501-v15.09.15/bounding_box_train"
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        person = int(path.name[:4])
+        if person > 4 or not list(target.glob(f"{person:04d}_*")):
+            shutil.copy(path, target)
+    pictures = views.training_data(small, tmp_path, quiet=True)
+    counts = {person: (pictures.heldout_ids == person).sum() for person in pictures.heldout_ids}
+    assert len(counts) == 3 and min(counts.values()) == 6
+    _, query_ids, _, gallery_ids, _ = views.heldout_queries(small, pictures)
+    assert set(query_ids) == set(gallery_ids) == set(counts)
+
+
+def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):
+    target = tmp_path / "Market-1501-v15.09.15/bounding_box_train"
+    target.mkdir(parents=True)
+    for path in (drawn / "Market-1501-v15.09.15/bounding_box_train").glob("*_000*01.jpg"):
+        if not list(target.glob(f"{path.name[:4]}_*")):
+            shutil.copy(path, target)
+    with pytest.raises(views.datasets.DataError, match="nobody twice"):
+        views.training_data(small, tmp_path, quiet=True)
+
+
+def test_a_log_line_cut_off_by_a_kill_does_no_harm(small, pictures, run, tmp_path):
+    copy_base(run, tmp_path)
+    log = tmp_path / "person/glrec/log.jsonl"
+    stage = checkpoints.Stage(log.with_name("checkpoint.safetensors"), small, ("glrec",), "GLRec")
+    log.write_text(log.read_text() + '{"epoch": 1, "st')
+    model = GLRec(small.input.size, small.glrec)
+    stage.resume(model, torch.optim.SGD(model.parameters(), 0.1))
+    assert all(json.loads(line) for line in log.read_text().splitlines())
+
+
 def test_glrec_overfits_a_batch(small, pictures):
     torch.manual_seed(0)
     model = GLRec(small.input.size, small.glrec).train()

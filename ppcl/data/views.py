@@ -30,16 +30,21 @@ class TrainingData:
 def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: bool | None = None) -> TrainingData:
     """Read, decode and split the training set. The split depends on the identities alone, not on a run's seed."""
     pictures = datasets.training_set(recipe.task, data)
-    people = np.unique(pictures.identities)
-    kept_back = max(1, round(len(people) * recipe.selection.heldout))
+    people, counts = np.unique(pictures.identities, return_counts=True)
+    several = people[counts > 1]  # a person with one picture cannot be searched for, and is trained on
+    if len(several) == 0:
+        raise datasets.DataError(
+            f"{pictures.folder} shows nobody twice: training needs several pictures of most people"
+        )
+    kept_back = min(len(several), max(1, round(len(people) * recipe.selection.heldout)))
     needed = max(recipe.backbone.identities, recipe.joint.identities)
     if len(people) - kept_back < needed:
         raise datasets.DataError(
             f"{pictures.folder} shows {len(people)} people; {kept_back} are held out and a batch needs {needed}: "
             f"add people, or lower the batch with --set"
         )
-    order = torch.randperm(len(people), generator=generator(0, "heldout")).numpy()
-    away = np.isin(pictures.identities, people[order[:kept_back]])
+    order = torch.randperm(len(several), generator=generator(0, "heldout")).numpy()
+    away = np.isin(pictures.identities, several[order[:kept_back]])
     bank = images.bank(pictures.paths, recipe.input.size, "decoding training pictures", quiet)
     _, labels = np.unique(pictures.identities[~away], return_inverse=True)
     mask = torch.from_numpy(away)
@@ -116,17 +121,13 @@ def heldout_queries(
 ) -> tuple[images.ImageBank, np.ndarray, images.ImageBank, np.ndarray, Tensor]:
     """Partial queries and whole gallery of held-out identities: (queries, ids, gallery, ids, the queries' true boxes).
 
-    The first pictures of an identity, cropped at known random boxes, are queries; the others are the gallery.
+    An identity's first pictures, cropped at known random boxes, are queries; the others (one at least) the gallery.
     """
     ids = data.heldout_ids
-    turn = np.zeros(len(ids), int)
+    is_query = np.zeros(len(ids), bool)
     for person in np.unique(ids):
         own = np.flatnonzero(ids == person)
-        turn[own] = np.arange(len(own))
-    alone = np.bincount(np.unique(ids, return_inverse=True)[1]) < 2
-    is_query = turn < recipe.selection.queries
-    if alone.any() or not (~is_query).any():
-        is_query = turn < 1
+        is_query[own[: min(recipe.selection.queries, len(own) - 1)]] = True
     chosen = torch.from_numpy(is_query).to(data.heldout.images.device)
     queries = data.heldout[chosen]
     draw = generator(0, "heldout queries", device=queries.images.device)
