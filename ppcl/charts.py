@@ -1,0 +1,116 @@
+"""Numbers -> matplotlib Figures: curves, histograms, bars with their intervals (`plots` shows these, too).
+
+Colour never speaks alone: lines differ in stroke and marker.
+"""
+
+import numpy as np
+import pandas
+import seaborn
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .recipes import METHODS
+
+PALETTE = seaborn.color_palette("colorblind")
+LOOKS = (0, 6, 2, 8, 4, 3, 1, 5, 9, 7)  # of PALETTE, for METHODS from the last to the first: pale ones for derived rows
+STROKES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX<>*"
+
+
+def _look(name: str, joined: bool = True) -> dict:
+    """The same colour, stroke and marker for a method in every figure."""
+    i = list(reversed(METHODS)).index(name) if name in METHODS else 0
+    stroke = STROKES[i % 4] if joined else "none"
+    return {"label": name, "color": PALETTE[LOOKS[i % 10]], "ls": stroke, "marker": MARKERS[i % 10], "markersize": 4}
+
+
+def _charts(count: int, width: float, height: float, **how) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(width * count + 0.4, height), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False, **how)[0]
+
+
+def _shared_legend(figure: Figure, axes) -> None:
+    known = {text: line for one in axes for line, text in zip(*one.get_legend_handles_labels(), strict=True)}
+    figure.legend(known.values(), known, loc="outside lower center", ncols=min(6, len(known)), frameon=False)
+
+
+def curves(logs: dict[str, pandas.DataFrame], columns: dict[str, str]) -> Figure:
+    """Training curves against steps: a panel for each column (name -> label), a line for each log that has it."""
+    figure, axes = _charts(len(columns), 2.2, 2.0 + 0.3 * (len(logs) > 1))
+    for one, (column, label) in zip(axes, columns.items(), strict=True):
+        for name, log in logs.items():
+            if column in log:
+                kept = log[["step", column]].dropna()
+                look = _look(name) | ({} if len(logs) > 1 else {"marker": "", "label": None})
+                one.plot(kept.step, kept[column], color=look["color"], alpha=0.25, lw=0.8)
+                one.plot(kept.step, kept[column].rolling(5, 1, center=True).mean(), markevery=0.2, **look)
+        one.set(title=label, xlabel="step")
+    if len(logs) > 1:
+        _shared_legend(figure, axes)
+    return figure
+
+
+def gate_histogram(logits: dict[str, Tensor]) -> Figure:
+    """How sure the gate is, a panel for each kind of picture; right of 0 it takes a picture for partial."""
+    figure, axes = _charts(len(logits), 2.0, 2.0, sharex=True, sharey=True)
+    for colour, one, (name, values) in zip(PALETTE, axes, logits.items(), strict=False):
+        values = values.cpu().numpy().clip(-12, 12)
+        weights = np.full(len(values), 100 / len(values))
+        one.hist(values, np.linspace(-12, 12, 33), weights=weights, color=colour, edgecolor="white", lw=0.3)
+        one.axvline(0, color="black", lw=1, ls="--")
+        one.set(title=f"{name}\ntaken for partial: {100 * np.mean(values > 0):.0f} %", xlabel="gate's logit")
+    axes[0].set_ylabel("pictures, %")
+    return figure
+
+
+def cmc(bands: dict[str, dict[str, np.ndarray]]) -> Figure:
+    """CMC curves: a panel for each set, a line for each method from `(K, 3)`: rank-k and its 95 % interval, 0..1."""
+    figure, axes = _charts(len(bands), 3.3, 3.0, sharey=True)
+    for one, (name, methods) in zip(axes, bands.items(), strict=True):
+        for method, band in methods.items():
+            k = np.arange(1, len(band) + 1)
+            one.plot(k, 100 * band[:, 0], markevery=max(1, len(k) // 5), **_look(method))
+            one.fill_between(k, 100 * band[:, 1], 100 * band[:, 2], color=_look(method)["color"], alpha=0.12, lw=0)
+            one.set(title=name, xlabel="rank k", xlim=(0.5, len(k) + 0.5), xticks=[1, *range(5, len(k) + 1, 5)])
+    axes[0].set_ylabel("queries found up to rank k, %")
+    axes[-1].legend(loc="lower right")
+    return figure
+
+
+def _interval(table: pandas.DataFrame, key: str, order: list[str]) -> tuple[pandas.DataFrame, np.ndarray]:
+    """Per cent by `key` in this order, mean over seeds, and what an error bar reaches below and above it."""
+    rows = 100 * table.groupby(key)[["value", "low", "high"]].mean().reindex(order)
+    return rows, np.clip([rows.value - rows.low, rows.high - rows.value], 0, None)
+
+
+def by_subset(table: pandas.DataFrame, subsets: list[str], label: str, methods: list[str], joined: bool) -> Figure:
+    """rank-1 of methods on subsets of the queries, 95 % intervals, a panel for each set; rows as in results.csv."""
+    sets = {name: rows for name, rows in table.groupby("dataset", sort=False) if rows.subset.isin(subsets).any()}
+    figure, axes = _charts(len(sets), 3.3, 2.8, sharey=True)
+    for one, (name, rows) in zip(axes, sets.items(), strict=True):
+        there = [subset for subset in subsets if subset in set(rows.subset)]
+        for i, method in enumerate(methods):
+            values, spread = _interval(rows[rows.method == method], "subset", there)
+            x = np.arange(len(there)) + 0.14 * (i - (len(methods) - 1) / 2)
+            one.errorbar(x, values.value, spread, capsize=2, elinewidth=1, **_look(method, joined))
+        one.set(title=name, xlabel=label, xlim=(-0.6, len(there) - 0.4), xticks=range(len(there)), xticklabels=there)
+    axes[0].set_ylabel("rank-1, %")
+    _shared_legend(figure, axes)
+    return figure
+
+
+def comparison(table: pandas.DataFrame, label: str) -> Figure:
+    """Methods beside one another: bars with 95 % intervals, a panel for each set; rows as in results.csv."""
+    sets, methods = list(dict.fromkeys(table.dataset)), list(dict.fromkeys(table.method))
+    figure, axes = _charts(len(sets), 3.5, 0.26 * len(methods) + 0.8, sharey=True)
+    for one, name in zip(axes, sets, strict=True):
+        rows, spread = _interval(table[table.dataset == name], "method", methods)
+        colours = [PALETTE[0] if method == "ppcl" else PALETTE[7] for method in methods]
+        one.barh(methods, rows.value, xerr=spread, color=colours, alpha=0.85, error_kw={"elinewidth": 1, "capsize": 2})
+        for y, (value, high) in enumerate(zip(rows.value, rows.high, strict=True)):
+            at = (max(value, high), y)
+            one.annotate(f"{value:.1f}", at, (4, 0), textcoords="offset points", va="center", fontsize=8)
+        one.set(title=name, xlabel=label)
+        one.grid(axis="y", visible=False)
+        one.margins(x=0.2)
+    axes[0].invert_yaxis()
+    return figure

@@ -1,0 +1,66 @@
+"""`import ppcl` as a notebook of one's own meets it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ppcl
+
+
+def test_every_public_name_is_there():
+    for name in ppcl.__all__:
+        assert getattr(ppcl, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        ppcl.nonsense  # noqa: B018
+
+
+def test_import_is_light():
+    """The heavy parts come when they are first used."""
+    code = "import sys, ppcl; print(*[m for m in ('torch', 'matplotlib', 'pandas') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_describe_and_match_pictures_of_any_kind(untrained, tmp_path):
+    rng = np.random.default_rng(0)
+    paths = []
+    for number, (size, mode) in enumerate([((40, 90), "RGB"), ((90, 40), "L"), ((33, 71), "RGBA")]):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).convert(mode).save(path)
+        paths.append(path)
+    query = ppcl.describe(untrained, paths[:2])
+    gallery = ppcl.describe(untrained, [Image.open(path) for path in paths], several=False)
+    distances = ppcl.match(untrained, query, gallery, shortlist=0, weight=0.5)
+    assert distances.shape == (2, 3) and torch.isfinite(distances).all()
+    assert query.embedding.shape[1] == 7 and gallery.embedding.shape[1] == 1
+    again = ppcl.match(untrained, ppcl.describe(untrained, paths[:2]), gallery, shortlist=0, weight=0.5)
+    assert torch.equal(distances, again)
+
+
+def test_imports_point_one_way():
+    """Along ARCHITECTURE.md's line a file imports nothing that stands to its right."""
+    import ast
+    from pathlib import Path
+
+    line = ["recipes", "geometry", "progress", "data", "models", "losses", "matching", "metrics", "checkpoints"]
+    line += ["training", "evaluation", "results", "charts", "plots", "search", "reproduce", "__main__"]
+    root = Path(ppcl.__file__).parent
+    line.remove("results")
+    line.insert(line.index("evaluation"), "results")
+    for path in root.rglob("*.py"):
+        if path.parent == root and path.stem == "__init__":
+            continue
+        own = path.relative_to(root).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.level == 0:
+                continue
+            inside = node.level - 1 < len(path.relative_to(root).parts) - 1  # stays within its own package
+            if inside:
+                continue
+            names = [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                if name in line and name != own:
+                    assert line.index(name) < line.index(own), f"{path.name} imports {name}"

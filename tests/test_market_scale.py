@@ -1,0 +1,19 @@
+"""The paper profile at the real sets' size, one step of every stage: `python -m pytest -m slow`, a quarter hour."""
+
+import pytest
+
+from ppcl import checkpoints
+from ppcl.__main__ import main
+
+
+@pytest.mark.slow
+def test_the_paper_profile_goes_through_one_step_of_every_stage_at_market_scale(tmp_path, capsys):
+    data, run = str(tmp_path / "data"), tmp_path / "run"
+    assert main(["data", "synthesise", "--scale", "market", "--out", data]) == 0
+    assert main(["data", "check", "--data", data]) == 0
+    assert "12936 pictures,  751 people" in capsys.readouterr().out
+    for stage in ("glrec", "backbone", "joint"):
+        arguments = ["train", stage, "--profile", "paper", "--run", str(run), "--data", data]
+        assert main([*arguments, "--set", "backbone.weights=none", "--set", f"{stage}.steps=1"]) == 0
+    header = checkpoints.header(run / "person/joint/ppcl/seed0/checkpoint.safetensors")
+    assert header["finished"] and header["classes"] == 676
