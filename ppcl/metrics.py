@@ -65,15 +65,16 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
         raise ValueError(f"{int(np.isnan(distances).sum())} distances are NaN")
     if (query_cameras is None) != (gallery_cameras is None):
         raise ValueError("give the cameras of both query and gallery, or of neither")
+    excluded = None
     if query_cameras is not None:
-        query_cameras, gallery_cameras = np.asarray(query_cameras), np.asarray(gallery_cameras)
+        excluded = same_camera(query_ids, gallery_ids, query_cameras, gallery_cameras)
     first = np.full(len(query_ids), -1)
     precision = np.full(len(query_ids), np.nan)
     for i, row in enumerate(distances):
         match = gallery_ids == query_ids[i]
         other = ~match
-        if query_cameras is not None:
-            match = match & (gallery_cameras != query_cameras[i])
+        if excluded is not None:
+            match = match & ~excluded[i]
         found = np.sort(row[match])
         if len(found) == 0:
             continue
