@@ -87,13 +87,8 @@ def header(path: Path | str) -> dict:
     return found
 
 
-def load(
-    path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None, strict: bool = True
-) -> dict:
-    """Load a checkpoint into a model (and the optimiser, where the file has its state); -> the header.
-
-    `strict=False` takes the tensors whose names fit, as when a stage starts from the one before.
-    """
+def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:
+    """Load a checkpoint into a model (and the optimiser, where the file has its state); -> the header."""
     found = header(path)
     own = model.state_dict()
     tensors, states = {}, {}
@@ -101,7 +96,7 @@ def load(
         with safe_open(path, "pt") as file:
             for key in file.keys():
                 kind, _, name = key.partition(".")
-                if kind == "model" and (strict or name in own):
+                if kind == "model":
                     tensors[name] = file.get_tensor(key)
                 elif kind == "optimiser" and optimiser is not None:
                     index, _, slot = name.partition(".")
@@ -109,10 +104,10 @@ def load(
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it and train again") from None
     odd = [n for n, v in tensors.items() if n not in own or v.shape != own[n].shape]
-    odd += [n for n in own if n not in tensors] if strict else []
+    odd += [n for n in own if n not in tensors]
     if odd:
         raise CheckpointError(f"{path} does not fit this model ({odd[0]}); it was trained by another recipe")
-    model.load_state_dict(tensors, strict=strict)
+    model.load_state_dict(tensors)
     if optimiser is not None and states:
         whole = optimiser.state_dict()
         optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})

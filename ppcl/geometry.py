@@ -124,8 +124,3 @@ def bilinear(position: Tensor, cells: int) -> Tensor:
     index = (position * cells - 0.5).clamp(0, cells - 1)
     cell = torch.arange(cells, device=position.device, dtype=position.dtype)
     return (1 - (index[..., None] - cell).abs()).clamp(min=0)
-
-
-def flip(box: Tensor) -> Tensor:
-    """The box after its canvas was mirrored left to right. `(…, 4)`."""
-    return torch.cat([1 - box[..., :1], box[..., 1:]], -1)

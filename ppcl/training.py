@@ -104,15 +104,8 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
             if step % LOG_EVERY == 0:
                 overlap = geometry.iou(predicted.detach(), box)[partial].mean() if partial.any() else box_loss * 0
                 right = ((gate > 0) == partial).float().mean()
-                stage.log(
-                    epoch=epoch,
-                    step=step,
-                    lr=glrec_lr(recipe, epoch),
-                    box=box_loss,
-                    gate=gate_loss,
-                    iou=overlap,
-                    gate_accuracy=right,
-                )
+                terms = {"box": box_loss, "gate": gate_loss, "iou": overlap, "gate_accuracy": right}
+                stage.log(epoch=epoch, step=step, lr=glrec_lr(recipe, epoch), **terms)
             step += 1
             shown.update()
         stage.save(model, optimiser, epoch + 1, False)
@@ -190,14 +183,8 @@ def train_backbone(
             optimiser.step()
             if step % LOG_EVERY == 0:
                 right = (logits.argmax(1) == labels[index]).float().mean()
-                stage.log(
-                    epoch=epoch,
-                    step=step,
-                    lr=backbone_lr(recipe, epoch),
-                    identity=identity,
-                    triplet=triplet,
-                    accuracy=right,
-                )
+                terms = {"identity": identity, "triplet": triplet, "accuracy": right}
+                stage.log(epoch=epoch, step=step, lr=backbone_lr(recipe, epoch), **terms)
             step += 1
             shown.update()
         stage.save(model, optimiser, epoch + 1, False)

@@ -186,15 +186,6 @@ def test_clip_by_hand():
     torch.testing.assert_close(geometry.clip(out), expected)
 
 
-@PROPERTY
-@given(box)
-def test_flip_twice_is_nothing_and_mirrors_the_corners(where):
-    torch.testing.assert_close(geometry.flip(geometry.flip(where)), where, atol=1e-12, rtol=0)
-    x1, y1, x2, y2 = geometry.corners(where)
-    mirrored = torch.stack([1 - x2, y1, 1 - x1, y2])
-    torch.testing.assert_close(geometry.corners(geometry.flip(where)), mirrored, atol=1e-12, rtol=0)
-
-
 def test_crop_at_the_flipped_box_of_the_mirrored_canvas_is_the_mirrored_crop(draw):
     canvas = torch.randn(1, 2, 16, 8, generator=draw)
     where = torch.tensor([[0.4, 0.6, 0.5, 0.7]])
