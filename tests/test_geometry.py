@@ -186,13 +186,6 @@ def test_clip_by_hand():
     torch.testing.assert_close(geometry.clip(out), expected)
 
 
-def test_crop_at_the_flipped_box_of_the_mirrored_canvas_is_the_mirrored_crop(draw):
-    canvas = torch.randn(1, 2, 16, 8, generator=draw)
-    where = torch.tensor([[0.4, 0.6, 0.5, 0.7]])
-    mirrored = geometry.crop(canvas.flip(-1), geometry.flip(where), (16, 8))
-    torch.testing.assert_close(mirrored, geometry.crop(canvas, where, (16, 8)).flip(-1), atol=1e-5, rtol=0)
-
-
 def test_points_run_row_by_row():
     found = geometry.points(torch.tensor([0.5, 0.25, 1, 0.5]), 2, 2)
     assert found.tolist() == [[0.25, 0.125], [0.75, 0.125], [0.25, 0.375], [0.75, 0.375]]
