@@ -1,5 +1,6 @@
 """ImageBank: a whole set decoded once into one uint8 tensor, with each picture's original size."""
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor
 from ..progress import bar
 from .datasets import DataError
 
-MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded
+MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded, so Pillow need not warn of it
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights want them
 
 
