@@ -20,6 +20,17 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def at_least(low: int):
+    """An argparse type: a whole number from `low` on."""
+
+    def number(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"a whole number from {low} on, not {text!r}")
+        return int(text)
+
+    return number
+
+
 def parser() -> Parser:
     top = Parser("python -m ppcl", description="Partial person re-identification by part-part correspondence learning.")
     top.add_argument("--version", action="version", version=__version__)
@@ -35,7 +46,7 @@ def parser() -> Parser:
         sub.add_argument("--run", required=True, type=Path, metavar="DIR", help="the run folder")
         if data:
             sub.add_argument("--data", required=True, type=Path, metavar="DIR", help="the folder of the data sets")
-        sub.add_argument("--seed", type=int, default=0, metavar="N")
+        sub.add_argument("--seed", type=at_least(0), default=0, metavar="N")
         sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
     sub = command("reproduce", "run every notebook in order; resumes where it stopped")
@@ -43,7 +54,7 @@ def parser() -> Parser:
     sub.add_argument("--task", choices=(*TASKS, "all"), default="all")
     sub.add_argument("--run", default="", metavar="DIR", help="default: runs/PROFILE")
     sub.add_argument("--data", default="", metavar="DIR", help="default: RUN/data, drawn when missing (not by paper)")
-    sub.add_argument("--seed", type=int, default=0, metavar="N")
+    sub.add_argument("--seed", type=at_least(0), default=0, metavar="N")
     sub.add_argument("--only", metavar="01,02", help="these notebooks only")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
     sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -56,7 +67,7 @@ def parser() -> Parser:
     sub = command("synthesise", "draw people in the real sets' layouts", data)
     sub.add_argument("--task", choices=TASKS, default="person")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
-    sub.add_argument("--seed", type=int, default=0, metavar="N")
+    sub.add_argument("--seed", type=at_least(0), default=0, metavar="N")
     sub.add_argument("--scale", choices=("demo", "market", "tiny"), default="demo")
 
     sub = command("train", "train one stage; a finished one is left, a half-finished one goes on")
@@ -76,7 +87,7 @@ def parser() -> Parser:
     common(sub, data=False)
     sub.add_argument("--query", required=True, nargs="+", type=Path, metavar="IMAGE")
     sub.add_argument("--gallery", required=True, type=Path, metavar="FOLDER")
-    sub.add_argument("--top", type=int, default=10, metavar="N")
+    sub.add_argument("--top", type=at_least(1), default=10, metavar="N")
     sub.add_argument("--method", default="ppcl", metavar="M")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
     return top
@@ -112,12 +123,12 @@ def run_train(given) -> None:
     method(given.method)
     where = device(given.device)
     pictures = training.training_data(chosen, given.data, where)
-    record(given.run, chosen, where, given.seed)
     if given.stage == "joint":
         path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
     else:
         train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
         path = train(chosen, pictures, given.run, given.seed)
+    record(given.run, chosen, where, given.seed)
     print(path)
 
 
@@ -173,8 +184,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             error = RuntimeError("no room left on the disk: free some and start again, what is finished is kept")
+        elif isinstance(error, OSError) and error.filename:
+            error = RuntimeError(f"{error.filename}: {error.strerror.lower()}; give another folder or file")
         lines = str(error).strip().splitlines() or [""]
-        print(f"python -m ppcl {given.command}: {lines[0] or type(error).__name__}", file=sys.stderr)
+        command = f"{given.command} {given.action}" if given.command == "data" else given.command
+        print(f"python -m ppcl {command}: {lines[0] or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 

@@ -53,10 +53,10 @@ def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
             for name, value in state.items():
                 if value is not None:
                     tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    header = {"format": FORMAT, **header}
+    header = json.dumps({"format": FORMAT, **header})  # one key: their order in the file is not kept
     try:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in header.items()})
+            save_file(tensors, temporary, metadata={"ppcl": header})
     except OSError as error:
         raise CheckpointError(
             f"{path}: could not be written ({error.strerror or error}); the last good one is kept, free some room"
@@ -75,12 +75,12 @@ def header(path: Path | str) -> dict:
     try:
         with safe_open(path, "pt") as file:
             raw = file.metadata() or {}
-        found = {key: json.loads(value) for key, value in raw.items()} if "recipe" in raw else {}
+        found = json.loads(raw.get("ppcl", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}); delete it and train again"
         ) from None
-    if not isinstance(found.get("format"), int):
+    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
         raise CheckpointError(f"{path} is not a ppcl checkpoint")
     if found["format"] > FORMAT:
         raise CheckpointError(f"{path} has format {found['format']}, newer than {FORMAT}: update ppcl")

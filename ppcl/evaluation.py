@@ -38,6 +38,8 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
             "or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
+    if header.get("stage") != "joint":
+        raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of joint")
     if not header["finished"]:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
     model = PPCL(from_header(header), header["classes"], method)

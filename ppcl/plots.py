@@ -269,16 +269,20 @@ def attention(query: Tensor, where: Tensor, gallery: Tensor, maps: Tensor) -> Fi
     return figure
 
 
-def ranking(queries, boxes: Tensor, partial, gallery, order, regions=None, correct=None, limit: int = 8) -> Figure:
+def ranking(
+    queries, boxes: Tensor, partial, gallery, order, regions=None, correct=None, limit: int = 8, names=()
+) -> Figure:
     """Ranked lists, a row a query: the query, the query on the canvas, and the nearest gallery pictures.
 
     queries, gallery: ImageBanks; boxes `(Q, 4)` and partial `(Q,)`, the layout; order `(Q, top)`, indices into the
     gallery; regions: for each query the located boxes `(top, 4)`; correct bool `(Q, top)`, framed green with a tick or
-    red with a cross. At most `limit` queries.
+    red with a cross; names: of the queries, at their left. At most `limit` queries.
     """
     order, partial = np.asarray(order)[:limit], torch.as_tensor(partial)
     ahead = 1 + bool(partial.any())
-    figure, axes = _board(len(order), ahead + order.shape[1], (0.6, 1.1), 0.03, foot=0.25 * (regions is not None))
+    labels = [name if len(name) < 12 else f"{name[:10]}…" for name in names[:limit]]
+    foot = 0.25 * (regions is not None)
+    figure, axes = _board(len(order), ahead + order.shape[1], (0.6, 1.1), 0.03, labels, foot)
     for one, text in zip(axes[0], [*("query", "rectified")[:ahead], *range(1, order.shape[1] + 1)], strict=True):
         place = one.get_position(original=True)
         figure.text((place.x0 + place.x1) / 2, place.y1 + 0.01, text, ha="center", va="bottom", fontsize=8)

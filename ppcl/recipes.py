@@ -11,6 +11,7 @@ import difflib
 import math
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 PROFILES = ("tiny", "demo", "paper")
 TASKS = ("person",)
@@ -239,6 +240,15 @@ def keys(chosen: Recipe | None = None) -> list[str]:
     return found
 
 
+def check_files(chosen: Recipe) -> None:
+    """Raise RecipeError if the recipe names a file that is not there; asked before training, not when loading."""
+    weights = chosen.backbone.weights
+    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        raise RecipeError(
+            f"backbone.weights must be imagenet, none or a .safetensors file; {weights!r} is none of them"
+        )
+
+
 def parse_overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
     """`["joint.epochs=2"]` -> `{"joint.epochs": "2"}`; RecipeError for a pair without `=`."""
     found = {}
@@ -294,17 +304,26 @@ def _check(chosen: Recipe) -> None:
         raise RecipeError(f"matching.placements must be 1 or 7, not {chosen.matching.placements}")
     if min(chosen.input.size) < 32 or chosen.input.height % 16 or chosen.input.width % 16:
         raise RecipeError(f"input.height and input.width must be multiples of 16, at least 32, not {chosen.input.size}")
-    for stage in (chosen.glrec, chosen.backbone, chosen.joint):
-        if stage.epochs < 1 or stage.batch < 2 or stage.lr <= 0 or stage.steps < 0:
-            raise RecipeError(
-                f"{type(stage).__name__}: epochs and lr must be positive, batch at least 2, steps not negative"
-            )
-    for part in dataclasses.asdict(chosen).values():
-        for name, value in part.items() if isinstance(part, dict) else ():
+    for name in ("glrec", "backbone", "joint"):
+        stage = getattr(chosen, name)
+        if stage.epochs < 1 or stage.batch < 2 or stage.lr <= 0:
+            raise RecipeError(f"{name}.epochs and {name}.lr must be positive, {name}.batch at least 2")
+    for part, values in dataclasses.asdict(chosen).items():
+        for name, value in values.items() if isinstance(values, dict) else ():
             if isinstance(value, float) and not math.isfinite(value):
-                raise RecipeError(f"{name} must be a finite number, not {value}")
-    rows, columns = chosen.joint.grid
-    if rows < 6 or rows % 6 or columns < 2:  # six stripes are read; one column would have no width
+                raise RecipeError(f"{part}.{name} must be a finite number, not {value}")
+            if isinstance(value, (int, float)) and value < 0:
+                raise RecipeError(f"{part}.{name} must not be negative, as {value} is")
+    for name in ("flip", "erase", "blur"):
+        if getattr(chosen.augmentation, name) > 1:
+            raise RecipeError(f"augmentation.{name} is a share, at most 1, not {getattr(chosen.augmentation, name)}")
+    if min(chosen.glrec.width, chosen.joint.channels, chosen.ablation.seeds) < 1:
+        raise RecipeError("glrec.width, joint.channels and ablation.seeds must be at least 1")
+    rows(chosen)
+    if chosen.scale not in ("tiny", "demo", "market"):
+        raise RecipeError(f"scale must be tiny, demo or market, not {chosen.scale!r}")
+    down, across = chosen.joint.grid
+    if down < 6 or down % 6 or across < 2:  # six stripes are read; one column would have no width
         raise RecipeError(f"joint.grid must have a multiple of 6 rows and at least 2 columns, not {chosen.joint.grid}")
     if min(chosen.joint.temperature, chosen.joint.sigma, chosen.selection.weight_step) <= 0:
         raise RecipeError("joint.temperature, joint.sigma and selection.weight_step must be positive")

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoints, progress, recipes, results
-from .data import datasets
+from .data import datasets, drawn_people
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -86,6 +86,14 @@ def reproduce(
     data = Path(data).resolve() if data else run / "data"
     chosen, where = notebooks(only), device(on)
     tasks = list(recipes.TASKS) if task == "all" else [task]
+    own = data.is_dir() and any(data.iterdir()) and not (data / drawn_people.NOTE).is_file()
+    if own or profile == "paper":
+        for name in tasks:
+            datasets.training_set(name, data)
+        if set(datasets.available(data)) <= {"market1501"}:
+            raise datasets.DataError(
+                f"{data} holds no partial set to evaluate on; {datasets.how_to_get('partial-reid')}"
+            )
     run.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(run).free >> 20
     if free < ROOM[profile]:
@@ -147,6 +155,9 @@ def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) ->
     """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
     path = run / "manifest.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
+    before = known.get("recipes", {}).get(recipe.task, {}).get("profile", recipe.profile)
+    if before != recipe.profile:
+        raise ReproduceError(f"{run} holds a {before} run, not a {recipe.profile} one: use another --run")
     name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
     commit = results.commit()
     known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}

@@ -10,6 +10,9 @@ from . import checkpoints, evaluation, geometry, matching, plots
 from .data import datasets, images
 from .models.ppcl import PPCL
 
+SHOWN = 20  # queries in a picture
+CORNERS = ("x1", "y1", "x2", "y2")
+
 
 def describe(model: PPCL, pictures, several: bool | None = None) -> matching.Features:
     """Features of pictures: an ImageBank, or paths and PIL images of any size and mode.
@@ -17,6 +20,8 @@ def describe(model: PPCL, pictures, several: bool | None = None) -> matching.Fea
     `several` placements of those taken for partial: as the model's row is matched, unless given. Raises DataError that
     names every picture that cannot be read.
     """
+    if isinstance(pictures, (str, Path)):
+        pictures = [pictures]
     bank = pictures if isinstance(pictures, images.ImageBank) else images.bank(pictures, model.recipe.input.size)
     return matching.describe(model, bank, model.method.placements if several is None else several)
 
@@ -35,32 +40,41 @@ def rank(
     """Rank a folder of photographs for each query picture: `out/ranking.csv` and `out/ranking.png`. -> the table.
 
     The table has a line a query and rank: query, rank, gallery, distance, its global and region parts, whether the
-    query was taken for partial, and the located region (x1, y1, x2, y2 in pixels of the gallery picture). A gallery
-    picture that cannot be read is left out with a warning line; a query that cannot be read raises DataError.
+    query was taken for partial, and the located region (x1, y1, x2, y2 in pixels of the gallery picture); rows that
+    compare no regions leave those empty. A gallery picture that cannot be read is left out with a warning line; a query
+    that cannot be read raises DataError.
     """
     model = evaluation.load(run, task, method, seed, device)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)
     asked = images.bank(query, model.recipe.input.size, "queries")
     files, have = _readable(files, model.recipe.input.size)
     queries, found = describe(model, asked), describe(model, have, several=False)
     overall = matching.global_distances(queries, found)
     distances = matching.match(model, queries, found)
-    region = matching.region_distances(model, queries, found) if model.method.region != "none" else overall
-    best = distances.argsort(dim=1, stable=True)[:, :top]
-
-    lines, regions = [], []
-    for i, order in enumerate(best):
-        where, _ = matching.locate(model, queries.points[i, :1], queries.box[i, :1], found[order])
-        regions.append(matching.in_picture(where[:, 0], found[order]).cpu())
-        for place, (j, box) in enumerate(zip(order.tolist(), regions[-1], strict=True)):
-            line = {"query": str(query[i]), "rank": place + 1, "gallery": files[j].name}
-            line |= {"distance": float(distances[i, j]), "global": float(overall[i, j]), "region": float(region[i, j])}
-            line |= {"partial": bool(queries.gate[i] > 0)} | _pixels(box, files[j])
+    best = distances.argsort(dim=1, stable=True)[:, :top].cpu()
+    asked_of, place = np.repeat(np.arange(len(best)), best.shape[1]), best.flatten().numpy()
+    regions = None  # rows without regions locate none
+    if model.method.region != "none":
+        parts = matching.region_distances(model, queries, found)
+        regions = evaluation.locate_pairs(model, queries, found, asked_of, place).view(*best.shape, 4)
+    lines = []
+    for i, order in enumerate(best.tolist()):
+        for rank_, j in enumerate(order):
+            line = {"query": str(query[i]), "rank": rank_ + 1, "gallery": files[j].name}
+            line |= {"distance": float(distances[i, j]), "global": float(overall[i, j])}
+            line |= {"region": float(parts[i, j])} if regions is not None else {"region": None}
+            line |= {"partial": bool(queries.gate[i] > 0)}
+            line |= _pixels(regions[i, rank_], files[j]) if regions is not None else dict.fromkeys(CORNERS)
             lines.append(line)
     table = pandas.DataFrame(lines)
-    out = Path(out)
     checkpoints.write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
-    figure = plots.ranking(asked, queries.box[:, 0].cpu(), queries.gate.cpu() > 0, have, best.cpu().numpy(), regions)
+    names = [Path(path).stem for path in query]
+    boxes, partial = queries.box[:, 0].cpu(), queries.gate.cpu() > 0
+    figure = plots.ranking(asked, boxes, partial, have, best.numpy(), regions, limit=SHOWN, names=names)
+    if len(query) > SHOWN:
+        print(f"{out / 'ranking.png'} shows the first {SHOWN} of {len(query)} queries; ranking.csv has them all")
     plots.save(figure, out / "ranking.png")
     return table
 
@@ -97,4 +111,4 @@ def _pixels(box: torch.Tensor, file: Path) -> dict[str, int]:
     """A located box in whole pixels of its picture, cut at the picture's edge."""
     width, height = images.open_picture(file).size
     corner = geometry.corners(geometry.clip(box)).numpy() * np.array([width, height, width, height])
-    return dict(zip(("x1", "y1", "x2", "y2"), corner.round().astype(int).tolist(), strict=True))
+    return dict(zip(CORNERS, corner.round().astype(int).tolist(), strict=True))

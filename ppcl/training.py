@@ -6,7 +6,6 @@ stage ends by choosing the fusion weight on training identities that were held o
 """
 
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -239,7 +238,6 @@ def train_joint(
     total = min(how.steps or math.inf, how.epochs * per_epoch)
     step = min(stage.epoch * per_epoch, total)
     shown = progress.bar(None, stage.label, total, quiet, step)
-    began = time.perf_counter()
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         order = generator(seed, "joint", epoch)
         for index in batches.identity_batches(data.labels, how.identities, 4, order):
@@ -283,8 +281,7 @@ def train_joint(
         stage.save(model, optimiser, epoch + 1, False)
     shown.close()
     weights, scores = choose_fusion(model.eval(), data)
-    seconds = round(time.perf_counter() - began, 1)
-    stage.save(model, None, how.epochs, True, fusion_weights=weights, heldout=scores, seconds=seconds)
+    stage.save(model, None, how.epochs, True, fusion_weights=weights, heldout=scores)
     return path
 
 

@@ -129,6 +129,10 @@ def truncated_in_the_header(path, good):
     path.write_bytes(good[:50])
 
 
+def ours(**facts):
+    return with_header(ppcl=json.dumps(facts))
+
+
 def with_header(**metadata):
     return lambda path, good: save_file({"weight": torch.zeros(2)}, path, metadata=metadata or None)
 
@@ -141,8 +145,8 @@ BAD = {
     "pickle": lambda path, good: torch.save({"a": torch.zeros(2)}, path),
     "foreign, no header": with_header(),
     "foreign, of another library": with_header(format="pt"),
-    "foreign, odd format": with_header(format='"two"', recipe="{}"),
-    "newer": with_header(format=str(checkpoints.FORMAT + 1), recipe="{}"),
+    "foreign, odd format": ours(format="two"),
+    "newer": ours(format=checkpoints.FORMAT + 1),
     "folder": lambda path, good: path.unlink() or path.mkdir(),
     "absent": lambda path, good: path.unlink(),
 }

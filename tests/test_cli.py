@@ -51,6 +51,12 @@ def failure(capsys, arguments):
         (["train", "joint", "--run", "r", "--data", "d", "--set", "joint.epochs=two"], "two"),
         (["train", "joint", "--run", "r", "--data", "d", "--method", "ppcc"], "'ppcl'"),
         (["evaluate", "--run", "r", "--data", "d", "--dataset", "partial-rid"], "partial-reid"),
+        (["rank", "--run", "r", "--query", "q", "--gallery", "g", "--out", "o", "--top", "0"], "--top"),
+        (["data", "synthesise", "--out", "d", "--seed", "-1"], "--seed"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "ablation.rows=foo"], "foo"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "backbone.weights=/nowhere.pt"], "/nowhere.pt"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "augmentation.flip=7"], "augmentation.flip"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "glrec.min_side=-3"], "glrec.min_side"),
         ([], "command"),
     ],
 )
@@ -190,3 +196,55 @@ def test_ctrl_c_exits_130(monkeypatch, capsys, drawn, tmp_path):
     arguments = ["train", "glrec", "--run", tmp_path / "run", "--data", drawn, "--profile", "tiny"]
     status, lines = failure(capsys, arguments)
     assert status == 130 and len(lines) == 1
+
+
+def test_rows_without_regions_show_none(run, drawn, tmp_path):
+    assert main(["train", "joint", "--method", "+glrec", "--run", str(run), "--data", str(drawn), *FAST]) == 0
+    gallery = drawn / "Partial-REID_Dataset/whole_body_images"
+    query = sorted((drawn / "Partial-REID_Dataset/partial_body_images").glob("*.jpg"))[0]
+    arguments = ["rank", "--run", run, "--query", query, "--gallery", gallery, "--out", tmp_path]
+    assert main([str(a) for a in [*arguments, "--method", "+glrec"]]) == 0
+    table = pandas.read_csv(tmp_path / "ranking.csv")
+    assert table[["region", "x1", "y1", "x2", "y2"]].isna().all(axis=None) and table["global"].notna().all()
+    assert main([str(a) for a in [*arguments, "--method", "same-location"]]) == 0
+    table = pandas.read_csv(tmp_path / "ranking.csv")
+    assert table.x1.notna().all() and table.region.notna().all()
+
+
+def test_people_are_not_drawn_among_photographs(capsys, tmp_path):
+    (tmp_path / "Market-1501-v15.09.15/bounding_box_train").mkdir(parents=True)
+    status, lines = failure(capsys, ["data", "synthesise", "--out", tmp_path, "--scale", "tiny"])
+    assert status == 1 and "not drawn here" in lines[0]
+    assert not (tmp_path / "truth.csv").exists() and not (tmp_path / "drawn.txt").exists()
+
+
+def test_a_run_of_another_profile_keeps_its_manifest(capsys, run, drawn):
+    manifest = (run / "manifest.json").read_text()
+    status, lines = failure(capsys, ["reproduce", "--run", run, "--data", drawn, "--profile", "demo", "--only", "01"])
+    assert status == 1 and "holds a tiny run" in lines[0]
+    assert (run / "manifest.json").read_text() == manifest
+
+
+def test_reproduce_says_at_once_that_there_is_no_partial_set(capsys, drawn, tmp_path):
+    shutil.copytree(drawn / "Market-1501-v15.09.15", tmp_path / "data/Market-1501-v15.09.15")
+    arguments = ["reproduce", "--profile", "tiny", "--run", tmp_path / "run", "--data", tmp_path / "data"]
+    status, lines = failure(capsys, arguments)
+    assert status == 1 and "no partial set" in lines[0] and not (tmp_path / "run/notebooks").exists()
+
+
+def test_a_checkpoint_of_another_stage_is_refused_by_name(capsys, run, tmp_path):
+    target = tmp_path / "person/joint/ppcl/seed0"
+    target.mkdir(parents=True)
+    shutil.copy(run / "person/glrec/checkpoint.safetensors", target)
+    arguments = ["rank", "--run", tmp_path, "--query", "q.jpg", "--gallery", tmp_path, "--out", tmp_path / "out"]
+    status, lines = failure(capsys, arguments)
+    assert status == 1 and "'glrec'" in lines[0] and str(target) in lines[0]
+
+
+def test_a_file_in_place_of_the_out_folder_is_named(capsys, run, drawn, tmp_path):
+    (tmp_path / "out").write_text("")
+    gallery = drawn / "Partial-REID_Dataset/whole_body_images"
+    query = sorted(gallery.glob("*.jpg"))[0]
+    arguments = ["rank", "--run", run, "--query", query, "--gallery", gallery, "--out", tmp_path / "out"]
+    status, lines = failure(capsys, arguments)
+    assert status == 1 and str(tmp_path / "out") in lines[0] and "another" in lines[0]

@@ -183,7 +183,7 @@ def how_to_get(dataset: str) -> str:
     """Where a set comes from, and how to do without."""
     return (
         f"get {dataset} from {SOURCES[dataset]} and unpack it as {FOLDERS[dataset][0]}/ below --data, "
-        "or draw a stand-in: python -m ppcl data synthesise --task person --out DIR"
+        "or draw a stand-in into another, empty folder: python -m ppcl data synthesise --out DIR"
     )
 
 

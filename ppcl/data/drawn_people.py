@@ -235,14 +235,19 @@ def _render(picture: Picture, plan: Plan, rng: Rng, seed: int, noise: Noise, cam
 def _write(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _claim(out: Path, what: str) -> None:
     """Note in `out` what is drawn there; raise ValueError where something else was, so that two sets never mix."""
-    out.mkdir(parents=True, exist_ok=True)
     note = out / NOTE
+    if not note.exists() and (found := [name for name in FOLDERS.values() if (out / name).exists()]):
+        raise ValueError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
+    out.mkdir(parents=True, exist_ok=True)
     if note.exists() and note.read_text() != what:
         raise ValueError(f"{out} holds {note.read_text().strip()}, not {what.strip()}: delete it or draw elsewhere")
     _write(note, what.encode())
@@ -255,6 +260,8 @@ def draw_people(out: Path, seed: int = 0, scale: str = "demo", progress: bool | 
     hides the bar; None shows it on a terminal. Raises ValueError for a scale that is not one of `SCALES`, and for a
     folder in which other people were drawn.
     """
+    if seed < 0:
+        raise ValueError(f"the seed must not be negative, as {seed} is")
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
     out = Path(out)

@@ -96,7 +96,8 @@ def bank(pictures, size: tuple[int, int], label: str = "decoding", quiet: bool |
     def decode(index: int) -> DataError | None:
         source = pictures[index]
         try:
-            picture = _rgb(source) if isinstance(source, Image.Image) else open_picture(source)
+            opened = isinstance(source, Image.Image)
+            picture = _rgb(ImageOps.exif_transpose(source)) if opened else open_picture(source)
         except DataError as error:
             return error
         images[index] = to_tensor(picture, size)

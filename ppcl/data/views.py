@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import geometry
-from ..recipes import Recipe
+from ..recipes import Recipe, check_files
 from . import batches, datasets, images
 from .batches import generator
 
@@ -29,6 +29,7 @@ class TrainingData:
 
 def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: bool | None = None) -> TrainingData:
     """Read, decode and split the training set. The split depends on the identities alone, not on a run's seed."""
+    check_files(recipe)
     pictures = datasets.training_set(recipe.task, data)
     people, counts = np.unique(pictures.identities, return_counts=True)
     several = people[counts > 1]  # a person with one picture cannot be searched for, and is trained on
