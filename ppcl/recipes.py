@@ -327,10 +327,8 @@ def _check(chosen: Recipe) -> None:
         raise RecipeError(f"joint.grid must have a multiple of 6 rows and at least 2 columns, not {chosen.joint.grid}")
     if min(chosen.joint.temperature, chosen.joint.sigma, chosen.selection.weight_step) <= 0:
         raise RecipeError("joint.temperature, joint.sigma and selection.weight_step must be positive")
-    if chosen.backbone.decay_epochs < 1 or chosen.selection.queries < 1 or chosen.matching.shortlist < 0:
-        raise RecipeError(
-            "backbone.decay_epochs and selection.queries must be at least 1, matching.shortlist at least 0"
-        )
+    if chosen.backbone.decay_epochs < 1 or chosen.selection.queries < 1:
+        raise RecipeError("backbone.decay_epochs and selection.queries must be at least 1")
     if chosen.backbone.architecture not in ARCHITECTURES:
         known = " or ".join(ARCHITECTURES)
         raise RecipeError(f"unknown backbone.architecture {chosen.backbone.architecture!r}: choose {known}")

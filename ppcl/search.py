@@ -49,7 +49,9 @@ def rank(
     out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)
     asked = images.bank(query, model.recipe.input.size, "queries")
-    files, have = _readable(files, model.recipe.input.size)
+    sizes = _readable(files)
+    files, sizes = list(sizes), list(sizes.values())
+    have = images.bank(files, model.recipe.input.size, "gallery")
     queries, found = describe(model, asked), describe(model, have, several=False)
     overall = matching.global_distances(queries, found)
     distances = matching.match(model, queries, found)
@@ -57,16 +59,16 @@ def rank(
     asked_of, place = np.repeat(np.arange(len(best)), best.shape[1]), best.flatten().numpy()
     regions = None  # rows without regions locate none
     if model.method.region != "none":
-        parts = matching.region_distances(model, queries, found)
+        parts = matching.region_distances(model, queries, found, best)  # of what is shown, not of the whole gallery
         regions = evaluation.locate_pairs(model, queries, found, asked_of, place).view(*best.shape, 4)
     lines = []
     for i, order in enumerate(best.tolist()):
         for rank_, j in enumerate(order):
             line = {"query": str(query[i]), "rank": rank_ + 1, "gallery": files[j].name}
             line |= {"distance": float(distances[i, j]), "global": float(overall[i, j])}
-            line |= {"region": float(parts[i, j])} if regions is not None else {"region": None}
+            line |= {"region": float(parts[i, rank_])} if regions is not None else {"region": None}
             line |= {"partial": bool(queries.gate[i] > 0)}
-            line |= _pixels(regions[i, rank_], files[j]) if regions is not None else dict.fromkeys(CORNERS)
+            line |= _pixels(regions[i, rank_], sizes[j]) if regions is not None else dict.fromkeys(CORNERS)
             lines.append(line)
     table = pandas.DataFrame(lines)
     checkpoints.write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
@@ -91,24 +93,22 @@ def gallery_files(folder: Path | str) -> list[Path]:
     return files
 
 
-def _readable(files: list[Path], size: tuple[int, int]) -> tuple[list[Path], images.ImageBank]:
-    """The gallery pictures that can be read; the others are named in one warning."""
-    good, bad = [], []
+def _readable(files: list[Path]) -> dict[Path, tuple[int, int]]:
+    """The gallery pictures that can be read, with their (width, height); the others are named in one warning."""
+    good, bad = {}, []
     for file in files:
         try:
-            images.open_picture(file)
-            good.append(file)
+            good[file] = images.open_picture(file).size
         except datasets.DataError as error:
             bad.append(str(error))
     if not good:
         raise datasets.DataError("no gallery picture can be read: " + "; ".join(bad))
     if bad:
         print(f"left out {len(bad)} gallery picture(s): " + "; ".join(bad))
-    return good, images.bank(good, size, "gallery")
+    return good
 
 
-def _pixels(box: torch.Tensor, file: Path) -> dict[str, int]:
-    """A located box in whole pixels of its picture, cut at the picture's edge."""
-    width, height = images.open_picture(file).size
-    corner = geometry.corners(geometry.clip(box)).numpy() * np.array([width, height, width, height])
+def _pixels(box: torch.Tensor, size: tuple[int, int]) -> dict[str, int]:
+    """A located box in whole pixels of its picture of that (width, height), cut at the picture's edge."""
+    corner = geometry.corners(geometry.clip(box)).numpy() * np.array([*size, *size])
     return dict(zip(CORNERS, corner.round().astype(int).tolist(), strict=True))
