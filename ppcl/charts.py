@@ -82,8 +82,22 @@ def _interval(table: pandas.DataFrame, key: str, order: list[str]) -> tuple[pand
     return rows, np.clip([rows.value - rows.low, rows.high - rows.value], 0, None)
 
 
-def by_subset(table: pandas.DataFrame, subsets: list[str], label: str, methods: list[str], joined: bool) -> Figure:
-    """rank-1 of methods on subsets of the queries, 95 % intervals, a panel for each set; rows as in results.csv."""
+def roc(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
+    """ROC curves, false accept rate on a log scale: a panel for each set, a line for each method: far, tar `(T,)`."""
+    figure, axes = _charts(len(panels), 3.3, 3.0)
+    for one, (name, methods) in zip(axes, panels.items(), strict=True):
+        for method, (far, tar) in methods.items():
+            seen = far > 0
+            one.step(far[seen], 100 * tar[seen], where="post", markevery=0.2, **_look(method))
+        one.set(title=name, xlabel="false accept rate", xscale="log", ylabel="true accept rate, %")
+        one.legend(loc="lower right")
+    return figure
+
+
+def by_subset(
+    table: pandas.DataFrame, subsets: list[str], label: str, methods: list[str], joined: bool, value: str = "rank-1, %"
+) -> Figure:
+    """A metric of methods on subsets of the queries, 95 % intervals, a panel for each set; rows as in results.csv."""
     sets = {name: rows for name, rows in table.groupby("dataset", sort=False) if rows.subset.isin(subsets).any()}
     figure, axes = _charts(len(sets), 3.3, 2.8, sharey=True)
     for one, (name, rows) in zip(axes, sets.items(), strict=True):
@@ -93,7 +107,7 @@ def by_subset(table: pandas.DataFrame, subsets: list[str], label: str, methods: 
             x = np.arange(len(there)) + 0.14 * (i - (len(methods) - 1) / 2)
             one.errorbar(x, values.value, spread, capsize=2, elinewidth=1, **_look(method, joined))
         one.set(title=name, xlabel=label, xlim=(-0.6, len(there) - 0.4), xticks=range(len(there)), xticklabels=there)
-    axes[0].set_ylabel("rank-1, %")
+    axes[0].set_ylabel(value)
     _shared_legend(figure, axes)
     return figure
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import checkpoints, geometry, matching, metrics, recipes, results
-from .data import batches, datasets, images
+from . import checkpoints, ground_truth, matching, metrics, recipes, results
+from .data import datasets, face_sets, images
 from .models.ppcl import PPCL
-from .recipes import METHODS, Recipe, trained_by
+from .recipes import DATASETS, METHODS, Recipe, trained_by
 
 RANKS = (1, 3, 5, 10)
-RATIO_BINS = ((0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (0.6, 0.8))
+SHARES = tuple(i / 10 for i in range(1, 11))  # of the area, Partial-LFW's curve
 
 
 def from_header(header: dict) -> Recipe:
@@ -60,7 +60,7 @@ def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
 
 @dataclass
 class Evaluation:
-    """A data set in memory, and what each method did with it."""
+    """A data set in memory, and what each method did with it. Of LFW, query and gallery are all of its pictures."""
 
     dataset: str
     data: Path
@@ -68,14 +68,27 @@ class Evaluation:
     gallery: datasets.PictureSet
     query_bank: images.ImageBank
     gallery_bank: images.ImageBank
-    distances: dict[str, np.ndarray] = field(default_factory=dict)  # method -> (Q, G)
+    pairs: face_sets.Pairs | None = None
+    distances: dict[str, np.ndarray] = field(default_factory=dict)  # method -> (Q, G), or (pairs,) on LFW
     rows: list[dict] = field(default_factory=list)
 
+    @property
+    def drawn(self) -> bool:
+        return datasets.is_drawn(self.data, self.dataset)
 
-def prepare(dataset: str, data: Path | str, size: tuple[int, int], quiet: bool | None = None) -> Evaluation:
-    """Read and decode a set's query and gallery."""
-    query, gallery = datasets.evaluation_sets(dataset, data)
-    banks = [images.bank(part.paths, size, f"decoding {part.name}", quiet) for part in (query, gallery)]
+
+def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
+    """Read and decode a set's query and gallery, or LFW's pictures that stand in a pair."""
+    if dataset == "lfw":
+        everybody, pairs = datasets.verification_set(data)
+        used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
+        first, second = places.reshape(2, -1)
+        shown = everybody.keep(used)
+        bank = images.bank(shown.pictures, recipe.input.size, f"decoding {dataset}", quiet)
+        pairs = face_sets.Pairs(first, second, pairs.same, pairs.folds)
+        return Evaluation(dataset, Path(data), shown, shown, bank, bank, pairs)
+    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw)
+    banks = [images.bank(part.pictures, recipe.input.size, f"decoding {part.name}", quiet) for part in (query, gallery)]
     return Evaluation(dataset, Path(data), query, gallery, *banks)
 
 
@@ -92,34 +105,99 @@ def evaluate(
     """Evaluate the run's methods on a data set and write the rows into `results.csv`.
 
     With several methods at once, `ppcl` is also compared with each other row: metric `rank-1 over <row>`, paired.
+    Where Partial-LFW is made from LFW, its boxes are saved beside the checkpoints.
     """
+    if DATASETS.get(dataset, task) != task:
+        raise recipes.RecipeError(f"{dataset} belongs to task {DATASETS[dataset]}, not {task}")
     methods = methods or trained(run, task, seed)
     if not methods:
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task}: run notebook 04_joint_training first"
         )
-    found = None
-    rankings: dict[tuple[str, str], list[metrics.Ranking]] = {}
+    found, values = None, {}
     for method in methods:
         model = load(run, task, method, seed, device)
         if found is None:
-            found = prepare(dataset, data, model.recipe.input.size, quiet)
+            found = prepare(dataset, data, model.recipe, quiet)
             facts = {"task": task, "dataset": dataset, "stage": "joint", "seed": seed, "profile": model.recipe.profile}
-            facts |= {"synthetic": datasets.is_drawn(data), "commit": results.commit()}
-        query = matching.describe(model, found.query_bank, several=model.method.placements)
-        gallery = matching.describe(model, found.gallery_bank)
-        found.distances[method] = matching.match(model, query, gallery).cpu().numpy()
-        for protocol, ranked in _protocols(found, method).items():
-            rankings[method, protocol] = ranked
-            found.rows += _retrieval_rows(found, facts | {"protocol": protocol, "method": method}, ranked)
-        if datasets.is_drawn(data) and dataset != "market1501":
-            found.rows += _truth_rows(found, facts | {"protocol": "truth", "method": method}, model, query, gallery)
-    if "ppcl" in methods:
-        for method, protocol in rankings:
-            if method != "ppcl":
-                found.rows += _paired_rows(found, facts | {"protocol": protocol, "method": "ppcl"}, rankings, method)
+            facts |= {"synthetic": found.drawn, "commit": results.commit()}
+            if found.query.boxes is not None:
+                checkpoints.write_text(Path(run) / task / f"{dataset}.csv", face_sets.boxes_csv(found.query))
+        judge = _verify if dataset == "lfw" else _search
+        values |= judge(found, facts | {"method": method}, model)
+    for protocol, method in values if "ppcl" in methods else ():
+        if method != "ppcl":
+            named = facts | {"protocol": protocol, "method": "ppcl"}
+            found.rows += _paired_rows(found, named, values[protocol, "ppcl"], values[protocol, method], method)
     results.add(run, found.rows)
     return found
+
+
+def _search(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """Rank the gallery for each query. -> values by query, for (protocol, method)."""
+    method = facts["method"]
+    query = matching.describe(model, found.query_bank, several=model.method.placements)
+    gallery = matching.describe(model, found.gallery_bank)
+    found.distances[method] = matching.match(model, query, gallery).cpu().numpy()
+    values = {}
+    for protocol, ranked in _protocols(found, method).items():
+        values[protocol, method] = _values(ranked)
+        if found.dataset == "partial-lfw":
+            ids = found.query.identities, found.gallery.identities
+            values[protocol, method]["TAR@FAR=1e-3"] = metrics.accepted(found.distances[method], *ids, 1e-3)
+        found.rows += _retrieval_rows(found, facts | {"protocol": protocol}, values[protocol, method], ranked)
+    if found.dataset != "market1501" and (found.drawn or found.query.boxes is not None):
+        found.rows += ground_truth.rows(found, facts | {"protocol": "truth"}, model, query, gallery)
+    return values
+
+
+def _verify(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """Judge LFW's pairs. -> accuracy by fold, for (protocol, method)."""
+    method, pairs = facts["method"], found.pairs
+    pictures = matching.describe(model, found.query_bank, several=model.method.placements)
+    first, second = torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)
+    found.distances[method] = matching.match_pairs(model, pictures, first, second).cpu().numpy()
+    judged = metrics.verification(-found.distances[method], pairs.same, pairs.folds)
+    counts = {"subset": "all", "n_query": len(pairs.same), "n_gallery": len(found.gallery), "protocol": "verification"}
+    measured = {"accuracy": metrics.bootstrap(judged.accuracy, range(pairs.folds))}
+    measured["TAR@FAR=1e-3"] = metrics.tar_interval(-found.distances[method], pairs.same, 1e-3, pairs.folds)
+    for metric, (mean, low, high) in measured.items():
+        found.rows.append({**facts, **counts, "metric": metric, "value": mean, "low": low, "high": high})
+    return {("verification", method): {"accuracy": judged.accuracy}}
+
+
+def ratio_curve(
+    run, data, methods: list[str], seed: int = 0, device: str = "cpu", quiet: bool | None = None
+) -> list[dict]:
+    """Partial-LFW with every query cropped to the same share of the area, 0.1 … 1: protocol `input-ratio`.
+
+    The rows, subset = the share, go into `results.csv`. Raises DataError where Partial-LFW is ready-made: only our own
+    crops are known boxes of whole pictures.
+    """
+    rows = []
+    for method in methods:
+        model = load(run, "face", method, seed, device)
+        query, gallery = datasets.evaluation_sets("partial-lfw", data, model.recipe.partial_lfw)
+        if query.boxes is None:
+            raise datasets.DataError(f"{query.folder}: ready-made crops have no known input ratio; give LFW itself")
+        there = matching.describe(model, images.bank(gallery.pictures, model.recipe.input.size, "gallery", quiet))
+        facts = {"task": "face", "dataset": "partial-lfw", "protocol": "input-ratio", "method": method, "seed": seed}
+        facts |= {"stage": "joint", "profile": model.recipe.profile, "commit": results.commit()}
+        facts |= {"synthetic": datasets.is_drawn(data, "partial-lfw"), "n_query": len(query), "n_gallery": len(gallery)}
+        for share in SHARES:
+            cropped = face_sets.at_ratio(query, share)
+            bank = images.bank(cropped.pictures, model.recipe.input.size, f"input ratio {share}", quiet)
+            asked = matching.describe(model, bank, several=model.method.placements)
+            distances = matching.match(model, asked, there).cpu().numpy()
+            ids = query.identities, gallery.identities
+            values = {"rank-1": metrics.cmc_map(distances, *ids).hits(1)}
+            values["TAR@FAR=1e-3"] = metrics.accepted(distances, *ids, 1e-3)
+            for metric, value in values.items():
+                mean, low, high = metrics.bootstrap(value, query.identities)
+                named = {"subset": f"{share:.1f}", "metric": metric, "value": mean, "low": low, "high": high}
+                rows.append(facts | named)
+    results.add(run, rows)
+    return rows
 
 
 def _protocols(found: Evaluation, method: str) -> dict[str, list[metrics.Ranking]]:
@@ -138,29 +216,10 @@ def _values(ranked: list[metrics.Ranking]) -> dict[str, np.ndarray]:
     return found | {"mAP": np.mean([one.average_precision for one in ranked], 0)}
 
 
-def subsets(found: Evaluation) -> dict[str, np.ndarray]:
-    """Masks of the queries `(Q,)` by kind of crop and by input ratio, where the truth is known; `all` always."""
-    masks = {"all": np.ones(len(found.query), bool)}
-    if datasets.is_drawn(found.data) and found.dataset != "market1501":
-        table = truth_of(found.query, found.data)
-        for kind in batches.KINDS:
-            masks[kind] = (table.kind == kind).to_numpy()
-        share = (table.view_w * table.view_h).to_numpy()
-        for low, high in RATIO_BINS:
-            masks[f"{low}-{high}"] = (share >= low) & (share < high)
-    return {name: mask for name, mask in masks.items() if mask.any()}
-
-
-def truth_of(pictures: datasets.PictureSet, data: Path | str):
-    """The lines of `truth.csv` for these pictures, in their order."""
-    root = Path(data).resolve()
-    return datasets.truth(data).loc[[path.resolve().relative_to(root).as_posix() for path in pictures.paths]]
-
-
-def _retrieval_rows(found: Evaluation, facts: dict, ranked: list[metrics.Ranking]) -> list[dict]:
-    rows, values = [], _values(ranked)
+def _retrieval_rows(found: Evaluation, facts: dict, values: dict, ranked: list[metrics.Ranking]) -> list[dict]:
+    rows = []
     gallery = len(set(found.gallery.identities)) if facts["protocol"] == "single-shot" else len(found.gallery)
-    for subset, mask in subsets(found).items():
+    for subset, mask in ground_truth.subsets(found).items():
         for metric, value in values.items():
             if subset != "all" and metric not in ("rank-1", "mAP"):
                 continue
@@ -169,101 +228,19 @@ def _retrieval_rows(found: Evaluation, facts: dict, ranked: list[metrics.Ranking
             rows.append(
                 {**facts, **counts, "subset": subset, "metric": metric, "value": mean, "low": low, "high": high}
             )
-    lost = ranked[0].unmatched
-    if lost:
-        rows.append(
-            {
-                **facts,
-                "subset": "all",
-                "metric": "queries without a match",
-                "value": lost,
-                "low": lost,
-                "high": lost,
-                "n_query": len(found.query),
-                "n_gallery": gallery,
-            }
-        )
+    if lost := ranked[0].unmatched:
+        named = {"subset": "all", "metric": "queries without a match", "n_query": len(found.query)}
+        rows.append({**facts, **named, "n_gallery": gallery, "value": lost, "low": lost, "high": lost})
     return rows
 
 
-def _paired_rows(found: Evaluation, facts: dict, rankings: dict, other: str) -> list[dict]:
-    mine, theirs = _values(rankings["ppcl", facts["protocol"]]), _values(rankings[other, facts["protocol"]])
+def _paired_rows(found: Evaluation, facts: dict, mine: dict, theirs: dict, other: str) -> list[dict]:
     rows = []
-    for metric in ("rank-1", "mAP"):
-        mean, low, high = metrics.bootstrap(mine[metric] - theirs[metric], found.query.identities)
-        name = {
-            "subset": "all",
-            "metric": f"{metric} over {other}",
-            "n_query": len(found.query),
-            "n_gallery": len(found.gallery),
-        }
-        rows.append({**facts, **name, "value": mean, "low": low, "high": high})
+    counts = {"n_query": len(found.query) if found.pairs is None else len(found.pairs.same)}
+    for metric in ("rank-1", "mAP", "accuracy"):
+        if metric in mine:
+            units = found.query.identities if found.pairs is None else range(found.pairs.folds)
+            interval = metrics.bootstrap(mine[metric] - theirs[metric], units)
+            named = {"subset": "all", "metric": f"{metric} over {other}", "n_gallery": len(found.gallery)}
+            rows.append(facts | counts | named | dict(zip(("value", "low", "high"), interval, strict=True)))
     return rows
-
-
-def boxes(table, prefix: str) -> torch.Tensor:
-    """The `figure` or `view` boxes `(N, 4)` of truth lines."""
-    return torch.tensor(table[[f"{prefix}_{side}" for side in ("cx", "cy", "w", "h")]].to_numpy(), dtype=torch.float32)
-
-
-def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
-    """Every query with each of its true gallery pictures: (query index, gallery index, true region `(P, 4)`).
-
-    The region is what the query shows, carried over by the two figures' frames and clipped to the canvas.
-    """
-    query, gallery = np.nonzero(found.query.identities[:, None] == found.gallery.identities[None])
-    asked, have = truth_of(found.query, found.data), truth_of(found.gallery, found.data)
-    figure_q, figure_g = boxes(asked, "figure")[query], boxes(have, "figure")[gallery]
-    region = geometry.compose(figure_g, geometry.compose(geometry.invert(figure_q), boxes(asked, "view")[query]))
-    return query, gallery, geometry.clip(region)
-
-
-def _truth_rows(
-    found: Evaluation, facts: dict, model: PPCL, query: matching.Features, gallery: matching.Features
-) -> list[dict]:
-    """How well GLRec places, the gate decides and CRLoc locates, on pictures whose truth is known."""
-    asked = truth_of(found.query, found.data)
-    target, predicted = boxes(asked, "view"), query.box[:, 0].cpu()
-    people = found.query.identities
-    measured: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if model.method.layout == "glrec" and model.method.region in ("none", "trained"):
-        measured["glrec-IoU"] = geometry.iou(predicted, target).numpy(), people
-        crops, _ = batches.part_boxes(10_000, batches.generator(0, "constant box"))  # the best guess without looking
-        middle = geometry.from_corners(geometry.corners(crops).median(0).values)
-        measured["constant-box-IoU"] = geometry.iou(middle.expand_as(target), target).numpy(), people
-        measured["gate-accuracy"] = (query.gate.cpu() > 0).float().numpy(), people
-        right = (gallery.gate.cpu() <= 0).float().numpy()
-        measured["gate-accuracy-whole"] = right, found.gallery.identities
-    if model.method.region != "none":
-        i, j, region = true_pairs(found)
-        found_boxes = locate_pairs(model, query, gallery, i, j)
-        measured["crloc-IoU"] = geometry.iou(found_boxes, region).numpy(), people[i]
-        same = geometry.iou(query.box[:, 0].cpu()[i], region).numpy()
-        far = same < 0.6
-        if far.any():
-            measured["crloc-IoU-where-it-moved"] = measured["crloc-IoU"][0][far], people[i][far]
-    rows = []
-    for metric, (value, ids) in measured.items():
-        masks = (
-            subsets(found)
-            if len(value) == len(found.query) and metric != "gate-accuracy-whole"
-            else {"all": slice(None)}
-        )
-        for subset, mask in masks.items():
-            mean, low, high = metrics.bootstrap(value[mask], ids[mask])
-            name = {"subset": subset, "metric": metric, "n_query": len(value[mask]), "n_gallery": len(found.gallery)}
-            rows.append({**facts, **name, "value": mean, "low": low, "high": high})
-    return rows
-
-
-def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Features, i, j) -> torch.Tensor:
-    """Where CRLoc finds query i's first placement in gallery picture j `(P, 4)`; there itself for rows with q = p."""
-    if model.method.region == "same":
-        return matching.in_picture(query.box[i, 0], gallery[torch.from_numpy(j)]).cpu()
-    found = torch.empty(len(i), 4)
-    for one in np.unique(i):
-        pairs = np.flatnonzero(i == one)
-        some = gallery[torch.from_numpy(j[pairs])]
-        region, _ = matching.locate(model, query.points[one, :1], query.box[one, :1], some)
-        found[pairs] = matching.in_picture(region[:, 0], some).cpu()
-    return found

@@ -8,7 +8,7 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import geometry
 from .data import batches
@@ -26,9 +26,13 @@ def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe
     return recipe.box_weight * box_loss, recipe.gate_weight * gate_loss
 
 
-def identity(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with label smoothing: `(B, classes)`, `(B,)` -> scalar."""
-    return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+def identity(classifier: nn.Module, embedding: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropy with label smoothing, or the classifier's margin softmax: `(B, C)`, `(B,)` -> scalar, logits."""
+    if isinstance(classifier, nn.Linear):
+        logits = classifier(embedding)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
+    with torch.autocast(embedding.device.type, enabled=False):  # cosines times 64 want every digit
+        return classifier(embedding.float(), labels), classifier.get_logits(embedding.float())
 
 
 @cache

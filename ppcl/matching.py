@@ -167,6 +167,19 @@ def match(
     return fuse(overall, region_distances(model, query, gallery, index), weight, index)
 
 
+def match_pairs(model: PPCL, pictures: Features, first: Tensor, second: Tensor) -> Tensor:
+    """Distances of pairs of pictures `(P,)`, indices `(P,)` each: the mean of both directions, neither is the query."""
+    found = []
+    for asked, there in ((first, second), (second, first)):
+        overall = 1 - (pictures.embedding[asked].mean(1) * pictures.embedding[there, 0]).sum(1, keepdim=True)
+        weight = fusion_weight(model)
+        if weight:
+            region = region_distances(model, pictures[asked], pictures, there[:, None])
+            overall = fuse(overall, region, weight)
+        found.append(overall[:, 0])
+    return (found[0] + found[1]) / 2
+
+
 def fusion_weight(model: PPCL) -> float:
     """The weight chosen for this model's row; 0 for rows without regions."""
     if model.method.region == "none":

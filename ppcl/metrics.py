@@ -150,6 +150,38 @@ def _best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
     return float(values[np.argmax(below_different + above_same)])
 
 
+def accepted(distances, query_ids, gallery_ids, far: float) -> np.ndarray:
+    """TAR@FAR of a search, by query `(Q,)`: the share of its true matches nearer than all but `far` of the false pairs.
+
+    One threshold for all queries. NaN for a query without a true match.
+    """
+    distances = np.asarray(distances, float)
+    same = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
+    false = np.sort(distances[~same])
+    allowed = int(far * len(false) + 1e-9)
+    threshold = false[allowed] if allowed < len(false) else np.inf  # a true match tied with the next false one is out
+    with np.errstate(invalid="ignore"):
+        return ((distances < threshold) & same).sum(1) / np.where(same.any(1), same.sum(1), np.nan)
+
+
+def tar_interval(scores, same, far: float, folds: int = 10, draws: int = 500, seed: int = 0):
+    """TAR at a false accept rate, with its 95 % interval: folds are resampled. -> (value, low, high)."""
+    scores, same = np.asarray(scores, float), np.asarray(same, bool)
+
+    def tar(positive: np.ndarray, negative: np.ndarray) -> float:
+        negative = np.sort(negative)[::-1]
+        allowed = int(far * len(negative) + 1e-9)
+        return float(np.mean(positive > negative[allowed])) if allowed < len(negative) else 1.0
+
+    fold = np.arange(len(scores)) * folds // len(scores)
+    parts = [(scores[(fold == k) & same], scores[(fold == k) & ~same]) for k in range(folds)]
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        chosen = [parts[k] for k in rng.integers(folds, size=folds)]
+        found.append(tar(*(np.concatenate(kind) for kind in zip(*chosen, strict=True))))
+    return (tar(scores[same], scores[~same]), *(float(value) for value in np.quantile(found, [0.025, 0.975])))
+
+
 def bootstrap(values, identities, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """Mean of per-query values `(Q,)` with its 95 % interval: identities are resampled, with all their queries.
 

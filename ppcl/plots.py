@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import geometry
-from .charts import PALETTE, by_subset, cmc, comparison, curves, gate_histogram
+from .charts import PALETTE, by_subset, cmc, comparison, curves, gate_histogram, roc
 from .checkpoints import replacing
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "placed",
     "placements",
     "ranking",
+    "roc",
     "save",
     "show",
     "sketch",

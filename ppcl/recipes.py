@@ -1,9 +1,9 @@
 """Every number of the published recipe, and of the scaled-down demo.
 
-`recipe("person", "paper")` is supplement §2.1 to the letter wherever the supplement speaks; whatever it leaves
-open carries `# not published`. `demo` keeps the phases' proportions (half of every epoch count, the decays at the
-same fractions) on a small net and drawn people: `python -m ppcl reproduce`, expected result and time in the
-README. `tiny` exists for tests: everything runs, nothing is learnt.
+`recipe("person", "paper")` is supplement §2.1 to the letter wherever the supplement speaks, `recipe("face", "paper")`
+§2.2; whatever they leave open carries `# not published`. `demo` keeps the phases' proportions (half of every epoch
+count, the decays at the same fractions) on a small net and drawn pictures: `python -m ppcl reproduce`, expected result
+and time in the README. `tiny` exists for tests: everything runs, nothing is learnt.
 """
 
 import dataclasses
@@ -13,10 +13,16 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .methods import METHODS, Method, RecipeError, method, trained_by
+
+__all__ = ["METHODS", "Method", "RecipeError", "method", "recipe", "rows", "trained_by"]
+
 PROFILES = ("tiny", "demo", "paper")
-TASKS = ("person",)
-ARCHITECTURES = ("small", "resnet50")
-DATASETS = ("market1501", "partial-reid", "partial-ilids")
+TASKS = ("person", "face")
+ARCHITECTURES = ("small", "resnet50", "face34")
+DATASETS = dict.fromkeys(("market1501", "partial-reid", "partial-ilids"), "person")
+DATASETS |= dict.fromkeys(("casia-webface", "lfw", "partial-lfw"), "face")  # set -> task
+KINDS = ("left", "right", "upper", "lower", "random")  # of crops
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class GLRecStage:
     correction: float = 0.4  # not published: largest |δ|, the correction of the ratio
     min_side: float = 0.15  # not published
     width: int = 16  # not published: channels of the first convolution
+    crops: str = "left,right,upper,lower,random"  # not published: kinds of training crops, here and in the joint stage
+    area: tuple[float, float] = (0.1, 0.9)  # not published: of random crops
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,12 @@ class BackboneStage:
     warmup_epochs: int = 0  # not published
     weight_decay: float = 5e-4  # not published
     steps: int = 0
-    label_smoothing: float = 0.1  # not published
+    optimiser: str = "adam"  # §2.1; "sgd" where the face recipe says so
+    momentum: float = 0.9  # not published: of SGD
+    softmax: str = "plain"  # not published: "cosface" is the margin softmax usual for faces
+    softmax_margin: float = 0.35  # not published
+    softmax_scale: float = 64.0  # not published
+    label_smoothing: float = 0.1  # not published: of the plain softmax
     margin: float = 0.3  # not published: batch-hard triplet
     triplet_weight: float = 1.0  # not published
 
@@ -81,7 +94,12 @@ class JointStage:
 
     epochs: int = 40  # §2.1
     lr: float = 5e-4  # §2.1
-    final_lr_fraction: float = 0.01  # not published: the rate falls along a half cosine to this fraction
+    optimiser: str = "adam"  # §2.1; SGD for faces, §2.2
+    momentum: float = 0.9  # not published: of SGD
+    decay_epochs: int = 0  # §2.2 for faces: x0.1 every 5; for people not published, 0: a half cosine
+    decay: float = 0.1  # §2.2
+    final_lr_fraction: float = 0.01  # not published: where the half cosine ends
+    warmup_epochs: int = 0  # not published
     batch: int = 64  # §2.1, as for the backbone
     identities: int = 16  # §2.1, as for the backbone
     weight_decay: float = 5e-4  # not published
@@ -109,6 +127,7 @@ class JointStage:
     temperature: float = 0.1  # not published: τ at the start
     sigma: float = 0.2  # not published: σ at the start
     grid: tuple[int, int] = (6, 3)  # not published: points in a region
+    crloc_lr_fraction: float = 1.0  # not published
 
 
 @dataclass(frozen=True)
@@ -140,6 +159,16 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class PartialLFW:
+    """How Partial-LFW is made from LFW (supplement §3: crops at random, of a small ratio); `face_sets.make_partial`."""
+
+    people: int = 1000  # DATA.md: with two or more pictures
+    queries: int = 1  # DATA.md: one random crop of another image of the same person
+    area: tuple[float, float] = (0.1, 0.6)  # not published: "a small ratio"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """Of training batches (none of it is published)."""
 
@@ -164,6 +193,7 @@ class Recipe:
     matching: Matching = field(default_factory=Matching)
     selection: Selection = field(default_factory=Selection)
     ablation: Ablation = field(default_factory=Ablation)
+    partial_lfw: PartialLFW = field(default_factory=PartialLFW)
     scale: str = "market"  # what `data synthesise` draws where no real data are given
 
     def to_dict(self) -> dict:
@@ -171,6 +201,31 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+# Supplement §2.2. The backbone is a residual network of the kind trained on CASIA-WebFace, with a margin softmax.
+_FACE = {
+    "input.height": 112,  # not published
+    "input.width": 112,  # not published
+    "glrec.crops": "random",  # §3: partial faces are cut at random
+    "backbone.architecture": "face34",  # not published
+    "backbone.weights": "none",  # not published: from scratch
+    "backbone.softmax": "cosface",  # not published
+    "backbone.triplet_weight": 0.0,  # not published: the margin softmax alone
+    "backbone.optimiser": "sgd",  # not published, as the joint stage
+    "backbone.epochs": 20,  # not published
+    "backbone.decay_epochs": 6,  # not published
+    "backbone.lr": 0.1,  # not published
+    "backbone.batch": 256,  # not published
+    "backbone.identities": 64,  # not published
+    "joint.optimiser": "sgd",  # §2.2
+    "joint.lr": 1e-1,  # §2.2
+    "joint.batch": 200,  # §2.2
+    "joint.identities": 50,  # not published: four views of each make 200
+    "joint.epochs": 15,  # not published: three rates
+    "joint.decay_epochs": 5,  # §2.2
+    "joint.warmup_epochs": 1,  # not published: without it σ collapses (METHOD.md §6)
+    "joint.crloc_lr_fraction": 0.1,  # not published: 0.01 at most, for the same reason
+    "joint.sigma": 0.1,  # not published
+}
 # Half of the published epochs, phases in proportion.
 _DEMO = {
     "scale": "demo",
@@ -204,11 +259,42 @@ _TINY = _DEMO | {
     "matching.shortlist": 4,
     "selection.heldout": 0.3,
 }
-_PROFILES = {"paper": {}, "demo": _DEMO, "tiny": _TINY}
-
-
-class RecipeError(ValueError):
-    """A recipe, key or value that does not exist, with the nearest one that does."""
+_FACE_DEMO = {
+    "input.height": 64,
+    "input.width": 64,
+    "backbone.softmax": "plain",  # cross-entropy and triplet do better than a margin at this size (METHOD.md §6)
+    "backbone.triplet_weight": 1.0,
+    "backbone.optimiser": "adam",
+    "backbone.lr": 5e-4,
+    "backbone.decay_epochs": 20,
+    "backbone.batch": 64,
+    "backbone.identities": 16,
+    "joint.lr": 0.03,
+    "joint.batch": 64,
+    "joint.identities": 16,
+    "joint.epochs": 15,
+    "joint.crloc_lr_fraction": 1 / 3,
+    "partial_lfw.queries": 2,
+}
+_FACE_TINY = _FACE_DEMO | {
+    "input.height": 32,
+    "input.width": 32,
+    "backbone.batch": 8,
+    "backbone.identities": 4,
+    "backbone.decay_epochs": 1,
+    "joint.batch": 16,
+    "joint.identities": 4,
+    "joint.epochs": 1,
+    "joint.warmup_epochs": 0,
+}
+_PROFILES = {
+    ("person", "paper"): {},
+    ("person", "demo"): _DEMO,
+    ("person", "tiny"): _TINY,
+    ("face", "paper"): _FACE,
+    ("face", "demo"): _FACE | _DEMO | _FACE_DEMO,
+    ("face", "tiny"): _FACE | _TINY | _FACE_TINY,
+}
 
 
 def recipe(task: str = "person", profile: str = "demo", **overrides) -> Recipe:
@@ -219,10 +305,10 @@ def recipe(task: str = "person", profile: str = "demo", **overrides) -> Recipe:
     """
     if task not in TASKS:
         raise RecipeError(f"unknown task {task!r}: choose from {', '.join(TASKS)}")
-    if profile not in _PROFILES:
+    if profile not in PROFILES:
         raise RecipeError(f"unknown profile {profile!r}: choose from {', '.join(PROFILES)}")
     chosen = Recipe(task=task, profile=profile)
-    for key, value in (_PROFILES[profile] | overrides).items():
+    for key, value in (_PROFILES[task, profile] | overrides).items():
         chosen = _set(chosen, key, value)
     _check(chosen)
     return chosen
@@ -332,47 +418,21 @@ def _check(chosen: Recipe) -> None:
     if chosen.backbone.architecture not in ARCHITECTURES:
         known = " or ".join(ARCHITECTURES)
         raise RecipeError(f"unknown backbone.architecture {chosen.backbone.architecture!r}: choose {known}")
+    for key, value, known in (
+        ("backbone.optimiser", chosen.backbone.optimiser, ("adam", "sgd")),
+        ("joint.optimiser", chosen.joint.optimiser, ("adam", "sgd")),
+        ("backbone.softmax", chosen.backbone.softmax, ("plain", "cosface")),
+        *(("glrec.crops", kind, KINDS) for kind in chosen.glrec.crops.split(",")),
+    ):
+        if value not in known:
+            raise RecipeError(f"{key} must be {' or '.join(known)}, not {value!r}")
+    for key, (low, high) in (("glrec.area", chosen.glrec.area), ("partial_lfw.area", chosen.partial_lfw.area)):
+        if not 0.01 <= low <= high <= 1:
+            raise RecipeError(f"{key} must be two rising shares of the area in 0.01 to 1, not {(low, high)}")
+    if min(chosen.partial_lfw.people, chosen.partial_lfw.queries) < 1:
+        raise RecipeError("partial_lfw.people and partial_lfw.queries must be at least 1")
     if not 0 < chosen.selection.heldout < 1:
         raise RecipeError(f"selection.heldout must lie between 0 and 1, not {chosen.selection.heldout}")
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of the result table: what is trained and how it is matched. All rows share data, steps and backbone."""
-
-    views: str = "crops"  # "whole", or "crops": two whole and two partial views an identity
-    layout: str = "glrec"  # how a partial picture gets onto the canvas: "stretch", "pad" (ratio kept) or "glrec"
-    region: str = "none"  # "none", "same" (q = p), "untrained" (random φ + prior) or "trained"
-    triplet: bool = False  # PP-Triplet
-    placements: bool = False  # several placements a query, or one
-    checkpoint: str = ""  # the trained row whose checkpoint it uses; its own if empty
-
-
-METHODS = {
-    "backbone": Method(views="whole", layout="stretch"),
-    "backbone+crops": Method(layout="stretch"),
-    "backbone+crops+pad": Method(layout="pad"),
-    "+glrec": Method(),
-    "+glrec@7": Method(placements=True, checkpoint="+glrec"),
-    "same-location": Method(region="same", placements=True, checkpoint="+glrec"),
-    "untrained-crloc": Method(region="untrained", placements=True, checkpoint="+glrec"),
-    "+crloc": Method(region="trained", placements=True),
-    "ppcl@1": Method(region="trained", triplet=True, checkpoint="ppcl"),
-    "ppcl": Method(region="trained", triplet=True, placements=True),
-}
-
-
-def method(name: str) -> Method:
-    """The row of that name; RecipeError names the nearest one."""
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
-        raise RecipeError(f"unknown method {name!r}: did you mean {near[0]!r}?")
-    return METHODS[name]
-
-
-def trained_by(name: str) -> str:
-    """The row whose training gives the checkpoint that `name` uses."""
-    return method(name).checkpoint or name
 
 
 def rows(chosen: Recipe) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import torch
 
-from . import checkpoints, evaluation, geometry, matching, plots
+from . import checkpoints, evaluation, geometry, ground_truth, matching, plots
 from .data import datasets, images
 from .models.ppcl import PPCL
 
@@ -60,7 +60,7 @@ def rank(
     regions = None  # rows without regions locate none
     if model.method.region != "none":
         parts = matching.region_distances(model, queries, found, best)  # of what is shown, not of the whole gallery
-        regions = evaluation.locate_pairs(model, queries, found, asked_of, place).view(*best.shape, 4)
+        regions = ground_truth.locate_pairs(model, queries, found, asked_of, place).view(*best.shape, 4)
     lines = []
     for i, order in enumerate(best.tolist()):
         for rank_, j in enumerate(order):

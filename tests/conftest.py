@@ -1,8 +1,9 @@
-"""What the tests share: drawn people on disk, the tiny recipe, an untrained model."""
+"""What the tests share: drawn people and faces on disk, the tiny recipe, an untrained model."""
 
 import pytest
 import torch
 
+from ppcl.data.drawn_faces import draw_faces
 from ppcl.data.drawn_people import draw_people
 from ppcl.data.images import normalise
 from ppcl.models.ppcl import PPCL
@@ -16,6 +17,14 @@ def drawn(tmp_path_factory):
     """A folder with the three sets, drawn at the tiny scale. Read it, write nothing into it."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_people(folder, seed=0, scale="tiny", progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory):
+    """A folder with the face sets, drawn at the tiny scale. Read it, write nothing into it."""
+    folder = tmp_path_factory.mktemp("faces")
+    draw_faces(folder, seed=0, scale="tiny", progress=False)
     return folder
 
 

@@ -6,7 +6,7 @@ The fixture trains the demo's networks on 64 drawn people for about a minute.
 import pytest
 import torch
 
-from ppcl import checkpoints, evaluation, geometry, matching, training
+from ppcl import checkpoints, evaluation, geometry, ground_truth, matching, training
 from ppcl.data import batches, drawn_people, images, views
 from ppcl.models.crloc import MAX_HALF, MIN_HALF
 from ppcl.models.glrec import GLRec
@@ -43,13 +43,13 @@ def learned(tmp_path_factory):
 def pairs(learned):
     """Every true pair of the drawn partial-reid: (p, trained q, untrained q, truth), `(P, 4)` each."""
     run, data, short, _ = learned
-    found = evaluation.prepare("partial-reid", data, short.input.size, quiet=True)
-    i, j, truth = evaluation.true_pairs(found)
+    found = evaluation.prepare("partial-reid", data, short, quiet=True)
+    i, j, truth = ground_truth.true_pairs(found)
     regions = []
     for method in ("ppcl", "untrained-crloc"):
         model = evaluation.load(run, "person", method)
         query, gallery = (matching.describe(model, bank) for bank in (found.query_bank, found.gallery_bank))
-        regions.append(evaluation.locate_pairs(model, query, gallery, i, j))
+        regions.append(ground_truth.locate_pairs(model, query, gallery, i, j))
         if method == "ppcl":
             here = query.box[i, 0]
     return here, *regions, truth

@@ -6,6 +6,7 @@ from ppcl.data import datasets
 from ppcl.data.datasets import DataError
 
 MARKET = "Market-1501-v15.09.15"
+PEOPLE = [name for name, task in datasets.DATASETS.items() if task == "person"]
 
 
 def fill(folder, *names):
@@ -255,7 +256,7 @@ def test_training_needs_two_people(tmp_path):
 
 
 def test_check_of_drawn_data(drawn):
-    rows = datasets.check(drawn)
+    rows = datasets.check(drawn, "person")
     assert {row["status"] for row in rows} == {"drawn"}
     counts = {(row["dataset"], row["part"]): (row["pictures"], row["identities"]) for row in rows}
     assert counts == {
@@ -268,7 +269,9 @@ def test_check_of_drawn_data(drawn):
         ("partial-ilids", "query"): (8, 8),
         ("partial-ilids", "gallery"): (8, 8),
     }
-    assert datasets.available(drawn) == ["market1501", "partial-reid", "partial-ilids"]
+    assert datasets.available(drawn) == PEOPLE == ["market1501", "partial-reid", "partial-ilids"]
+    faces = datasets.check(drawn, "face")
+    assert {row["status"] for row in faces} == {"missing"} and datasets.check(drawn) == rows + faces
 
 
 def test_check_tells_missing_from_different(tmp_path):
@@ -281,7 +284,7 @@ def test_check_tells_missing_from_different(tmp_path):
 
 
 def test_every_drawn_query_has_a_true_match_after_camera_exclusion(drawn):
-    for dataset in datasets.DATASETS:
+    for dataset in PEOPLE:
         query, gallery = datasets.evaluation_sets(dataset, drawn)
         match = query.identities[:, None] == gallery.identities[None]
         assert (match & (query.cameras[:, None] != gallery.cameras[None])).any(1).all()
@@ -289,7 +292,7 @@ def test_every_drawn_query_has_a_true_match_after_camera_exclusion(drawn):
 
 def test_truth_has_a_row_for_every_drawn_picture(drawn):
     table = datasets.truth(drawn)
-    for dataset in datasets.DATASETS:
+    for dataset in PEOPLE:
         for part in datasets.PARTS[dataset]:
             pictures = datasets.read(dataset, part, drawn)
             rows = table.loc[[path.relative_to(drawn).as_posix() for path in pictures.paths]]

@@ -32,14 +32,19 @@ def test_placement_is_the_naive_loop(draw):
 
 
 def test_identity_is_the_naive_loop(draw):
-    logits, labels = torch.randn(4, 6, generator=draw), torch.tensor([0, 5, 2, 2])
+    embedding, weight = torch.randn(4, 3, generator=draw), torch.randn(6, 3, generator=draw)
+    classifier = torch.nn.Linear(3, 6, bias=False)
+    classifier.weight.data.copy_(weight)
+    labels = torch.tensor([0, 5, 2, 2])
     expected = 0.0
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+    for row, label in zip((embedding @ weight.T).tolist(), labels.tolist(), strict=True):
         total = math.log(sum(math.exp(v) for v in row))
         for index, value in enumerate(row):
             wanted = 0.1 / 6 + (0.9 if index == label else 0)
             expected += wanted * (total - value) / 4
-    assert losses.identity(logits, labels, 0.1).item() == pytest.approx(expected, rel=1e-5)
+    found, logits = losses.identity(classifier, embedding, labels, 0.1)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(logits, embedding @ weight.T)
 
 
 @pytest.mark.parametrize("margin", [0.05, 0.3, 1.0])

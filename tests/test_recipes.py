@@ -54,7 +54,7 @@ def test_backbone_rate_falls_tenfold_every_forty_epochs(paper):
 
 
 def test_joint_rate_starts_at_the_supplements_and_only_falls(paper):
-    rates = [joint_lr(paper, step / 100) for step in range(101)]
+    rates = [joint_lr(paper, step, 10, 100) for step in range(101)]
     assert rates[0] == pytest.approx(5e-4)
     assert rates[50] == pytest.approx(5e-4 * (1 + 0.01) / 2)
     assert rates[100] == pytest.approx(5e-6)
@@ -113,7 +113,7 @@ STAGES = [
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_number_says_where_it_comes_from(stage):
     for name, line in numeric_lines(stage).items():
-        assert name == "steps" or re.search("# .*(§2.1|not published)", line), line
+        assert name == "steps" or re.search("# .*(§2.1|§2.2|not published)", line), line
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_every_number_says_where_it_comes_from(stage):
     [
         (recipes.GLRecStage, {"epochs", "constant_epochs", "lr", "final_lr", "batch"}),
         (recipes.BackboneStage, {"epochs", "decay_epochs", "decay", "lr", "batch", "identities"}),
-        (recipes.JointStage, {"epochs", "lr", "batch", "identities"}),
+        (recipes.JointStage, {"epochs", "lr", "batch", "identities", "decay_epochs", "decay"}),
         (recipes.Matching, set()),
         (recipes.Augmentation, set()),
         (recipes.Input, set()),

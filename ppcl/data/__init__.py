@@ -3,21 +3,28 @@
 from pathlib import Path
 
 from ..recipes import Recipe
-from . import datasets, drawn_people
+from . import datasets, drawn_faces, drawn_people
+from .drawn_files import NOTE
 
 
 def ready(recipe: Recipe, data: Path | str, progress: bool | None = None) -> Path:
-    """The data folder of a run; outside the paper profile people are drawn into it where it is missing or empty.
+    """The data folder of a run; outside the paper profile pictures are drawn into it where it is missing or empty.
 
     A folder with the user's own sets is left as it is. What is drawn does not depend on a run's seed, so that seeds can
     be compared. Raises DataError that says how to get the real training set where it is not there.
     """
     data = Path(data)
-    untouched = not data.is_dir() or not any(data.iterdir()) or (data / drawn_people.NOTE).is_file()
-    if recipe.profile != "paper" and untouched and not datasets.is_drawn(data):
-        try:
-            drawn_people.draw_people(data, 0, recipe.scale, progress)
-        except ValueError as error:
-            raise datasets.DataError(str(error)) from None
+    untouched = not data.is_dir() or not any(data.iterdir()) or (data / NOTE).is_file()
+    if recipe.profile != "paper" and untouched and not datasets.is_drawn(data, datasets.TRAINING[recipe.task]):
+        synthesise(recipe.task, data, 0, recipe.scale, progress)
     datasets.training_set(recipe.task, data)
     return data
+
+
+def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", progress: bool | None = None) -> None:
+    """Draw a task's sets into a folder. Raises DataError for a folder that holds others."""
+    draw = {"person": drawn_people.draw_people, "face": drawn_faces.draw_faces}[task]
+    try:
+        draw(Path(out), seed, scale, progress)
+    except ValueError as error:
+        raise datasets.DataError(str(error)) from None

@@ -12,9 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import geometry
-from ..recipes import Augmentation
-
-KINDS = ("left", "right", "upper", "lower", "random")
+from ..recipes import KINDS, Augmentation, GLRecStage
 
 
 def generator(seed: int, *key, device: torch.device | str = "cpu") -> torch.Generator:
@@ -61,10 +59,12 @@ def shuffled_batches(count: int, size: int, draw: torch.Generator) -> Iterator[T
     yield from order.split(min(size, count))[: max(1, count // size)]
 
 
-def part_boxes(count: int, draw: torch.Generator, kinds: tuple[str, ...] = KINDS) -> tuple[Tensor, Tensor]:
+def part_boxes(
+    count: int, draw: torch.Generator, kinds: tuple[str, ...] = KINDS, area: tuple[float, float] = (0.1, 0.9)
+) -> tuple[Tensor, Tensor]:
     """Known crops: boxes `(count, 4)` of the canvas and the index of each one's kind in KINDS `(count,)`.
 
-    Sides keep 0.35-0.7 of the canvas along one axis and 0.8-1 along the other; random boxes have area 0.1-0.9.
+    Sides keep 0.35-0.7 of the canvas along one axis and 0.8-1 along the other; random boxes keep `area` of it.
     """
     device = draw.device
     allowed = torch.tensor([KINDS.index(kind) for kind in kinds], device=device)
@@ -72,9 +72,9 @@ def part_boxes(count: int, draw: torch.Generator, kinds: tuple[str, ...] = KINDS
     kept, across = uniform(0.35, 0.7, count, draw=draw), uniform(0.8, 1, count, draw=draw)
     slide, edge = torch.rand(2, count, generator=draw, device=device)
     edge = edge * 0.04  # a side crop starts at the side, or nearly
-    area, shape = uniform(0.1, 0.9, count, draw=draw), uniform(-0.7, 0.7, count, draw=draw)
-    width = (area.sqrt() * (shape / 2).exp()).clamp(max=1)
-    height = (area / width).clamp(max=1)
+    kept_area, shape = uniform(*area, count, draw=draw), uniform(-0.7, 0.7, count, draw=draw)
+    width = (kept_area.sqrt() * (shape / 2).exp()).clamp(max=1)
+    height = (kept_area / width).clamp(max=1)
     place = torch.rand(2, count, generator=draw, device=device)
 
     vertical = (kind == 2) | (kind == 3)  # upper, lower: cut along y
@@ -86,6 +86,11 @@ def part_boxes(count: int, draw: torch.Generator, kinds: tuple[str, ...] = KINDS
     low = torch.stack([torch.where(vertical, other, along), torch.where(vertical, along, other)], -1)
     low = torch.where((kind == 4)[:, None], place.T * free, low)
     return torch.cat([low + size / 2, size], -1), kind
+
+
+def training_crops(count: int, how: GLRecStage, draw: torch.Generator) -> Tensor:
+    """Crops of the kinds that the recipe trains on, `(count, 4)`."""
+    return part_boxes(count, draw, tuple(how.crops.split(",")), how.area)[0]
 
 
 def view_boxes(count: int, scale: tuple[float, float], shift: float, draw: torch.Generator) -> Tensor:

@@ -6,19 +6,24 @@ the file system's order decides nothing.
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..recipes import DATASETS
+from ..recipes import DATASETS, PartialLFW
+from . import face_sets
+from .drawn_files import TRUTH
+from .folders import SUFFIXES, Cut, DataError, PictureSet, descend, pictures
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+__all__ = ["DATASETS", "SUFFIXES", "Cut", "DataError", "PictureSet", "pictures"]
 
 FOLDERS = {
     "market1501": ("Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "market1501"),
     "partial-reid": ("Partial-REID_Dataset", "PartialREID", "Partial_REID"),
     "partial-ilids": ("Partial_iLIDS", "PartialiLIDS"),
+    "casia-webface": ("CASIA-WebFace", "CASIA_WebFace"),
+    "lfw": ("lfw/lfw", "lfw", "lfw_funneled", "lfw-deepfunneled/lfw-deepfunneled", "lfw-deepfunneled"),
+    "partial-lfw": ("Partial-LFW", "Partial_LFW", "partial"),
 }
 PARTS = {
     "market1501": {"train": ("bounding_box_train",), "query": ("query",), "gallery": ("bounding_box_test",)},
@@ -28,57 +33,47 @@ PARTS = {
         "occluded": ("occluded_body_images",),
     },
     "partial-ilids": {"query": ("Probe", "query"), "gallery": ("Gallery", "gallery")},
+    "casia-webface": {"train": (".",)},
+    "lfw": {"all": (".",)},
+    "partial-lfw": {"query": ("probe", "query"), "gallery": ("gallery",)},
 }
 # Published counts, DATA.md: (pictures, identities that count).
 PUBLISHED = {
     "market1501": {"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 750)},
     "partial-reid": {"query": (300, 60), "gallery": (300, 60), "occluded": (300, 60)},
     "partial-ilids": {"query": (119, 119), "gallery": (119, 119)},
+    "casia-webface": {"train": (494414, 10575)},
+    "lfw": {"all": (13233, 5749)},
+    "partial-lfw": {"query": (1000, 1000), "gallery": (1000, 1000)},
 }
 SOURCES = {
     "market1501": "zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
     "partial-reid": "isee-ai.cn/resource.html",
     "partial-ilids": "the repository lingxiao-he/Partial-Person-ReID",
+    "casia-webface": "CASIA, on request,",
+    "lfw": "figshare 5976018 (pictures and pairs.txt)",
 }
+TRAINING = {"person": "market1501", "face": "casia-webface"}
 
 _MARKET = re.compile(r"^(-1|\d{4,})_c(\d+)s\d+_\d+_\d+$")
 _NUMBERED = re.compile(r"^(\d+)_(\d+)$")
 _PLAIN = re.compile(r"^(\d+)$")
 
 
-class DataError(RuntimeError):
-    """Data that are missing or wrong: the folder or file, and the remedy, in one line."""
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """Pictures in a fixed order, with what their names say."""
-
-    name: str
-    folder: Path
-    paths: tuple[Path, ...]
-    identities: np.ndarray = field(repr=False)  # (N,) int64
-    cameras: np.ndarray = field(repr=False)  # (N,) int64
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def keep(self, mask: np.ndarray) -> "PictureSet":
-        """The pictures where `mask` (N,) is true, in the same order."""
-        paths = tuple(path for path, kept in zip(self.paths, mask, strict=True) if kept)
-        return PictureSet(self.name, self.folder, paths, self.identities[mask], self.cameras[mask])
-
-
 def read(dataset: str, part: str, data: Path | str) -> PictureSet:
-    """One part (`train`, `query`, `gallery`, `occluded`) of a set below `data`.
+    """One part (`train`, `query`, `gallery`, `occluded`; of LFW `all`) of a set below `data`.
 
     Market-1501's junk (`-1`) is left out; its distractors (`0000`) stay in the gallery alone, as identity 0. Raises
     DataError if the folder is missing or empty, or if a name does not belong to the layout.
     """
     folder = _part_folder(dataset, part, Path(data))
+    if dataset in ("lfw", "casia-webface"):
+        return face_sets.read_identities(f"{dataset}/{part}", folder)
     files = pictures(folder)
     if not files:
         raise DataError(f"{dataset}: {folder} holds no pictures; {how_to_get(dataset)}")
+    if dataset == "partial-lfw":
+        return face_sets.read_partial(f"{dataset}/{part}", folder)
     named = [(path, *_parse(dataset, part, path)) for path in files]
     ignored = (-1,) if dataset != "market1501" or part == "gallery" else (-1, 0)
     named = [entry for entry in named if entry[1] not in ignored]
@@ -88,8 +83,15 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     return PictureSet(f"{dataset}/{part}", folder, paths, np.array(identities, np.int64), np.array(cameras, np.int64))
 
 
-def evaluation_sets(dataset: str, data: Path | str) -> tuple[PictureSet, PictureSet]:
-    """(query, gallery) of a set's standard protocol. Raises DataError where a half is missing or they share nobody."""
+def evaluation_sets(
+    dataset: str, data: Path | str, protocol: PartialLFW | None = None
+) -> tuple[PictureSet, PictureSet]:
+    """(query, gallery) of a set's standard protocol; Partial-LFW is made from LFW where no folder of it is there.
+
+    Raises DataError where a half is missing or they share nobody.
+    """
+    if dataset == "partial-lfw" and not _has(dataset, data):
+        return face_sets.make_partial(read("lfw", "all", data), protocol or PartialLFW())
     query, gallery = read(dataset, "query", data), read(dataset, "gallery", data)
     if not set(query.identities) & set(gallery.identities):
         raise DataError(
@@ -98,64 +100,100 @@ def evaluation_sets(dataset: str, data: Path | str) -> tuple[PictureSet, Picture
     return query, gallery
 
 
+def verification_set(data: Path | str) -> tuple[PictureSet, face_sets.Pairs]:
+    """LFW and its pairs; `pairs.txt` lies in the set's folder or beside it. Raises DataError where one is missing."""
+    lfw = read("lfw", "all", data)
+    places = [folder / face_sets.PAIRS for folder in (lfw.folder, lfw.folder.parent, Path(data))]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise DataError(f"lfw: no {face_sets.PAIRS} in {lfw.folder} or beside it; {how_to_get('lfw')}")
+    return lfw, face_sets.read_pairs(found, lfw)
+
+
 def training_set(task: str, data: Path | str) -> PictureSet:
     """The holistic pictures that every stage learns from. Raises DataError if there are fewer than two identities."""
-    pictures = read("market1501", "train", data)
-    if len(set(pictures.identities)) < 2:
-        raise DataError(f"market1501: {pictures.folder} shows fewer than two identities; {how_to_get('market1501')}")
-    return pictures
+    dataset = TRAINING[task]
+    found = read(dataset, "train", data)
+    if len(set(found.identities)) < 2:
+        raise DataError(f"{dataset}: {found.folder} shows fewer than two identities; {how_to_get(dataset)}")
+    return found
 
 
-def available(data: Path | str) -> list[str]:
-    """The sets whose query and gallery can be read below `data`."""
+def available(data: Path | str, task: str | None = None) -> list[str]:
+    """The sets (of a task) that can be evaluated on: whose query and gallery, or pairs, can be read below `data`."""
     found = []
-    for dataset in DATASETS:
+    for dataset, belongs in DATASETS.items():
         try:
-            evaluation_sets(dataset, data)
-            found.append(dataset)
+            if task in (None, belongs) and dataset != "casia-webface":
+                verification_set(data) if dataset == "lfw" else evaluation_sets(dataset, data)
+                found.append(dataset)
         except DataError:
             pass
     return found
 
 
-def is_drawn(data: Path | str) -> bool:
-    """Whether the pictures below `data` were drawn by this project: drawn sets come with their truth."""
-    return (Path(data) / "truth.csv").is_file()
+def partial_sets(data: Path | str, task: str) -> list[str]:
+    """The available sets of a task whose queries are partial. Raises DataError where there is none."""
+    found = [name for name in available(data, task) if name.startswith("partial")]
+    if not found:
+        wanted = {"person": "partial-reid", "face": "lfw"}[task]
+        raise DataError(f"{data} holds no partial set to evaluate on; {how_to_get(wanted)}")
+    return found
+
+
+def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
+    """Whether a set (or any) below `data` was drawn by this project: drawn sets stand in a table of their truth."""
+    path = Path(data) / TRUTH
+    if not path.is_file():
+        return False
+    known = {line.partition(",")[0] for line in path.read_text().splitlines()[1:]}
+    if dataset == "partial-lfw":
+        dataset = "partial-lfw" if _has(dataset, data) else "lfw"
+    return bool(known) if dataset is None else dataset in known
 
 
 def truth(data: Path | str):
     """`truth.csv` of drawn sets as a pandas table indexed by file: kind, figure box and view box of every picture."""
     import pandas
 
-    path = Path(data) / "truth.csv"
+    path = Path(data) / TRUTH
     if not path.is_file():
         raise DataError(f"{path} is missing: only drawn sets have it (python -m ppcl data synthesise --out {data})")
     return pandas.read_csv(path, index_col="file", dtype={"identity": str})
 
 
-def check(data: Path | str) -> list[dict]:
-    """What is below `data`: a row for each part of each set, counted against the published counts.
+def check(data: Path | str, task: str | None = None) -> list[dict]:
+    """What is below `data`: a row for each part of each set (of a task), counted against the published counts.
 
-    Keys: dataset, part, folder, pictures, identities, published, status (`complete`, `drawn`, `differs`, `missing`,
-    `unreadable`), note. Raises DataError if `data` is no folder.
+    Keys: dataset, part, folder, pictures, identities, published, published_identities, status (`complete`, `drawn`,
+    `made` from another set, `differs`, `missing`, `unreadable`), note. Raises DataError if `data` is no folder.
     """
     if not Path(data).is_dir():
         raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")
     rows = []
-    for dataset in DATASETS:
+    for dataset in (name for name, belongs in DATASETS.items() if task in (None, belongs)):
         for part, published in PUBLISHED[dataset].items():
             row = {"dataset": dataset, "part": part, "folder": None, "pictures": 0, "identities": 0}
-            row |= {"published": published[0], "published_identities": published[1]}
+            row |= {"published": published[0], "published_identities": published[1], "note": ""}
             try:
-                folder = _part_folder(dataset, part, Path(data))
-                row["folder"] = folder.relative_to(Path(data)).as_posix()
-                row["pictures"] = len(pictures(folder))
-                row["identities"] = len(set(read(dataset, part, data).identities) - {0})
-                same = (row["pictures"], row["identities"]) == published
-                row["status"] = "drawn" if is_drawn(data) else "complete" if same else "differs"
-                row["note"] = (
-                    "" if row["status"] != "differs" else f"published: {published[0]} of {published[1]} people"
-                )
+                if dataset == "partial-lfw" and not _has(dataset, data):
+                    row |= {"status": "made", "note": "made from lfw"}
+                    found = evaluation_sets(dataset, data)[part == "gallery"]
+                else:
+                    folder = _part_folder(dataset, part, Path(data))
+                    row["folder"] = folder.relative_to(Path(data)).as_posix()
+                    row["pictures"] = len(_files(dataset, folder))
+                    found = read(dataset, part, data)
+                    if dataset == "lfw":
+                        verification_set(data)
+                ignored = {0} if dataset == "market1501" else set()
+                row["identities"] = len(set(found.identities) - ignored)
+                row["pictures"] = row["pictures"] or len(found)
+                if "status" not in row:
+                    same = (row["pictures"], row["identities"]) == published
+                    row["status"] = "drawn" if is_drawn(data, dataset) else "complete" if same else "differs"
+                if row["status"] == "differs":
+                    row["note"] = f"published: {published[0]} of {published[1]} people"
             except DataError as error:
                 row["status"] = "unreadable" if row["pictures"] else "missing"
                 row["note"] = str(error) if row["pictures"] else how_to_get(dataset)
@@ -169,7 +207,7 @@ def contents(data: Path | str) -> dict:
     for dataset in DATASETS:
         for part in PARTS[dataset]:
             try:
-                found = pictures(_part_folder(dataset, part, Path(data)))
+                found = _files(dataset, _part_folder(dataset, part, Path(data)))
             except DataError:
                 continue
             counts[f"{dataset}/{part}"] = len(found)
@@ -179,11 +217,28 @@ def contents(data: Path | str) -> dict:
     return {"pictures": counts, "sha256": digest.hexdigest(), "drawn": is_drawn(data)}
 
 
+def _files(dataset: str, folder: Path) -> list[Path]:
+    """All pictures of a part: those of its folder, or of the identities' folders in it."""
+    if dataset not in ("lfw", "casia-webface"):
+        return pictures(folder)
+    return [path for person in sorted(p for p in folder.iterdir() if p.is_dir()) for path in pictures(person)]
+
+
+def _has(dataset: str, data: Path | str) -> bool:
+    """Whether both halves of a set lie below `data`."""
+    try:
+        return all(_part_folder(dataset, part, Path(data)) for part in ("query", "gallery"))
+    except DataError:
+        return False
+
+
 def how_to_get(dataset: str) -> str:
     """Where a set comes from, and how to do without."""
+    dataset = "lfw" if dataset == "partial-lfw" else dataset
     return (
         f"get {dataset} from {SOURCES[dataset]} and unpack it as {FOLDERS[dataset][0]}/ below --data, "
-        "or draw a stand-in into another, empty folder: python -m ppcl data synthesise --out DIR"
+        "or draw a stand-in into another, empty folder: "
+        f"python -m ppcl data synthesise --task {DATASETS[dataset]} --out DIR"
     )
 
 
@@ -195,9 +250,9 @@ def _part_folder(dataset: str, part: str, data: Path) -> Path:
     if not data.is_dir():
         raise DataError(f"{data} is not a folder; {how_to_get(dataset)}")
     for name in (*FOLDERS[dataset], "."):
-        top = _descend(data, name)
+        top = descend(data, name)
         for leaf in PARTS[dataset][part]:
-            found = top and _descend(top, leaf)
+            found = top and descend(top, leaf)
             if found and (name != "." or _is_whole_layout(dataset, data)):
                 return found
     raise DataError(f"{dataset}: no {' or '.join(PARTS[dataset][part])} below {data}; {how_to_get(dataset)}")
@@ -207,27 +262,6 @@ def _is_whole_layout(dataset: str, data: Path) -> bool:
     """Whether `data` is the set's own folder: query and gallery both lie in it, and its name is the set's."""
     names = {name.split("/")[-1].lower() for name in FOLDERS[dataset]}
     return data.resolve().name.lower() in names
-
-
-def _descend(folder: Path, names: str) -> Path | None:
-    """A subfolder by name, in any case: copies made on other systems differ in nothing but case."""
-    for name in names.split("/"):
-        if name == ".":
-            continue
-        exact = folder / name
-        if not exact.is_dir():
-            same = sorted(p for p in folder.iterdir() if p.name.lower() == name.lower() and p.is_dir())
-            if not same:
-                return None
-            exact = same[0]
-        folder = exact
-    return folder
-
-
-def pictures(folder: Path) -> list[Path]:
-    """The picture files of a folder by name; hidden files and other kinds (Thumbs.db) are none."""
-    found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted((p for p in found if p.is_file()), key=lambda p: p.name)
 
 
 def _parse(dataset: str, part: str, path: Path) -> tuple[int, int]:

@@ -7,9 +7,7 @@ bytes. How to draw so that a model trained on this is of use on photographs: MET
 
 from __future__ import annotations
 
-import csv
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +17,7 @@ import numpy as np
 
 from ..progress import bar
 from .drawn_figure import draw_figure, draw_pose
+from .drawn_files import claim, finish, write
 from .drawn_looks import Rng, looks_of
 from .drawn_paint import Noise, make_noise
 from .drawn_scene import Camera, draw_background, draw_occluder, make_camera, make_canvas, record
@@ -27,11 +26,7 @@ Box = tuple[float, float, float, float]
 
 MARKET, REID, ILIDS = "market1501", "partial-reid", "partial-ilids"
 FOLDERS = {MARKET: "Market-1501-v15.09.15", REID: "Partial-REID_Dataset", ILIDS: "Partial_iLIDS"}
-NOTE = "drawn.txt"  # what was drawn in a folder: version, seed, scale
 DRAWING = 1  # raise it when the same seed comes to give other pictures
-COLUMNS = "dataset,file,identity,camera,kind,figure_cx,figure_cy,figure_w,figure_h,view_cx,view_cy,view_w,view_h".split(
-    ","
-)
 
 CAMERAS = 6  # Market-1501
 MARKET_SIZE = (64, 128)  # pixels, Market-1501
@@ -232,46 +227,25 @@ def _render(picture: Picture, plan: Plan, rng: Rng, seed: int, noise: Noise, cam
     return buffer.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _claim(out: Path, what: str) -> None:
-    """Note in `out` what is drawn there; raise ValueError where something else was, so that two sets never mix."""
-    note = out / NOTE
-    if not note.exists() and (found := [name for name in FOLDERS.values() if (out / name).exists()]):
-        raise ValueError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    if note.exists() and note.read_text() != what:
-        raise ValueError(f"{out} holds {note.read_text().strip()}, not {what.strip()}: delete it or draw elsewhere")
-    _write(note, what.encode())
-
-
 def draw_people(out: Path, seed: int = 0, scale: str = "demo", progress: bool | None = None) -> None:
-    """Draw the three sets under `out`, then `truth.csv`, whose presence says that the sets are complete.
+    """Draw the three sets under `out`, then their part of `truth.csv`, whose presence says that they are complete.
 
     The same `seed` and `scale` give the same bytes. Pictures already there are kept. `progress`: True or False shows or
     hides the bar; None shows it on a terminal. Raises ValueError for a scale that is not one of `SCALES`, and for a
-    folder in which other people were drawn.
+    folder in which other people were drawn, or which holds photographs.
     """
     if seed < 0:
         raise ValueError(f"the seed must not be negative, as {seed} is")
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
     out = Path(out)
-    _claim(out, f"drawing {DRAWING}, seed {seed}, scale {scale}\n")
+    claim(out, "people", f"drawing {DRAWING}, seed {seed}, scale {scale}", FOLDERS.values())
     noise = make_noise(np.random.default_rng([seed, 0]))
     camera = cache(lambda dataset, view: make_camera(np.random.default_rng([seed, 0, [*FOLDERS].index(dataset), view])))
     pictures = [*_market(SCALES[scale]), *_reid(SCALES[scale]), *_ilids(SCALES[scale])]
     for folder in {(out / FOLDERS[p.dataset] / p.file).parent for p in pictures}:
         folder.mkdir(parents=True, exist_ok=True)
-    rows = [COLUMNS]
+    rows = []
     for p in bar(pictures, "drawing people", None, None if progress is None else not progress):
         rng = np.random.default_rng([seed, p.set_number, p.person, p.number])
         plan = plan_picture(p, rng)
@@ -279,7 +253,5 @@ def draw_people(out: Path, seed: int = 0, scale: str = "demo", progress: bool | 
         path = out / FOLDERS[p.dataset] / p.file
         if not path.exists():
             view = p.view or int(rng.integers(1, CAMERAS + 1))
-            _write(path, _render(p, plan, rng, seed, noise, camera(p.dataset, view)))
-    table = io.StringIO(newline="")
-    csv.writer(table, lineterminator="\n").writerows(rows)
-    _write(out / "truth.csv", table.getvalue().encode())
+            write(path, _render(p, plan, rng, seed, noise, camera(p.dataset, view)))
+    finish(out, rows)

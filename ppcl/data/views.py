@@ -46,7 +46,7 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
         )
     order = torch.randperm(len(several), generator=generator(0, "heldout")).numpy()
     away = np.isin(pictures.identities, several[order[:kept_back]])
-    bank = images.bank(pictures.paths, recipe.input.size, "decoding training pictures", quiet)
+    bank = images.bank(pictures.pictures, recipe.input.size, "decoding training pictures", quiet)
     _, labels = np.unique(pictures.identities[~away], return_inverse=True)
     mask = torch.from_numpy(away)
     return TrainingData(bank[~mask].to(device), labels, bank[mask].to(device), pictures.identities[away])
@@ -56,7 +56,7 @@ def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: tor
     """Half cropped, half whole -> normalised `(B, 3, H, W)`, log ratios `(B,)`, boxes `(B, 4)`, partial `(B,)`."""
     count = len(index)
     device = bank.images.device
-    crop, _ = batches.part_boxes(count, draw)
+    crop = batches.training_crops(count, recipe.glrec, draw)
     partial = torch.rand(count, generator=draw, device=device) < 0.5
     box = torch.where(partial[:, None], crop, geometry.whole(count, like=crop))
     view = batches.view_boxes(count, (0.96, 1.04), 0.03, draw)  # detections are never cut alike,
@@ -102,7 +102,7 @@ def joint_batch(
     chosen = torch.cat([a, b, a, c])
     whole = whole_views(4 * people, recipe, draw, recipe.joint.wide_share)
     near = whole_views(2 * people, recipe, draw)
-    part, _ = batches.part_boxes(2 * people, draw)
+    part = batches.training_crops(2 * people, recipe.glrec, draw)
     flipped = (torch.rand(people, generator=draw, device=device) < recipe.augmentation.flip).repeat(4)
     canvas = geometry.whole(4 * people, like=whole)
     partial = torch.zeros(4 * people, dtype=torch.bool, device=device)
@@ -132,7 +132,7 @@ def heldout_queries(
     chosen = torch.from_numpy(is_query).to(data.heldout.images.device)
     queries = data.heldout[chosen]
     draw = generator(0, "heldout queries", device=queries.images.device)
-    box, _ = batches.part_boxes(len(queries), draw)
+    box = batches.training_crops(len(queries), recipe.glrec, draw)
     seen = batches.read_views(queries.images, box, torch.zeros(len(queries), dtype=torch.bool, device=box.device))
     ratios = batches.ratio_of(box, recipe.glrec.ratio_jitter, draw)
     partial = images.ImageBank(seen.round().clamp(0, 255).to(torch.uint8), ratios)

@@ -1,4 +1,4 @@
-"""Backbones: pictures -> feature map -> embedding. ResNet-50 for people, a small residual net for the demo."""
+"""Backbones: pictures -> feature map -> embedding. ResNet-50 for people, a face network, a small net for the demo."""
 
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -50,23 +50,44 @@ def resnet50(weights: str) -> nn.Sequential:
     return nn.Sequential(*body)
 
 
-NETS = {"small": (lambda weights: small_net(), 128), "resnet50": (resnet50, 2048)}
+def face34() -> nn.Sequential:
+    """34 layers for faces: stem at full resolution, 64-128-256-512 channels, so that 112 x 112 gives 512 x 14 x 14.
+
+    Of the kind trained on CASIA-WebFace with a margin softmax; the last stage keeps its size, as regions are read there.
+    """
+    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(True)]
+    before = 64
+    for after, blocks, stride in ((64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1)):
+        layers += [Block(before if i == 0 else after, after, stride if i == 0 else 1) for i in range(blocks)]
+        before = after
+    return nn.Sequential(*layers)
+
+
+NETS = {
+    "small": (lambda weights: small_net(), 128),
+    "resnet50": (resnet50, 2048),
+    "face34": (lambda weights: face34(), 512),
+}
 
 
 class Backbone(nn.Module):
-    """Feature map, masked global average pooling, BN-neck and (in training) an identity classifier."""
+    """Feature map, masked global average pooling, BN-neck and (in training) an identity classifier.
+
+    With a margin softmax the classifier is pytorch-metric-learning's loss, which holds a unit vector for each class.
+    """
 
     def __init__(self, recipe: BackboneStage, classes: int, pretrained: bool = True):
         super().__init__()
         make, self.channels = NETS[recipe.architecture]
         source = recipe.weights if pretrained else "none"
         self.body = make(source)
+        if source == "imagenet" and recipe.architecture != "resnet50":
+            raise RuntimeError(f"there are no ImageNet weights for {recipe.architecture}: set backbone.weights=none")
         if source not in ("imagenet", "none"):
             _load_body(self.body, source)
         self.neck = nn.BatchNorm1d(self.channels)
         nn.init.zeros_(self.neck.bias).requires_grad_(False)
-        self.classifier = nn.Linear(self.channels, classes, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.001)
+        self.classifier = _classifier(recipe, self.channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures `(B, 3, H, W)` -> feature map `(B, C, h, w)`."""
@@ -85,6 +106,16 @@ class Backbone(nn.Module):
         scale = self.neck.weight * (self.neck.running_var + self.neck.eps).rsqrt()
         shape = (1, -1) + (1,) * (features.dim() - 2)
         return (features.float() - self.neck.running_mean.view(shape)) * scale.view(shape)
+
+
+def _classifier(recipe: BackboneStage, channels: int, classes: int) -> nn.Module:
+    if recipe.softmax == "cosface":
+        from pytorch_metric_learning.losses import CosFaceLoss  # late, because it is slow to import
+
+        return CosFaceLoss(classes, channels, margin=recipe.softmax_margin, scale=recipe.softmax_scale)
+    linear = nn.Linear(channels, classes, bias=False)
+    nn.init.normal_(linear.weight, std=0.001)
+    return linear
 
 
 def on_map(visible: Tensor, cells: tuple[int, int]) -> Tensor:

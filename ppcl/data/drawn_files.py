@@ -1,0 +1,53 @@
+"""What drawn sets of any kind share on disk: the note of what was drawn, whole files, and one table of truth."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+NOTE = "drawn.txt"  # what was drawn in a folder, a line a kind: "people: drawing 1, seed 0, scale demo"
+TRUTH = "truth.csv"  # what is true of each drawn picture; a set that stands in it is complete
+COLUMNS = "dataset,file,identity,camera,kind,figure_cx,figure_cy,figure_w,figure_h,view_cx,view_cy,view_w,view_h".split(
+    ","
+)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def claim(out: Path, what: str, line: str, folders: Iterable[str]) -> None:
+    """Note in `out` that `what` ("people") is drawn there as `line` says.
+
+    Raises ValueError where something else was, or where one of `folders` was not drawn at all, so that two sets never
+    mix.
+    """
+    note = out / NOTE
+    lines = note.read_text().splitlines() if note.exists() else []
+    known = dict(entry.split(": ", 1) for entry in lines if ": " in entry)
+    if what not in known and (found := [name for name in folders if (out / name).exists()]):
+        raise ValueError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
+    if known.get(what, line) != line:
+        raise ValueError(f"{out} holds {what} of {known[what]}, not of {line}: delete it or draw elsewhere")
+    out.mkdir(parents=True, exist_ok=True)
+    known[what] = line
+    write(note, "".join(f"{kind}: {text}\n" for kind, text in sorted(known.items())).encode())
+
+
+def finish(out: Path, rows: list[list]) -> None:
+    """Write rows (in the order of COLUMNS) into the table of truth; those of other sets stay, sets in their order."""
+    path, fresh = out / TRUTH, {str(row[0]) for row in rows}
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [*rows, *(row for row in csv.reader(file) if row[0] not in fresh and row != COLUMNS)]
+    table = io.StringIO(newline="")
+    order = {name: i for i, name in enumerate(sorted({str(row[0]) for row in rows}))}
+    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *sorted(rows, key=lambda row: order[str(row[0])])])
+    write(path, table.getvalue().encode())

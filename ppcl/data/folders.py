@@ -1,0 +1,75 @@
+"""What a set of pictures is, and how folders are read: by base names, sorted, in any case."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+
+
+class DataError(RuntimeError):
+    """Data that are missing or wrong: the folder or file, and the remedy, in one line."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A picture that is a part of a file's: first its centre, where the file is an uncut face picture, then a box."""
+
+    path: Path
+    centre: bool = False  # 250 x 250 pictures of LFW and CASIA-WebFace; see images.open_picture
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures in a fixed order, with what their names say."""
+
+    name: str
+    folder: Path
+    paths: tuple[Path, ...] = field(repr=False)
+    identities: np.ndarray = field(repr=False)  # (N,) int64
+    cameras: np.ndarray = field(repr=False)  # (N,) int64
+    centre: bool = False  # face pictures of 250 x 250 are cut to their centre
+    boxes: np.ndarray | None = field(default=None, repr=False)  # (N, 4): what is kept of each picture; None: all
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def pictures(self) -> list[Path | Cut]:
+        """What `images.bank` reads."""
+        if not self.centre and self.boxes is None:
+            return list(self.paths)
+        boxes = [None] * len(self) if self.boxes is None else map(tuple, self.boxes.tolist())
+        return [Cut(path, self.centre, box) for path, box in zip(self.paths, boxes, strict=True)]
+
+    def keep(self, index: np.ndarray) -> "PictureSet":
+        """The pictures of a mask `(N,)` or of indices, in their order."""
+        index = np.flatnonzero(index) if index.dtype == bool else index
+        boxes = None if self.boxes is None else self.boxes[index]
+        paths = tuple(self.paths[i] for i in index)
+        return PictureSet(
+            self.name, self.folder, paths, self.identities[index], self.cameras[index], self.centre, boxes
+        )
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The picture files of a folder by name; hidden files and other kinds (Thumbs.db) are none."""
+    found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted((p for p in found if p.is_file()), key=lambda p: p.name)
+
+
+def descend(folder: Path, names: str) -> Path | None:
+    """A subfolder by name, in any case: copies made on other systems differ in nothing but case."""
+    for name in names.split("/"):
+        if name == ".":
+            continue
+        exact = folder / name
+        if not exact.is_dir():
+            same = sorted(p for p in folder.iterdir() if p.name.lower() == name.lower() and p.is_dir())
+            if not same:
+                return None
+            exact = same[0]
+        folder = exact
+    return folder

@@ -1,0 +1,114 @@
+"""What is known of the pictures of a set: how they were cropped and, where they were drawn, where the figure is.
+
+Measured against it: how well GLRec places, how often its gate is right, how well CRLoc locates.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from . import geometry, matching, metrics
+from .data import batches, datasets
+from .models.ppcl import PPCL
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation
+
+RATIO_BINS = ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (0.6, 0.8))
+
+
+def subsets(found: Evaluation) -> dict[str, np.ndarray]:
+    """Masks of the queries `(Q,)` by kind of crop and by input ratio, where the truth is known; `all` always."""
+    masks = {"all": np.ones(len(found.query), bool)}
+    if found.dataset != "market1501" and (found.drawn or found.query.boxes is not None):
+        if found.query.boxes is None:
+            kinds = truth_of(found.query, found.data).kind
+            masks |= {kind: (kinds == kind).to_numpy() for kind in batches.KINDS}
+        share = geometry.area(view_boxes(found)).numpy()
+        masks |= {f"{low}-{high}": (share >= low) & (share < high) for low, high in RATIO_BINS}
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def truth_of(pictures: datasets.PictureSet, data: Path | str):
+    """The lines of `truth.csv` for these pictures, in their order."""
+    root = Path(data).resolve()
+    return datasets.truth(data).loc[[path.resolve().relative_to(root).as_posix() for path in pictures.paths]]
+
+
+def view_boxes(found: Evaluation) -> torch.Tensor:
+    """What each query shows of its whole picture `(Q, 4)`: as it was cropped by us, or as the truth has it."""
+    if found.query.boxes is not None:
+        return torch.from_numpy(found.query.boxes).float()
+    return boxes(truth_of(found.query, found.data), "view")
+
+
+def boxes(table, prefix: str) -> torch.Tensor:
+    """The `figure` or `view` boxes `(N, 4)` of truth lines."""
+    return torch.tensor(table[[f"{prefix}_{side}" for side in ("cx", "cy", "w", "h")]].to_numpy(), dtype=torch.float32)
+
+
+def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Every query with each of its true gallery pictures: (query index, gallery index, true region `(P, 4)`).
+
+    The region is what the query shows, carried over by the two figures' frames and clipped to the canvas.
+    """
+    query, gallery = np.nonzero(found.query.identities[:, None] == found.gallery.identities[None])
+    asked, have = truth_of(found.query, found.data), truth_of(found.gallery, found.data)
+    figure_q, figure_g = boxes(asked, "figure")[query], boxes(have, "figure")[gallery]
+    region = geometry.compose(figure_g, geometry.compose(geometry.invert(figure_q), view_boxes(found)[query]))
+    return query, gallery, geometry.clip(region)
+
+
+def rows(
+    found: Evaluation, facts: dict, model: PPCL, query: matching.Features, gallery: matching.Features
+) -> list[dict]:
+    """How well GLRec places, the gate decides and CRLoc locates, on pictures whose truth is known."""
+    target, predicted = view_boxes(found), query.box[:, 0].cpu()
+    people = found.query.identities
+    measured: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    if model.method.layout == "glrec" and model.method.region in ("none", "trained"):
+        measured["glrec-IoU"] = geometry.iou(predicted, target).numpy(), people
+        draw = batches.generator(0, "constant box")  # the best guess without looking
+        crops = batches.training_crops(10_000, model.recipe.glrec, draw)
+        middle = geometry.from_corners(geometry.corners(crops).median(0).values)
+        measured["constant-box-IoU"] = geometry.iou(middle.expand_as(target), target).numpy(), people
+        measured["gate-accuracy"] = (query.gate.cpu() > 0).float().numpy(), people
+        right = (gallery.gate.cpu() <= 0).float().numpy()
+        measured["gate-accuracy-whole"] = right, found.gallery.identities
+    if model.method.region != "none" and found.drawn:
+        i, j, region = true_pairs(found)
+        found_boxes = locate_pairs(model, query, gallery, i, j)
+        measured["crloc-IoU"] = geometry.iou(found_boxes, region).numpy(), people[i]
+        same = geometry.iou(query.box[:, 0].cpu()[i], region).numpy()
+        far = same < 0.6
+        if far.any():
+            measured["crloc-IoU-where-it-moved"] = measured["crloc-IoU"][0][far], people[i][far]
+    rows = []
+    for metric, (value, ids) in measured.items():
+        masks = (
+            subsets(found)
+            if len(value) == len(found.query) and metric != "gate-accuracy-whole"
+            else {"all": slice(None)}
+        )
+        for subset, mask in masks.items():
+            mean, low, high = metrics.bootstrap(value[mask], ids[mask])
+            name = {"subset": subset, "metric": metric, "n_query": len(value[mask]), "n_gallery": len(found.gallery)}
+            rows.append({**facts, **name, "value": mean, "low": low, "high": high})
+    return rows
+
+
+def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Features, i, j) -> torch.Tensor:
+    """Where CRLoc finds query i's first placement in gallery picture j `(P, 4)`; there itself for rows with q = p."""
+    if model.method.region == "same":
+        return matching.in_picture(query.box[i, 0], gallery[torch.from_numpy(j)]).cpu()
+    found = torch.empty(len(i), 4)
+    for one in np.unique(i):
+        pairs = np.flatnonzero(i == one)
+        some = gallery[torch.from_numpy(j[pairs])]
+        region, _ = matching.locate(model, query.points[one, :1], query.box[one, :1], some)
+        found[pairs] = matching.in_picture(region[:, 0], some).cpu()
+    return found

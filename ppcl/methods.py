@@ -1,0 +1,47 @@
+"""The rows of the result table: what each one trains, and how it is matched."""
+
+import difflib
+from dataclasses import dataclass
+
+
+class RecipeError(ValueError):
+    """A recipe, key, row or value that does not exist, with the nearest one that does."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the result table: what is trained and how it is matched. All rows share data, steps and backbone."""
+
+    views: str = "crops"  # "whole", or "crops": two whole and two partial views an identity
+    layout: str = "glrec"  # how a partial picture gets onto the canvas: "stretch", "pad" (ratio kept) or "glrec"
+    region: str = "none"  # "none", "same" (q = p), "untrained" (random φ + prior) or "trained"
+    triplet: bool = False  # PP-Triplet
+    placements: bool = False  # several placements a query, or one
+    checkpoint: str = ""  # the trained row whose checkpoint it uses; its own if empty
+
+
+METHODS = {
+    "backbone": Method(views="whole", layout="stretch"),
+    "backbone+crops": Method(layout="stretch"),
+    "backbone+crops+pad": Method(layout="pad"),
+    "+glrec": Method(),
+    "+glrec@7": Method(placements=True, checkpoint="+glrec"),
+    "same-location": Method(region="same", placements=True, checkpoint="+glrec"),
+    "untrained-crloc": Method(region="untrained", placements=True, checkpoint="+glrec"),
+    "+crloc": Method(region="trained", placements=True),
+    "ppcl@1": Method(region="trained", triplet=True, checkpoint="ppcl"),
+    "ppcl": Method(region="trained", triplet=True, placements=True),
+}
+
+
+def method(name: str) -> Method:
+    """The row of that name; RecipeError names the nearest one."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
+        raise RecipeError(f"unknown method {name!r}: did you mean {near[0]!r}?")
+    return METHODS[name]
+
+
+def trained_by(name: str) -> str:
+    """The row whose training gives the checkpoint that `name` uses."""
+    return method(name).checkpoint or name

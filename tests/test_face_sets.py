@@ -1,0 +1,377 @@
+"""Faces on disk: LFW and its pairs, the centre crop, Partial-LFW made from LFW or ready-made, drawn faces."""
+
+import csv
+import io
+import shutil
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppcl import data as ppcl_data
+from ppcl.data import datasets, drawn_people, face_sets, images
+from ppcl.data.datasets import Cut, DataError
+from ppcl.recipes import PartialLFW, recipe
+
+PEOPLE = {"Ann_Lee": 3, "Bo": 2, "J.R._Smith": 1, "Zoe": 4}
+SAME, OTHER = "Ann_Lee\t1\t3", "Bo\t2\tJ.R._Smith\t1"
+GOOD = ["2\t1", SAME, OTHER, "Zoe\t4\t2", "Zoe\t1\tBo\t1"]
+
+
+def lfw(top, people=PEOPLE, pairs=None, order=1, size=(12, 12)):
+    """Pictures of these people, made in this order, and a table of pairs among them."""
+    for name, count in list(people.items())[::order]:
+        (top / name).mkdir(parents=True)
+        for number in list(range(1, count + 1))[::order]:
+            Image.new("RGB", size, (number, 0, 0)).save(top / name / f"{name}_{number:04d}.jpg")
+    if pairs is not None:
+        (top / "pairs.txt").write_bytes("\n".join(pairs).encode())
+    return top
+
+
+def shown(pictures, index):
+    return [pictures.paths[i].stem for i in index]
+
+
+def pair_names(data):
+    found, pairs = datasets.verification_set(data)
+    return list(zip(shown(found, pairs.first), shown(found, pairs.second), pairs.same.tolist(), strict=True))
+
+
+EXPECTED = [
+    ("Ann_Lee_0001", "Ann_Lee_0003", True),
+    ("Bo_0002", "J.R._Smith_0001", False),
+    ("Zoe_0004", "Zoe_0002", True),
+    ("Zoe_0001", "Bo_0001", False),
+]
+
+# --- pairs.txt ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(GOOD),
+        "\n".join(GOOD) + "\n\n  \n\n",
+        "\n".join(GOOD).replace("\t", " "),
+        "\r\n".join(GOOD) + "\r\n",
+        "\ufeff" + "\n".join(GOOD),
+        f"2 1\n{SAME}\nBo 2\tJ.R._Smith   1\n Zoe\t4  2\nZoe 1 Bo\t1\n",
+    ],
+    ids=["tabs", "blank lines after", "spaces", "CRLF", "BOM", "mixed"],
+)
+def test_pairs_in_every_spelling(tmp_path, text):
+    lfw(tmp_path / "lfw")
+    (tmp_path / "lfw/pairs.txt").write_bytes(text.encode())
+    assert pair_names(tmp_path) == EXPECTED
+    assert datasets.verification_set(tmp_path)[1].folds == 2
+
+
+def test_folds_alternate_same_and_different(tmp_path):
+    """Two folds of two: two of the same person, two of different people, and again."""
+    lines = ["2\t2", SAME, "Ann_Lee\t2\t1", OTHER, "Bo\t1\tZoe\t1", "Zoe\t1\t2", "Zoe\t3\t4", OTHER, "Bo\t1\tZoe\t2"]
+    lfw(tmp_path / "lfw", pairs=lines)
+    assert [same for *_, same in pair_names(tmp_path)] == [True, True, False, False] * 2
+
+
+def test_names_with_spaces_stand_between_tabs(tmp_path):
+    lfw(tmp_path / "lfw", {"Ann Lee": 2, "Bo": 1}, ["1\t1", "Ann Lee\t1\t2", "Ann Lee\t2\tBo\t1"])
+    assert pair_names(tmp_path) == [("Ann Lee_0001", "Ann Lee_0002", True), ("Ann Lee_0002", "Bo_0001", False)]
+
+
+def test_accents_match_in_either_unicode_form(tmp_path):
+    composed = "Zoë_Ångström"
+    decomposed = unicodedata.normalize("NFD", composed)
+    assert composed != decomposed
+    lines = ["1\t1", f"{composed}\t1\t2", f"Bo\t1\t{composed}\t2"]
+    lfw(tmp_path / "lfw", {decomposed: 2, "Bo": 1}, lines)
+    found = [[unicodedata.normalize("NFC", name) for name in pair[:2]] for pair in pair_names(tmp_path)]
+    assert found == [[f"{composed}_0001", f"{composed}_0002"], ["Bo_0001", f"{composed}_0002"]]
+
+
+@pytest.mark.parametrize(
+    "at, line",
+    [
+        (2, "Ann_Lee\t1"),
+        (2, "Ann_Lee\t1\t2\t3"),
+        (2, OTHER),  # the kinds in the wrong order
+        (3, SAME),
+        (3, "Bo\t2\tJ.R._Smith"),
+        (3, "Bo\t2\tJ.R._Smith\t1\t1"),
+        (4, "Zoe\tfour\t2"),
+        (4, "Zoe\t4\t-2"),
+        (4, "Zoe\t4\t2.0"),
+        (5, "Zoe\t1\tBo\tx"),
+        (2, "Ann_Lee\t1\t4"),
+        (4, "Zoe\t0\t2"),
+        (5, "Zoe\t1\tNobody\t1"),
+        (5, "zoe\t1\tBo\t1"),
+    ],
+)
+def test_bad_line_is_named_by_its_number(tmp_path, at, line):
+    lfw(tmp_path / "lfw", pairs=[*GOOD[: at - 1], line, *GOOD[at:]])
+    with pytest.raises(DataError) as caught:
+        datasets.verification_set(tmp_path)
+    assert f"pairs.txt, line {at}: " in str(caught.value) and "\n" not in str(caught.value)
+    row = next(row for row in datasets.check(tmp_path) if row["dataset"] == "lfw")
+    assert row["status"] == "unreadable" and f"line {at}" in row["note"]
+
+
+def test_blank_lines_do_not_shift_the_numbers(tmp_path):
+    lfw(tmp_path / "lfw", pairs=[*GOOD[:2], "", "", "Bo\t2\tJ.R._Smith\t9", *GOOD[3:]])
+    with pytest.raises(DataError, match=r"line 5: lfw/J\.R\._Smith/J\.R\._Smith_0009\.jpg is not there"):
+        datasets.verification_set(tmp_path)
+
+
+@pytest.mark.parametrize("head", ["", "10", "10\t300\t1", "ten\t300", "0\t1", "2\t0", "-2\t1", SAME])
+def test_first_line_must_be_folds_and_pairs(tmp_path, head):
+    lfw(tmp_path / "lfw", pairs=[head, *GOOD[1:]] if head else [])
+    with pytest.raises(DataError, match="pairs.txt, line 1: wanted the folds"):
+        datasets.verification_set(tmp_path)
+
+
+@pytest.mark.parametrize("lines", [GOOD[:-1], [*GOOD, SAME], ["10\t300", *GOOD[1:]], ["1\t1", *GOOD[1:]]])
+def test_counts_of_the_first_line_must_be_true(tmp_path, lines):
+    lfw(tmp_path / "lfw", pairs=lines)
+    with pytest.raises(DataError, match=f"pairs.txt: {len(lines) - 1} pairs, but line 1 speaks of"):
+        datasets.verification_set(tmp_path)
+
+
+def test_pairs_that_are_missing_or_no_text_are_said(tmp_path):
+    lfw(tmp_path / "lfw")
+    with pytest.raises(DataError, match="no pairs.txt in .*lfw.*figshare"):
+        datasets.verification_set(tmp_path)
+    assert datasets.available(tmp_path) == ["partial-lfw"]
+    (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="pairs.txt: not readable as text"):
+        datasets.verification_set(tmp_path)
+
+
+# --- folders ---
+
+
+@pytest.mark.parametrize(
+    "folder", ["lfw", "lfw_funneled", "lfw-deepfunneled", "lfw/lfw", "lfw-deepfunneled/lfw-deepfunneled", "LFW"]
+)
+def test_lfw_in_every_folder_with_pairs_inside_or_beside(tmp_path, folder):
+    top = lfw(tmp_path / folder, pairs=GOOD)
+    found = datasets.read("lfw", "all", tmp_path)
+    assert found.folder == top and len(found) == 10 and found.identities.tolist() == [0] * 3 + [1] * 2 + [2] + [3] * 4
+    for place in (top.parent / "pairs.txt", tmp_path / "pairs.txt"):
+        assert pair_names(tmp_path) == EXPECTED
+        next(tmp_path.rglob("pairs.txt")).rename(place)
+    assert pair_names(tmp_path) == EXPECTED
+
+
+def test_data_may_be_lfw_itself_but_no_other_folder(tmp_path):
+    lfw(tmp_path / "lfw", pairs=GOOD)
+    assert pair_names(tmp_path / "lfw") == EXPECTED
+    shutil.copytree(tmp_path / "lfw", tmp_path / "photos")
+    with pytest.raises(DataError, match="figshare"):
+        datasets.read("lfw", "all", tmp_path / "photos")
+
+
+@pytest.mark.parametrize("dataset, part", [("lfw", "all"), ("casia-webface", "train")])
+def test_folder_without_identities_is_refused(tmp_path, dataset, part):
+    folder = tmp_path / datasets.FOLDERS[dataset][-1]
+    folder.mkdir()
+    with pytest.raises(DataError, match=f"{dataset}.*holds no <identity>/<picture>"):
+        datasets.read(dataset, part, tmp_path)
+    Image.new("RGB", (8, 8)).save(folder / "0001.jpg")
+    with pytest.raises(DataError, match=f"{dataset}.*holds no <identity>/<picture>"):
+        datasets.read(dataset, part, tmp_path)
+
+
+def test_casia_numbers_people_by_their_folders_order(tmp_path):
+    for name in ("0000102", "0000045", "x7"):
+        lfw(tmp_path / "CASIA-WebFace", {name: 2})
+    found = datasets.training_set("face", tmp_path)
+    assert [p.parent.name for p in found.paths] == ["0000045"] * 2 + ["0000102"] * 2 + ["x7"] * 2
+    assert found.identities.tolist() == [0, 0, 1, 1, 2, 2] and found.name == "casia-webface/train"
+
+
+def test_check_of_drawn_faces(faces):
+    rows = {(row["dataset"], row["part"]): row for row in datasets.check(faces, "face")}
+    counts = {key: (row["status"], row["pictures"], row["identities"]) for key, row in rows.items()}
+    assert counts == {
+        ("casia-webface", "train"): ("drawn", 60, 10),
+        ("lfw", "all"): ("drawn", 40, 20),
+        ("partial-lfw", "query"): ("made", 20, 20),
+        ("partial-lfw", "gallery"): ("made", 20, 20),
+    }
+    assert datasets.available(faces) == ["lfw", "partial-lfw"] and datasets.available(faces, "person") == []
+    assert datasets.contents(faces)["pictures"] == {"casia-webface/train": 60, "lfw/all": 40}
+
+
+# --- the centre of uncut pictures ---
+
+
+def pattern(path, side):
+    """Every pixel names its own place: red is x, green is y."""
+    x, y = np.meshgrid(np.arange(side), np.arange(side))
+    Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8)).save(path)
+    return path
+
+
+def test_uncut_face_gives_its_central_125_pixels(tmp_path):
+    found = np.asarray(images.open_picture(Cut(pattern(tmp_path / "a.png", 250), centre=True)))
+    assert found.shape == (125, 125, 3)
+    assert found[0, :, 0].tolist() == found[:, 0, 1].tolist() == list(range(62, 187))
+
+
+@pytest.mark.parametrize("side", [112, 249, 251])
+def test_face_of_another_size_passes_as_it_is(tmp_path, side):
+    path = pattern(tmp_path / "a.png", side)
+    found = images.open_picture(Cut(path, centre=True))
+    assert np.array_equal(np.asarray(found), np.asarray(Image.open(path)))
+
+
+def test_faces_are_cut_in_a_bank_and_people_are_not(tmp_path):
+    for path in (tmp_path / "lfw/Ann", tmp_path / "PartialREID/whole_body_images"):
+        path.mkdir(parents=True)
+        pattern(path / "001_001.png", 250)
+    face, person = datasets.read("lfw", "all", tmp_path), datasets.read("partial-reid", "gallery", tmp_path)
+    assert person.pictures == list(person.paths)
+    cut = images.bank(face.pictures, (125, 125), quiet=True).images[0, 0, 0]
+    whole = images.bank(person.pictures, (250, 250), quiet=True).images[0, 0, 0]
+    assert cut.tolist() == list(range(62, 187)) and whole.tolist() == list(range(250))
+
+
+def test_box_of_an_uncut_face_is_a_part_of_its_centre(tmp_path):
+    found = np.asarray(images.open_picture(Cut(pattern(tmp_path / "a.png", 250), True, (0.5, 0.2, 0.4, 0.4))))
+    assert found.shape == (50, 50, 3) and found[0, 0].tolist() == [62 + 38, 62, 0]  # 37.5 pixels from the left
+
+
+# --- Partial-LFW ---
+
+
+def many(count=40):
+    """Every third person has one picture."""
+    return {f"P{i:03d}": 1 + i % 3 for i in range(count)}
+
+
+def made(top, protocol=None):
+    protocol = protocol or PartialLFW()
+    query, gallery = datasets.evaluation_sets("partial-lfw", top, protocol)
+    return [p.stem for p in query.paths], query.boxes.tolist(), [p.stem for p in gallery.paths]
+
+
+def test_partial_lfw_is_the_same_for_every_copy(tmp_path):
+    first = made(lfw(tmp_path / "a/lfw", many()).parent)
+    assert first == made(tmp_path / "a")
+    assert first == made(lfw(tmp_path / "b/lfw-deepfunneled/lfw-deepfunneled", many(), order=-1).parents[1])
+    others = [made(tmp_path / "a", PartialLFW(seed=seed)) for seed in (1, 2)]
+    assert all(a[1] != b[1] and (a[0], a[2]) != (b[0], b[2]) for a, b in ((first, others[0]), others))
+
+
+@pytest.mark.parametrize("area", [(0.1, 0.6), (0.2, 0.3)])
+def test_partial_lfw_by_its_rules(tmp_path, area):
+    lfw(tmp_path / "lfw", many(300))
+    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(queries=2, area=area))
+    several = [i for i in range(300) if i % 3]
+    assert gallery.identities.tolist() == several and gallery.boxes is None
+    assert query.identities.tolist() == [i for i in several for _ in range(i % 3)]
+    assert not set(query.paths) & set(gallery.paths) and len(set(query.paths)) == len(query)
+    share = query.boxes[:, 2] * query.boxes[:, 3]
+    assert area[0] - 1e-3 < share.min() < area[0] + 0.02 and area[1] - 0.02 < share.max() < area[1] + 1e-3
+    low, high = query.boxes[:, :2] - query.boxes[:, 2:] / 2, query.boxes[:, :2] + query.boxes[:, 2:] / 2
+    assert low.min() >= -1e-4 and high.max() <= 1 + 1e-4
+    assert np.std(query.boxes[:, 2] / query.boxes[:, 3]) > 0.1  # of many shapes
+
+
+def test_partial_lfw_takes_so_many_people_and_queries(tmp_path):
+    lfw(tmp_path / "lfw", {f"P{i}": 4 for i in range(9)})
+    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(people=5, queries=2))
+    assert len(set(gallery.identities)) == len(gallery) == 5 and len(query) == 10
+    assert np.unique(query.identities, return_counts=True)[1].tolist() == [2] * 5
+    assert len(datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(people=50, queries=9))[0]) == 27
+
+
+def test_partial_lfw_needs_somebody_twice(tmp_path):
+    lfw(tmp_path / "lfw", {"A": 1, "B": 1})
+    with pytest.raises(DataError, match="lfw shows nobody twice"):
+        datasets.evaluation_sets("partial-lfw", tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1.0])
+def test_input_ratio_is_exact(faces, share):
+    query, _ = datasets.evaluation_sets("partial-lfw", faces)
+    found = face_sets.at_ratio(query, share)
+    assert found.paths == query.paths and found.identities is query.identities
+    assert found.boxes[:, 2] * found.boxes[:, 3] == pytest.approx(np.full(len(query), share))
+    low, high = found.boxes[:, :2] - found.boxes[:, 2:] / 2, found.boxes[:, :2] + found.boxes[:, 2:] / 2
+    assert low.min() >= -1e-9 and high.max() <= 1 + 1e-9
+    inside = ((low > 1e-9) & (high < 1 - 1e-9)).all(1)
+    np.testing.assert_array_equal(found.boxes[inside, :2], query.boxes[inside, :2])
+    if share == 1:
+        assert {images.open_picture(cut).size for cut in found.pictures} == {(112, 112)}
+
+
+def test_boxes_are_written_as_they_were_drawn(faces):
+    query, _ = datasets.evaluation_sets("partial-lfw", faces)
+    rows = list(csv.DictReader(io.StringIO(face_sets.boxes_csv(query))))
+    assert [row["file"] for row in rows] == [f"{p.parent.name}/{p.name}" for p in query.paths]
+    assert [[float(row[k]) for k in ("cx", "cy", "w", "h")] for row in rows] == query.boxes.tolist()
+
+
+def test_query_shows_what_its_box_says(faces):
+    query, _ = datasets.evaluation_sets("partial-lfw", faces)
+    for cut, (cx, cy, w, h) in zip(query.pictures, query.boxes, strict=True):
+        found, whole = np.asarray(images.open_picture(cut)), np.asarray(images.open_picture(cut.path))
+        assert abs(found.shape[1] - 112 * w) <= 0.5 and abs(found.shape[0] - 112 * h) <= 0.5
+        left, top = round((cx - w / 2) * 112), round((cy - h / 2) * 112)
+        near = [(left + i, top + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if min(left + i, top + j) >= 0]
+        parts = [whole[y : y + found.shape[0], x : x + found.shape[1]] for x, y in near]
+        assert any(np.array_equal(part, found) for part in parts)
+
+
+@pytest.mark.parametrize("folder", ["partial", "Partial-LFW", "Partial_LFW"])
+def test_ready_made_partial_faces_are_read_as_they_are(tmp_path, folder):
+    """Halves that do not show the same people must still number them alike."""
+    lfw(tmp_path / "lfw", pairs=GOOD)
+    halves = {"gallery": ["ann.jpg", "bo.jpg", "zoe_2.png"], "probe": ["bo_1.jpg", "bo_2.jpg", "zoe_1.jpg", "carl.jpg"]}
+    for half, names in halves.items():
+        (tmp_path / folder / half).mkdir(parents=True)
+        for name in names:
+            Image.new("RGB", (9, 7)).save(tmp_path / folder / half / name)
+    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path)
+    people = ["ann", "bo", "carl", "zoe"]
+    assert [people[i] for i in gallery.identities] == ["ann", "bo", "zoe"]
+    assert [people[i] for i in query.identities] == ["bo", "bo", "carl", "zoe"]
+    assert query.boxes is None and query.folder.name == "probe"
+    statuses = {row["part"]: row["status"] for row in datasets.check(tmp_path) if row["dataset"] == "partial-lfw"}
+    assert statuses == {"query": "differs", "gallery": "differs"}
+
+
+# --- drawn ---
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_people_and_faces_in_one_folder_in_either_order(drawn, faces, tmp_path):
+    shutil.copytree(drawn, tmp_path / "a")
+    shutil.copytree(faces, tmp_path / "b")
+    ppcl_data.ready(recipe("face", "tiny"), tmp_path / "a", progress=False)
+    drawn_people.draw_people(tmp_path / "b", 0, "tiny", progress=False)
+    found = contents(tmp_path / "a")
+    assert found == contents(tmp_path / "b")
+    assert found["drawn.txt"].decode().splitlines() == [
+        "faces: drawing 1, seed 0, scale tiny",
+        "people: drawing 1, seed 0, scale tiny",
+    ]
+    table, parts = datasets.truth(tmp_path / "a"), [datasets.truth(folder) for folder in (drawn, faces)]
+    assert len(table) == sum(map(len, parts)) and set(table.index) == {name for part in parts for name in part.index}
+    assert datasets.available(tmp_path / "a") == [name for name in datasets.DATASETS if name != "casia-webface"]
+
+
+def test_nothing_is_drawn_among_ones_own_pictures(tmp_path):
+    lfw(tmp_path / "lfw")
+    before = contents(tmp_path)
+    with pytest.raises(DataError, match="casia-webface"):
+        ppcl_data.ready(recipe("face", "tiny"), tmp_path, progress=False)
+    with pytest.raises(DataError, match="lfw that was not drawn here"):
+        ppcl_data.synthesise("face", tmp_path, 0, "tiny", progress=False)
+    assert contents(tmp_path) == before
