@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from ppcl.data.drawn_faces import draw_faces
 from ppcl.data.drawn_people import draw_people
@@ -43,6 +44,15 @@ def blocks(count, draw, size=(64, 32)):
     """Pictures of random coloured blocks `(count, 3, *size)`, uint8."""
     coarse = torch.randint(256, (count, 3, size[0] // 8, size[1] // 8), generator=draw, dtype=torch.uint8)
     return coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
+
+
+def folders_of_people(top, people, order=1):
+    """LFW's layout: so many pictures of each person by name, made in this order or (-1) the other way round."""
+    for name, count in list(people.items())[::order]:
+        (top / name).mkdir(parents=True)
+        for number in range(1, count + 1)[::order]:
+            Image.new("RGB", (12, 12), (number, 0, 0)).save(top / name / f"{name}_{number:04d}.jpg")
+    return top
 
 
 @pytest.fixture

@@ -1,30 +1,26 @@
-"""Faces on disk: LFW and its pairs, the centre crop, Partial-LFW made from LFW or ready-made, drawn faces."""
+"""Faces on disk: LFW and its pairs in every spelling, folders of identities, drawn faces, the centre crop."""
 
-import csv
-import io
 import shutil
 import unicodedata
 
 import numpy as np
 import pytest
+from conftest import folders_of_people
 from PIL import Image
 
 from ppcl import data as ppcl_data
-from ppcl.data import datasets, drawn_people, face_sets, images
+from ppcl.data import datasets, drawn_people, images
 from ppcl.data.datasets import Cut, DataError
-from ppcl.recipes import PartialLFW, recipe
+from ppcl.recipes import recipe
 
 PEOPLE = {"Ann_Lee": 3, "Bo": 2, "J.R._Smith": 1, "Zoe": 4}
 SAME, OTHER = "Ann_Lee\t1\t3", "Bo\t2\tJ.R._Smith\t1"
 GOOD = ["2\t1", SAME, OTHER, "Zoe\t4\t2", "Zoe\t1\tBo\t1"]
 
 
-def lfw(top, people=PEOPLE, pairs=None, order=1, size=(12, 12)):
-    """Pictures of these people, made in this order, and a table of pairs among them."""
-    for name, count in list(people.items())[::order]:
-        (top / name).mkdir(parents=True)
-        for number in list(range(1, count + 1))[::order]:
-            Image.new("RGB", size, (number, 0, 0)).save(top / name / f"{name}_{number:04d}.jpg")
+def lfw(top, people=PEOPLE, pairs=None):
+    """Pictures of these people and a table of pairs among them."""
+    folders_of_people(top, people)
     if pairs is not None:
         (top / "pairs.txt").write_bytes("\n".join(pairs).encode())
     return top
@@ -241,107 +237,6 @@ def test_faces_are_cut_in_a_bank_and_people_are_not(tmp_path):
 def test_box_of_an_uncut_face_is_a_part_of_its_centre(tmp_path):
     found = np.asarray(images.open_picture(Cut(pattern(tmp_path / "a.png", 250), True, (0.5, 0.2, 0.4, 0.4))))
     assert found.shape == (50, 50, 3) and found[0, 0].tolist() == [62 + 38, 62, 0]  # 37.5 pixels from the left
-
-
-# --- Partial-LFW ---
-
-
-def many(count=40):
-    """Every third person has one picture."""
-    return {f"P{i:03d}": 1 + i % 3 for i in range(count)}
-
-
-def made(top, protocol=None):
-    protocol = protocol or PartialLFW()
-    query, gallery = datasets.evaluation_sets("partial-lfw", top, protocol)
-    return [p.stem for p in query.paths], query.boxes.tolist(), [p.stem for p in gallery.paths]
-
-
-def test_partial_lfw_is_the_same_for_every_copy(tmp_path):
-    first = made(lfw(tmp_path / "a/lfw", many()).parent)
-    assert first == made(tmp_path / "a")
-    assert first == made(lfw(tmp_path / "b/lfw-deepfunneled/lfw-deepfunneled", many(), order=-1).parents[1])
-    others = [made(tmp_path / "a", PartialLFW(seed=seed)) for seed in (1, 2)]
-    assert all(a[1] != b[1] and (a[0], a[2]) != (b[0], b[2]) for a, b in ((first, others[0]), others))
-
-
-@pytest.mark.parametrize("area", [(0.1, 0.6), (0.2, 0.3)])
-def test_partial_lfw_by_its_rules(tmp_path, area):
-    lfw(tmp_path / "lfw", many(300))
-    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(queries=2, area=area))
-    several = [i for i in range(300) if i % 3]
-    assert gallery.identities.tolist() == several and gallery.boxes is None
-    assert query.identities.tolist() == [i for i in several for _ in range(i % 3)]
-    assert not set(query.paths) & set(gallery.paths) and len(set(query.paths)) == len(query)
-    share = query.boxes[:, 2] * query.boxes[:, 3]
-    assert area[0] - 1e-3 < share.min() < area[0] + 0.02 and area[1] - 0.02 < share.max() < area[1] + 1e-3
-    low, high = query.boxes[:, :2] - query.boxes[:, 2:] / 2, query.boxes[:, :2] + query.boxes[:, 2:] / 2
-    assert low.min() >= -1e-4 and high.max() <= 1 + 1e-4
-    assert np.std(query.boxes[:, 2] / query.boxes[:, 3]) > 0.1  # of many shapes
-
-
-def test_partial_lfw_takes_so_many_people_and_queries(tmp_path):
-    lfw(tmp_path / "lfw", {f"P{i}": 4 for i in range(9)})
-    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(people=5, queries=2))
-    assert len(set(gallery.identities)) == len(gallery) == 5 and len(query) == 10
-    assert np.unique(query.identities, return_counts=True)[1].tolist() == [2] * 5
-    assert len(datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(people=50, queries=9))[0]) == 27
-
-
-def test_partial_lfw_needs_somebody_twice(tmp_path):
-    lfw(tmp_path / "lfw", {"A": 1, "B": 1})
-    with pytest.raises(DataError, match="lfw shows nobody twice"):
-        datasets.evaluation_sets("partial-lfw", tmp_path)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1.0])
-def test_input_ratio_is_exact(faces, share):
-    query, _ = datasets.evaluation_sets("partial-lfw", faces)
-    found = face_sets.at_ratio(query, share)
-    assert found.paths == query.paths and found.identities is query.identities
-    assert found.boxes[:, 2] * found.boxes[:, 3] == pytest.approx(np.full(len(query), share))
-    low, high = found.boxes[:, :2] - found.boxes[:, 2:] / 2, found.boxes[:, :2] + found.boxes[:, 2:] / 2
-    assert low.min() >= -1e-9 and high.max() <= 1 + 1e-9
-    inside = ((low > 1e-9) & (high < 1 - 1e-9)).all(1)
-    np.testing.assert_array_equal(found.boxes[inside, :2], query.boxes[inside, :2])
-    if share == 1:
-        assert {images.open_picture(cut).size for cut in found.pictures} == {(112, 112)}
-
-
-def test_boxes_are_written_as_they_were_drawn(faces):
-    query, _ = datasets.evaluation_sets("partial-lfw", faces)
-    rows = list(csv.DictReader(io.StringIO(face_sets.boxes_csv(query))))
-    assert [row["file"] for row in rows] == [f"{p.parent.name}/{p.name}" for p in query.paths]
-    assert [[float(row[k]) for k in ("cx", "cy", "w", "h")] for row in rows] == query.boxes.tolist()
-
-
-def test_query_shows_what_its_box_says(faces):
-    query, _ = datasets.evaluation_sets("partial-lfw", faces)
-    for cut, (cx, cy, w, h) in zip(query.pictures, query.boxes, strict=True):
-        found, whole = np.asarray(images.open_picture(cut)), np.asarray(images.open_picture(cut.path))
-        assert abs(found.shape[1] - 112 * w) <= 0.5 and abs(found.shape[0] - 112 * h) <= 0.5
-        left, top = round((cx - w / 2) * 112), round((cy - h / 2) * 112)
-        near = [(left + i, top + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if min(left + i, top + j) >= 0]
-        parts = [whole[y : y + found.shape[0], x : x + found.shape[1]] for x, y in near]
-        assert any(np.array_equal(part, found) for part in parts)
-
-
-@pytest.mark.parametrize("folder", ["partial", "Partial-LFW", "Partial_LFW"])
-def test_ready_made_partial_faces_are_read_as_they_are(tmp_path, folder):
-    """Halves that do not show the same people must still number them alike."""
-    lfw(tmp_path / "lfw", pairs=GOOD)
-    halves = {"gallery": ["ann.jpg", "bo.jpg", "zoe_2.png"], "probe": ["bo_1.jpg", "bo_2.jpg", "zoe_1.jpg", "carl.jpg"]}
-    for half, names in halves.items():
-        (tmp_path / folder / half).mkdir(parents=True)
-        for name in names:
-            Image.new("RGB", (9, 7)).save(tmp_path / folder / half / name)
-    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path)
-    people = ["ann", "bo", "carl", "zoe"]
-    assert [people[i] for i in gallery.identities] == ["ann", "bo", "zoe"]
-    assert [people[i] for i in query.identities] == ["bo", "bo", "carl", "zoe"]
-    assert query.boxes is None and query.folder.name == "probe"
-    statuses = {row["part"]: row["status"] for row in datasets.check(tmp_path) if row["dataset"] == "partial-lfw"}
-    assert statuses == {"query": "differs", "gallery": "differs"}
 
 
 # --- drawn ---

@@ -53,7 +53,7 @@ def resnet50(weights: str) -> nn.Sequential:
 def face34() -> nn.Sequential:
     """34 layers for faces: stem at full resolution, 64-128-256-512 channels, so that 112 x 112 gives 512 x 14 x 14.
 
-    Of the kind trained on CASIA-WebFace with a margin softmax; the last stage keeps its size, as regions are read there.
+    Of the kind trained on CASIA-WebFace with a margin softmax; the last stage keeps its size: regions are read there.
     """
     layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(True)]
     before = 64

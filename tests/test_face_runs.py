@@ -1,0 +1,195 @@
+"""Every stage and protocol of the face task at work on drawn faces."""
+
+import shutil
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from ppcl import checkpoints, evaluation, geometry, ground_truth, recipes, reproduce, training
+from ppcl.__main__ import main
+from ppcl.data import datasets, face_sets, views
+from ppcl.recipes import RecipeError, recipe
+
+SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1}
+ROWS = ["+glrec", "ppcl"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return recipe("face", "tiny", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def pictures(small, faces):
+    return views.training_data(small, faces, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(small, pictures, tmp_path_factory):
+    """A run with the method and one baseline trained."""
+    folder = tmp_path_factory.mktemp("run")
+    training.train_glrec(small, pictures, folder, quiet=True)
+    training.train_backbone(small, pictures, folder, quiet=True)
+    for row in ROWS:
+        training.train_joint(small, pictures, folder, row, quiet=True)
+    return folder
+
+
+def rows_of(found, **wanted):
+    return [row for row in found.rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def check_intervals(rows):
+    for row in rows:
+        assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9, row
+
+
+def test_faces_are_verified(run, faces):
+    found = evaluation.evaluate(run, "face", "lfw", faces, ROWS, quiet=True)
+    assert [row["metric"] for row in rows_of(found, method="+glrec")] == ["accuracy", "TAR@FAR=1e-3"]
+    assert [row["metric"] for row in rows_of(found, method="ppcl")] == [
+        "accuracy",
+        "TAR@FAR=1e-3",
+        "accuracy over +glrec",
+    ]
+    assert {(row["protocol"], row["n_query"], row["synthetic"]) for row in found.rows} == {("verification", 40, True)}
+    check_intervals(found.rows)
+    over, mine, theirs = (
+        rows_of(found, metric=metric, method=method)[0]["value"]
+        for metric, method in (("accuracy over +glrec", "ppcl"), ("accuracy", "ppcl"), ("accuracy", "+glrec"))
+    )
+    assert over == pytest.approx(mine - theirs)
+
+
+def test_pairs_still_name_the_same_pictures_when_others_are_left_out(small, faces):
+    everybody, pairs = datasets.verification_set(faces)
+    found = evaluation.prepare("lfw", faces, small, quiet=True)
+    for mine, theirs in ((found.pairs.first, pairs.first), (found.pairs.second, pairs.second)):
+        assert [found.query.paths[i] for i in mine] == [everybody.paths[i] for i in theirs]
+    assert len(found.query) == len(found.query_bank) == len(set(pairs.first) | set(pairs.second))
+
+
+def test_partial_faces_are_searched(run, faces):
+    found = evaluation.evaluate(run, "face", "partial-lfw", faces, ROWS, quiet=True)
+    metrics = {row["metric"] for row in rows_of(found, protocol="all-shot", method="ppcl")}
+    assert {"rank-1", "mAP", "TAR@FAR=1e-3", "rank-1 over +glrec", "mAP over +glrec"} <= metrics
+    truth = {row["metric"] for row in rows_of(found, protocol="truth", method="ppcl")}
+    assert {"glrec-IoU", "constant-box-IoU", "gate-accuracy", "gate-accuracy-whole", "crloc-IoU"} <= truth
+    assert not any("crloc" in row["metric"] for row in rows_of(found, method="+glrec"))
+    check_intervals(found.rows)
+    table = pandas.read_csv(run / "face/partial-lfw.csv")
+    assert table[["cx", "cy", "w", "h"]].to_numpy().tolist() == found.query.boxes.tolist()
+    assert table.file.tolist() == [f"{path.parent.name}/{path.name}" for path in found.query.paths]
+
+
+def test_subsets_by_input_ratio_are_the_boxes_areas(small, faces):
+    found = evaluation.prepare("partial-lfw", faces, small, quiet=True)
+    masks = ground_truth.subsets(found)
+    share = found.query.boxes[:, 2] * found.query.boxes[:, 3]
+    for name, mask in masks.items():
+        if name != "all":
+            low, high = map(float, name.split("-"))
+            assert mask.tolist() == ((low <= share) & (share < high)).tolist()
+    assert masks["all"].all() and not set(masks) & set(recipes.KINDS)
+
+
+def test_true_region_is_found_by_the_figures(small, faces):
+    """What the query shows, point by point: the same place of either face's own frame, clipped to the picture."""
+    found = evaluation.prepare("partial-lfw", faces, small, quiet=True)
+    query, gallery, region = ground_truth.true_pairs(found)
+    assert (found.query.identities[query] == found.gallery.identities[gallery]).all() and len(query) == len(found.query)
+    table = datasets.truth(faces)
+    for i, j, box in zip(query, gallery, geometry.corners(region).tolist(), strict=True):
+        asked = table.loc[found.query.paths[i].relative_to(faces).as_posix()]
+        have = table.loc[found.gallery.paths[j].relative_to(faces).as_posix()]
+        cx, cy, w, h = found.query.boxes[i]
+        points = [("x", "w", cx - w / 2), ("y", "h", cy - h / 2), ("x", "w", cx + w / 2), ("y", "h", cy + h / 2)]
+        for (axis, size, point), carried in zip(points, box, strict=True):
+            inside = (point - asked[f"figure_c{axis}"]) / asked[f"figure_{size}"]
+            expected = have[f"figure_c{axis}"] + inside * have[f"figure_{size}"]
+            assert carried == pytest.approx(min(max(expected, 0), 1), abs=1e-4)
+
+
+def test_curve_over_the_input_ratio(run, faces):
+    rows = evaluation.ratio_curve(run, faces, ROWS, quiet=True)
+    assert [(row["method"], row["subset"], row["metric"]) for row in rows] == [
+        (method, f"{k / 10:.1f}", metric)
+        for method in ROWS
+        for k in range(1, 11)
+        for metric in ("rank-1", "TAR@FAR=1e-3")
+    ]
+    check_intervals(rows)
+    saved = pandas.read_csv(run / "results.csv", dtype={"subset": str})
+    assert len(saved[saved.protocol == "input-ratio"]) == 40
+
+
+def test_curve_of_ready_made_partial_faces_is_refused(run, faces, tmp_path):
+    query, gallery = datasets.evaluation_sets("partial-lfw", faces)
+    for name, some in (("probe", query), ("gallery", gallery)):
+        (tmp_path / "partial" / name).mkdir(parents=True)
+        for path in some.paths[:5]:
+            shutil.copy(path, tmp_path / "partial" / name / f"{path.parent.name}.jpg")
+    with pytest.raises(datasets.DataError, match="probe.*no known input ratio"):
+        evaluation.ratio_curve(run, tmp_path, ROWS, quiet=True)
+    found = evaluation.evaluate(run, "face", "partial-lfw", tmp_path, ["ppcl"], quiet=True)
+    assert len(rows_of(found, metric="TAR@FAR=1e-3")) == 2 and not rows_of(found, protocol="truth")
+
+
+@pytest.mark.parametrize("task, dataset", [("person", "lfw"), ("person", "partial-lfw"), ("face", "partial-reid")])
+def test_a_set_of_the_other_task_is_refused(run, faces, task, dataset):
+    with pytest.raises(RecipeError, match=f"{dataset} belongs to task"):
+        evaluation.evaluate(run, task, dataset, faces)
+
+
+@pytest.mark.parametrize("dataset", ["lfw", "partial-lfw"])
+def test_the_command_line_evaluates_faces(run, faces, capsys, dataset):
+    common = ["evaluate", "--run", str(run), "--data", str(faces), "--dataset", dataset]
+    assert main([*common, "--task", "face"]) == 0
+    assert "ppcl" in capsys.readouterr().out
+    assert main(common) == 2
+    assert f"{dataset} belongs to task face" in capsys.readouterr().err
+
+
+def test_the_command_line_draws_and_trains_faces(tmp_path, capsys):
+    data, run = str(tmp_path / "data"), str(tmp_path / "run")
+    assert main(["data", "synthesise", "--task", "face", "--scale", "tiny", "--out", data]) == 0
+    given = [f"{key}={value}" for key, value in SMALL.items()]
+    given = [part for pair in given for part in ("--set", pair)]
+    assert main(["train", "glrec", "--task", "face", "--profile", "tiny", "--run", run, "--data", data, *given]) == 0
+    assert checkpoints.header(tmp_path / "run/face/glrec/checkpoint.safetensors")["finished"]
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--task", "face", "--run", run, "--data", data, "--dataset", "casia-webface"])
+
+
+def test_reproduce_goes_notebook_by_notebook_faces_before_people(monkeypatch, drawn, tmp_path):
+    done = []
+    monkeypatch.setattr(reproduce, "_execute", lambda path, run, given, *_: done.append((path.name[:2], given["task"])))
+    reproduce.reproduce("tiny", run=tmp_path / "a", data=drawn)
+    assert done == [(path.name[:2], task) for path in reproduce.notebooks() for task in ("face", "person")]
+    done.clear()
+    own = shutil.copytree(drawn, tmp_path / "own", ignore=shutil.ignore_patterns("drawn.txt"))
+    reproduce.reproduce("tiny", run=tmp_path / "b", data=own, only="01")
+    assert done == [("01", "person")]
+
+
+def test_partial_lfw_of_the_recipe_is_the_one_that_is_evaluated(small, faces):
+    other = recipe("face", "tiny", **{"partial_lfw.area": "0.2,0.3", "partial_lfw.people": 7})
+    found = evaluation.prepare("partial-lfw", faces, other, quiet=True)
+    expected = face_sets.make_partial(datasets.read("lfw", "all", faces), other.partial_lfw)
+    assert found.query.paths == expected[0].paths and len(found.gallery) == 7
+    assert found.query.boxes.tolist() == expected[0].boxes.tolist()
+
+
+def test_margin_softmax_is_saved_loaded_and_evaluated(pictures, faces, run, tmp_path):
+    chosen = recipe("face", "tiny", **SMALL, **{"backbone.softmax": "cosface", "backbone.triplet_weight": 0})
+    shutil.copytree(run / "face/glrec", tmp_path / "face/glrec")
+    training.train_backbone(chosen, pictures, tmp_path, quiet=True)
+    training.train_joint(chosen, pictures, tmp_path, "backbone+crops", quiet=True)
+    model = evaluation.load(tmp_path, "face", "backbone+crops")
+    assert model.backbone.classifier.W.shape == (128, 7) and model.recipe == chosen
+    found = evaluation.evaluate(tmp_path, "face", "lfw", faces, quiet=True)
+    assert {row["metric"] for row in found.rows} == {"accuracy", "TAR@FAR=1e-3"}
+    log = pandas.read_json(tmp_path / "face/backbone/log.jsonl", lines=True)
+    assert np.isfinite(log.identity).all()
