@@ -4,7 +4,6 @@ Everything is measured for all methods on the same queries, so differences are p
 their `truth.csv` also tells how well GLRec and CRLoc place and locate. Nothing in here chooses anything.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from . import checkpoints, ground_truth, matching, metrics, recipes, results
 from .data import datasets, face_sets, images
+from .ground_truth import Evaluation, prepare
 from .models.ppcl import PPCL
 from .recipes import DATASETS, METHODS, Recipe, trained_by
 
@@ -56,40 +56,6 @@ def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
         if path.is_file() and checkpoints.header(path)["finished"]:
             found.append(name)
     return found
-
-
-@dataclass
-class Evaluation:
-    """A data set in memory, and what each method did with it. Of LFW, query and gallery are all of its pictures."""
-
-    dataset: str
-    data: Path
-    query: datasets.PictureSet
-    gallery: datasets.PictureSet
-    query_bank: images.ImageBank
-    gallery_bank: images.ImageBank
-    pairs: face_sets.Pairs | None = None
-    distances: dict[str, np.ndarray] = field(default_factory=dict)  # method -> (Q, G), or (pairs,) on LFW
-    rows: list[dict] = field(default_factory=list)
-
-    @property
-    def drawn(self) -> bool:
-        return datasets.is_drawn(self.data, self.dataset)
-
-
-def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
-    """Read and decode a set's query and gallery, or LFW's pictures that stand in a pair."""
-    if dataset == "lfw":
-        everybody, pairs = datasets.verification_set(data)
-        used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
-        first, second = places.reshape(2, -1)
-        shown = everybody.keep(used)
-        bank = images.bank(shown.pictures, recipe.input.size, f"decoding {dataset}", quiet)
-        pairs = face_sets.Pairs(first, second, pairs.same, pairs.folds)
-        return Evaluation(dataset, Path(data), shown, shown, bank, bank, pairs)
-    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw)
-    banks = [images.bank(part.pictures, recipe.input.size, f"decoding {part.name}", quiet) for part in (query, gallery)]
-    return Evaluation(dataset, Path(data), query, gallery, *banks)
 
 
 def evaluate(
@@ -244,3 +210,20 @@ def _paired_rows(found: Evaluation, facts: dict, mine: dict, theirs: dict, other
             named = {"subset": "all", "metric": f"{metric} over {other}", "n_gallery": len(found.gallery)}
             rows.append(facts | counts | named | dict(zip(("value", "low", "high"), interval, strict=True)))
     return rows
+
+
+def cmc_bands(found: Evaluation, methods: list[str], length: int = 20) -> dict[str, np.ndarray]:
+    """CMC curves, all-shot: for each method `(length, 3)`, rank-k with its 95 % interval."""
+    bands = {}
+    for method in methods:
+        ranked = metrics.cmc_map(found.distances[method], found.query.identities, found.gallery.identities)
+        hits = [ranked.hits(k) for k in range(1, length + 1)]
+        bands[method] = np.array([metrics.bootstrap(hit, found.query.identities, 500) for hit in hits])
+    return bands
+
+
+def roc(found: Evaluation, methods: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """ROC curves of LFW's pairs: for each method false and true accept rates."""
+    same, folds = found.pairs.same, found.pairs.folds
+    judged = {name: metrics.verification(-found.distances[name], same, folds) for name in methods}
+    return {name: (one.far, one.tar) for name, one in judged.items()}

@@ -1,24 +1,54 @@
-"""What is known of the pictures of a set: how they were cropped and, where they were drawn, where the figure is.
+"""A test set in memory, and what is known of its pictures: how they were cropped, where in drawn ones the figure is.
 
 Measured against it: how well GLRec places, how often its gate is right, how well CRLoc locates.
 """
 
-from __future__ import annotations
-
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from . import geometry, matching, metrics
-from .data import batches, datasets
+from .data import batches, datasets, face_sets, images
 from .models.ppcl import PPCL
-
-if TYPE_CHECKING:
-    from .evaluation import Evaluation
+from .recipes import Recipe
 
 RATIO_BINS = ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (0.6, 0.8))
+
+
+@dataclass
+class Evaluation:
+    """A data set in memory, and what each method did with it. Of LFW, query and gallery are all of its pictures."""
+
+    dataset: str
+    data: Path
+    query: datasets.PictureSet
+    gallery: datasets.PictureSet
+    query_bank: images.ImageBank
+    gallery_bank: images.ImageBank
+    pairs: face_sets.Pairs | None = None
+    distances: dict[str, np.ndarray] = field(default_factory=dict)  # method -> (Q, G), or (pairs,) on LFW
+    rows: list[dict] = field(default_factory=list)
+
+    @property
+    def drawn(self) -> bool:
+        return datasets.is_drawn(self.data, self.dataset)
+
+
+def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
+    """Read and decode a set's query and gallery, or LFW's pictures that stand in a pair."""
+    if dataset == "lfw":
+        everybody, pairs = datasets.verification_set(data)
+        used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
+        first, second = places.reshape(2, -1)
+        shown = everybody.keep(used)
+        bank = images.bank(shown.pictures, recipe.input.size, f"decoding {dataset}", quiet)
+        pairs = face_sets.Pairs(first, second, pairs.same, pairs.folds)
+        return Evaluation(dataset, Path(data), shown, shown, bank, bank, pairs)
+    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw)
+    banks = [images.bank(part.pictures, recipe.input.size, f"decoding {part.name}", quiet) for part in (query, gallery)]
+    return Evaluation(dataset, Path(data), query, gallery, *banks)
 
 
 def subsets(found: Evaluation) -> dict[str, np.ndarray]:

@@ -39,6 +39,11 @@ class Features:
     def __getitem__(self, index) -> "Features":
         return Features(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
+    def asking(self, index: Tensor) -> "Features":
+        """These pictures as queries: only what the query's side needs is gathered."""
+        mine = {name: getattr(self, name)[index] for name in ("embedding", "box", "gate", "points", "stripes")}
+        return replace(self, **mine)
+
     def seen(self, index: Tensor) -> "Features":
         """These pictures as a gallery: only what the gallery's side needs is gathered, the rest stays whole."""
         return replace(self, keys=self.keys[index], whitened=self.whitened[index], visible=self.visible[index])
@@ -174,7 +179,7 @@ def match_pairs(model: PPCL, pictures: Features, first: Tensor, second: Tensor) 
         overall = 1 - (pictures.embedding[asked].mean(1) * pictures.embedding[there, 0]).sum(1, keepdim=True)
         weight = fusion_weight(model)
         if weight:
-            region = region_distances(model, pictures[asked], pictures, there[:, None])
+            region = region_distances(model, pictures.asking(asked), pictures, there[:, None])
             overall = fuse(overall, region, weight)
         found.append(overall[:, 0])
     return (found[0] + found[1]) / 2

@@ -85,15 +85,27 @@ def wide(
     return text.unstack("metric").reindex(index=order, columns=list(metrics))
 
 
+README = {  # what the README's tables show: dataset, protocol, metric
+    "person": [
+        (name, "single-shot", metric) for name in ("partial-reid", "partial-ilids") for metric in ("rank-1", "mAP")
+    ],
+    "face": [("partial-lfw", "single-shot", metric) for metric in ("rank-1", "mAP", "TAR@FAR=1e-3")]
+    + [("lfw", "verification", "accuracy")],
+}
+
+
 def markdown(table: pandas.DataFrame) -> str:
-    """The README's table: rank-1 and mAP, single-shot, of every method on the partial sets, in per cent."""
-    sets = [name for name in ("partial-reid", "partial-ilids") if name in set(table.dataset)]
-    parts = {name: wide(table, name, "single-shot", ("rank-1", "mAP")) for name in sets}
-    lines = [
-        "| method | " + " | ".join(f"{name} rank-1 | mAP" for name in sets) + " |",
-        "|---" * (1 + 2 * len(sets)) + "|",
-    ]
-    for method in parts[sets[0]].index:
-        cells = [part.loc[method, metric] for part in parts.values() for metric in part.columns]
-        lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """The README's tables, one a task: every method on the test sets, in per cent."""
+    parts = []
+    for task, wanted in README.items():
+        chosen = [(*one, wide(table[table.task == task], *one[:2], one[2:])) for one in wanted]
+        chosen = [one for one in chosen if len(one[3])]
+        if not chosen:
+            continue
+        heads = [f"{name} {metric}" for name, _, metric, _ in chosen]
+        lines = [f"| {task}: method | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
+        for method in chosen[0][3].index:
+            cells = [part.loc[method, metric] for _, _, metric, part in chosen]
+            lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)

@@ -8,6 +8,7 @@ import torch
 
 from . import checkpoints, evaluation, geometry, ground_truth, matching, plots
 from .data import datasets, images
+from .data.folders import Cut
 from .models.ppcl import PPCL
 
 SHOWN = 20  # queries in a picture
@@ -22,7 +23,9 @@ def describe(model: PPCL, pictures, several: bool | None = None) -> matching.Fea
     """
     if isinstance(pictures, (str, Path)):
         pictures = [pictures]
-    bank = pictures if isinstance(pictures, images.ImageBank) else images.bank(pictures, model.recipe.input.size)
+    bank = pictures
+    if not isinstance(bank, images.ImageBank):
+        bank = images.bank(_cut(pictures, model.recipe.task), model.recipe.input.size)
     return matching.describe(model, bank, model.method.placements if several is None else several)
 
 
@@ -48,10 +51,10 @@ def rank(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)
-    asked = images.bank(query, model.recipe.input.size, "queries")
+    asked = images.bank(_cut(query, task), model.recipe.input.size, "queries")
     sizes = _readable(files)
     files, sizes = list(sizes), list(sizes.values())
-    have = images.bank(files, model.recipe.input.size, "gallery")
+    have = images.bank(_cut(files, task), model.recipe.input.size, "gallery")
     queries, found = describe(model, asked), describe(model, have, several=False)
     overall = matching.global_distances(queries, found)
     distances = matching.match(model, queries, found)
@@ -68,7 +71,7 @@ def rank(
             line |= {"distance": float(distances[i, j]), "global": float(overall[i, j])}
             line |= {"region": float(parts[i, rank_])} if regions is not None else {"region": None}
             line |= {"partial": bool(queries.gate[i] > 0)}
-            line |= _pixels(regions[i, rank_], sizes[j]) if regions is not None else dict.fromkeys(CORNERS)
+            line |= _pixels(regions[i, rank_], sizes[j], task) if regions is not None else dict.fromkeys(CORNERS)
             lines.append(line)
     table = pandas.DataFrame(lines)
     checkpoints.write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
@@ -93,6 +96,12 @@ def gallery_files(folder: Path | str) -> list[Path]:
     return files
 
 
+def _cut(pictures, task: str) -> list:
+    """Files of faces are cut to their centre where they are 250 x 250, as in training; all others pass."""
+    files = (str, Path)
+    return [Cut(Path(one), True) if task == "face" and isinstance(one, files) else one for one in pictures]
+
+
 def _readable(files: list[Path]) -> dict[Path, tuple[int, int]]:
     """The gallery pictures that can be read, with their (width, height); the others are named in one warning."""
     good, bad = {}, []
@@ -108,7 +117,9 @@ def _readable(files: list[Path]) -> dict[Path, tuple[int, int]]:
     return good
 
 
-def _pixels(box: torch.Tensor, size: tuple[int, int]) -> dict[str, int]:
+def _pixels(box: torch.Tensor, size: tuple[int, int], task: str) -> dict[str, int]:
     """A located box in whole pixels of its picture of that (width, height), cut at the picture's edge."""
-    corner = geometry.corners(geometry.clip(box)).numpy() * np.array([*size, *size])
+    uncut = task == "face" and size == images.UNCUT
+    sides, low = ((images.CENTRE,) * 2, images.MARGIN) if uncut else (size, 0)
+    corner = geometry.corners(geometry.clip(box)).numpy() * np.array([*sides, *sides]) + low
     return dict(zip(CORNERS, corner.round().astype(int).tolist(), strict=True))

@@ -45,8 +45,9 @@ def test_imports_point_one_way():
     import ast
     from pathlib import Path
 
-    line = ["recipes", "geometry", "progress", "data", "models", "losses", "matching", "metrics", "checkpoints"]
-    line += ["training", "evaluation", "results", "charts", "plots", "search", "reproduce", "__main__"]
+    line = ["methods", "recipes", "geometry", "progress", "data", "models", "losses", "matching", "metrics"]
+    line += ["checkpoints", "training", "ground_truth", "evaluation", "results", "charts", "plots"]
+    line += ["search", "reproduce", "__main__"]
     root = Path(ppcl.__file__).parent
     line.remove("results")
     line.insert(line.index("evaluation"), "results")

@@ -13,8 +13,8 @@ from ppcl.models.glrec import GLRec
 from ppcl.recipes import recipe
 
 SHORT = {
-    "glrec.epochs": 80,
-    "glrec.constant_epochs": 30,
+    "glrec.epochs": 120,
+    "glrec.constant_epochs": 45,
     "glrec.batch": 64,
     "backbone.epochs": 20,
     "backbone.decay_epochs": 8,

@@ -5,11 +5,10 @@ import shutil
 import numpy as np
 import pandas
 import pytest
-import torch
 
-from ppcl import checkpoints, evaluation, geometry, ground_truth, recipes, reproduce, training
+from ppcl import checkpoints, evaluation, geometry, ground_truth, matching, metrics, recipes, reproduce, training
 from ppcl.__main__ import main
-from ppcl.data import datasets, face_sets, views
+from ppcl.data import datasets, face_sets, images, views
 from ppcl.recipes import RecipeError, recipe
 
 SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1}
@@ -73,8 +72,8 @@ def test_pairs_still_name_the_same_pictures_when_others_are_left_out(small, face
 
 def test_partial_faces_are_searched(run, faces):
     found = evaluation.evaluate(run, "face", "partial-lfw", faces, ROWS, quiet=True)
-    metrics = {row["metric"] for row in rows_of(found, protocol="all-shot", method="ppcl")}
-    assert {"rank-1", "mAP", "TAR@FAR=1e-3", "rank-1 over +glrec", "mAP over +glrec"} <= metrics
+    names = {row["metric"] for row in rows_of(found, protocol="all-shot", method="ppcl")}
+    assert {"rank-1", "mAP", "TAR@FAR=1e-3", "rank-1 over +glrec", "mAP over +glrec"} <= names
     truth = {row["metric"] for row in rows_of(found, protocol="truth", method="ppcl")}
     assert {"glrec-IoU", "constant-box-IoU", "gate-accuracy", "gate-accuracy-whole", "crloc-IoU"} <= truth
     assert not any("crloc" in row["metric"] for row in rows_of(found, method="+glrec"))
@@ -121,6 +120,19 @@ def test_curve_over_the_input_ratio(run, faces):
         for metric in ("rank-1", "TAR@FAR=1e-3")
     ]
     check_intervals(rows)
+    model = evaluation.load(run, "face", "ppcl")
+    query, gallery = datasets.evaluation_sets("partial-lfw", faces)
+    expected = []
+    for share in (0.1, 0.3, 0.5, 0.7, 1.0):
+        parts = (face_sets.at_ratio(query, share), gallery)
+        banks = [images.bank(part.pictures, model.recipe.input.size, quiet=True) for part in parts]
+        several = [matching.describe(model, bank, several) for bank, several in zip(banks, (True, False), strict=True)]
+        ids = query.identities, gallery.identities
+        ranked = metrics.cmc_map(matching.match(model, *several).numpy(), *ids)
+        expected.append(ranked.rank(1))
+    found = {row["subset"]: row["value"] for row in rows if row["method"] == "ppcl" and row["metric"] == "rank-1"}
+    assert [found[share] for share in ("0.1", "0.3", "0.5", "0.7", "1.0")] == pytest.approx(expected)
+    assert len(set(expected)) > 1
     saved = pandas.read_csv(run / "results.csv", dtype={"subset": str})
     assert len(saved[saved.protocol == "input-ratio"]) == 40
 
@@ -150,6 +162,19 @@ def test_the_command_line_evaluates_faces(run, faces, capsys, dataset):
     assert "ppcl" in capsys.readouterr().out
     assert main(common) == 2
     assert f"{dataset} belongs to task face" in capsys.readouterr().err
+
+
+def test_the_papers_recipe_goes_through_one_step_of_every_stage(faces, tmp_path):
+    """The face network, its margin softmax and SGD; pictures and batches are smaller, because few people are drawn."""
+    few = {"input.height": 32, "input.width": 32, "selection.heldout": 0.3, "glrec.batch": 8, "joint.glrec_batch": 8}
+    few |= {"backbone.batch": 8, "backbone.identities": 4, "joint.batch": 16, "joint.identities": 4}
+    few |= {"glrec.steps": 1, "backbone.steps": 1, "joint.steps": 1}
+    paper = recipe("face", "paper", **few)
+    pictures = views.training_data(paper, faces, quiet=True)
+    training.train_glrec(paper, pictures, tmp_path, quiet=True)
+    training.train_backbone(paper, pictures, tmp_path, quiet=True)
+    header = checkpoints.header(training.train_joint(paper, pictures, tmp_path, "ppcl", quiet=True))
+    assert header["finished"] and set(header["fusion_weights"]) == {"ppcl", "ppcl@1"}
 
 
 def test_the_command_line_draws_and_trains_faces(tmp_path, capsys):

@@ -73,8 +73,9 @@ def part_boxes(
     slide, edge = torch.rand(2, count, generator=draw, device=device)
     edge = edge * 0.04  # a side crop starts at the side, or nearly
     kept_area, shape = uniform(*area, count, draw=draw), uniform(-0.7, 0.7, count, draw=draw)
-    width = (kept_area.sqrt() * (shape / 2).exp()).clamp(max=1)
-    height = (kept_area / width).clamp(max=1)
+    shape = torch.maximum(torch.minimum(shape, -kept_area.log()), kept_area.log())  # no side longer than the canvas
+    width = kept_area.sqrt() * (shape / 2).exp()
+    height = kept_area / width
     place = torch.rand(2, count, generator=draw, device=device)
 
     vertical = (kind == 2) | (kind == 3)  # upper, lower: cut along y

@@ -22,7 +22,7 @@ FOLDERS = {
     "partial-reid": ("Partial-REID_Dataset", "PartialREID", "Partial_REID"),
     "partial-ilids": ("Partial_iLIDS", "PartialiLIDS"),
     "casia-webface": ("CASIA-WebFace", "CASIA_WebFace"),
-    "lfw": ("lfw/lfw", "lfw", "lfw_funneled", "lfw-deepfunneled/lfw-deepfunneled", "lfw-deepfunneled"),
+    "lfw": tuple(f"{nest}{name}" for name in ("lfw", "lfw_funneled", "lfw-deepfunneled") for nest in (f"{name}/", "")),
     "partial-lfw": ("Partial-LFW", "Partial_LFW", "partial"),
 }
 PARTS = {
@@ -207,12 +207,13 @@ def contents(data: Path | str) -> dict:
     for dataset in DATASETS:
         for part in PARTS[dataset]:
             try:
-                found = _files(dataset, _part_folder(dataset, part, Path(data)))
+                folder = _part_folder(dataset, part, Path(data))
+                found = _files(dataset, folder)
             except DataError:
                 continue
             counts[f"{dataset}/{part}"] = len(found)
             for path in found:
-                digest.update(path.name.encode())
+                digest.update(path.relative_to(folder).as_posix().encode())
                 digest.update(path.read_bytes())
     return {"pictures": counts, "sha256": digest.hexdigest(), "drawn": is_drawn(data)}
 

@@ -35,7 +35,7 @@ class Pairs:
 def read_identities(name: str, folder: Path, centre: bool = True) -> PictureSet:
     """A folder of identities, `<identity>/<file>`; an identity's number is its folder's rank by name.
 
-    Raises DataError for a folder that holds none, or pictures beside them.
+    Raises DataError for a folder that holds none; pictures beside the folders belong to nobody and are left out.
     """
     people = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
     found = [(path, i) for i, person in enumerate(people) for path in pictures(person)]

@@ -18,6 +18,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torch
 
 
 UNCUT, CENTRE = (250, 250), 125  # pixels, see `open_picture`
+MARGIN = (UNCUT[0] - CENTRE) // 2
 
 
 def open_picture(path: Path | str | Cut) -> Image.Image:
@@ -47,8 +48,7 @@ def open_picture(path: Path | str | Cut) -> Image.Image:
 
 def _cut(picture: Image.Image, how: Cut) -> Image.Image:
     if how.centre and picture.size == UNCUT:
-        low = (UNCUT[0] - CENTRE) // 2
-        picture = picture.crop((low, low, low + CENTRE, low + CENTRE))
+        picture = picture.crop((MARGIN, MARGIN, MARGIN + CENTRE, MARGIN + CENTRE))
     if how.box is None:
         return picture
     cx, cy, w, h = how.box
