@@ -135,7 +135,7 @@ def _verify(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str]
 def ratio_curve(
     run, data, methods: list[str], seed: int = 0, device: str = "cpu", quiet: bool | None = None
 ) -> list[dict]:
-    """Partial-LFW with every query cropped to the same share of the area, 0.1 … 1: protocol `input-ratio`.
+    """Partial-LFW, a query a person, each cropped to the same share of the area, 0.1 … 1: protocol `input-ratio`.
 
     The rows, subset = the share, go into `results.csv`. Raises DataError where Partial-LFW is ready-made: only our own
     crops are known boxes of whole pictures.
@@ -146,6 +146,7 @@ def ratio_curve(
         query, gallery = datasets.evaluation_sets("partial-lfw", data, model.recipe.partial_lfw)
         if query.boxes is None:
             raise datasets.DataError(f"{query.folder}: ready-made crops have no known input ratio; give LFW itself")
+        query = query.keep(np.unique(query.identities, return_index=True)[1])
         there = matching.describe(model, images.bank(gallery.pictures, model.recipe.input.size, "gallery", quiet))
         facts = {"task": "face", "dataset": "partial-lfw", "protocol": "input-ratio", "method": method, "seed": seed}
         facts |= {"stage": "joint", "profile": model.recipe.profile, "commit": results.commit()}

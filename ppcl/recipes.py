@@ -206,7 +206,7 @@ _FACE = {
     "input.height": 112,  # not published
     "input.width": 112,  # not published
     "glrec.crops": "random",  # §3: partial faces are cut at random
-    "glrec.area": (0.1, 0.75),  # not published: a larger crop of a face looks whole, and taught the gate to doubt
+    "glrec.area": (0.1, 0.65),  # not published: a larger crop of a face looks whole, and taught the gate to doubt
     "backbone.architecture": "face34",  # not published
     "backbone.weights": "none",  # not published: from scratch
     "backbone.softmax": "cosface",  # not published

@@ -52,8 +52,8 @@ def draw_mood(rng: Rng) -> Mood:
         yaw=float(np.clip(rng.normal(0, 0.19), -0.44, 0.44)),
         pitch=float(np.clip(rng.normal(0, 0.10), -0.25, 0.25)),
         roll=rng.normal(0, 0.087),
-        shift=(rng.normal(0, 0.03), rng.normal(0, 0.03)),
-        scale=float(np.exp(rng.normal(0, 0.05))),
+        shift=(rng.normal(0, 0.03), rng.normal(-0.03, 0.04)),
+        scale=float(np.exp(rng.normal(0.14, 0.11))),  # aligned sets differ in how much of the head they keep
         smile=float(rng.choice([rng.uniform(-0.4, 0.2), rng.uniform(0.2, 1.0)])),
         gape=max(0.0, rng.uniform(-0.05, 0.045)),
         raised=rng.normal(0, 0.008),
