@@ -143,11 +143,12 @@ def run_evaluate(given) -> None:
     if given.json:
         checkpoints.write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
     table = results.read(given.run)
+    table = table[table.synthetic == found.drawn]
     for protocol in dict.fromkeys(row["protocol"] for row in found.rows):
-        if protocol != "truth":
+        if protocol not in ("truth", "input-ratio"):
             print(f"{given.dataset}, {protocol}, per cent with 95 % intervals")
             shown = {"metrics": ("accuracy", "TAR@FAR=1e-3")} if protocol == "verification" else {}
-            print(results.wide(table, given.dataset, protocol, **shown), end="\n\n")
+            print(results.wide(table, given.dataset, protocol, **shown).to_string(), end="\n\n")
     print(given.run / "results.csv")
 
 

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from . import checkpoints, ground_truth, matching, metrics, recipes, results
-from .data import datasets, face_sets, images
+from .data import face_sets, images
 from .ground_truth import Evaluation, prepare
 from .models.ppcl import PPCL
 from .recipes import DATASETS, METHODS, Recipe, trained_by
 
 RANKS = (1, 3, 5, 10)
+CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows of Partial-LFW's curve, if all are evaluated
 SHARES = tuple(i / 10 for i in range(1, 11))  # of the area, Partial-LFW's curve
 
 
@@ -71,7 +72,8 @@ def evaluate(
     """Evaluate the run's methods on a data set and write the rows into `results.csv`.
 
     With several methods at once, `ppcl` is also compared with each other row: metric `rank-1 over <row>`, paired.
-    Where Partial-LFW is made from LFW, its boxes are saved beside the checkpoints.
+    Where Partial-LFW is made from LFW, its boxes are saved in the run folder, and some rows are measured over the input
+    ratio, too.
     """
     if DATASETS.get(dataset, task) != task:
         raise recipes.RecipeError(f"{dataset} belongs to task {DATASETS[dataset]}, not {task}")
@@ -91,6 +93,8 @@ def evaluate(
                 checkpoints.write_text(Path(run) / task / f"{dataset}.csv", face_sets.boxes_csv(found.query))
         judge = _verify if dataset == "lfw" else _search
         values |= judge(found, facts | {"method": method}, model)
+        if found.query.boxes is not None and (len(methods) == 1 or method in CURVES):
+            found.rows += _ratio_curve(found, facts | {"method": method}, model, quiet)
     for protocol, method in values if "ppcl" in methods else ():
         if method != "ppcl":
             named = facts | {"protocol": protocol, "method": "ppcl"}
@@ -132,38 +136,22 @@ def _verify(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str]
     return {("verification", method): {"accuracy": judged.accuracy}}
 
 
-def ratio_curve(
-    run, data, methods: list[str], seed: int = 0, device: str = "cpu", quiet: bool | None = None
-) -> list[dict]:
-    """Partial-LFW, a query a person, each cropped to the same share of the area, 0.1 … 1: protocol `input-ratio`.
-
-    The rows, subset = the share, go into `results.csv`. Raises DataError where Partial-LFW is ready-made: only our own
-    crops are known boxes of whole pictures.
-    """
-    rows = []
-    for method in methods:
-        model = load(run, "face", method, seed, device)
-        query, gallery = datasets.evaluation_sets("partial-lfw", data, model.recipe.partial_lfw)
-        if query.boxes is None:
-            raise datasets.DataError(f"{query.folder}: ready-made crops have no known input ratio; give LFW itself")
-        query = query.keep(np.unique(query.identities, return_index=True)[1])
-        there = matching.describe(model, images.bank(gallery.pictures, model.recipe.input.size, "gallery", quiet))
-        facts = {"task": "face", "dataset": "partial-lfw", "protocol": "input-ratio", "method": method, "seed": seed}
-        facts |= {"stage": "joint", "profile": model.recipe.profile, "commit": results.commit()}
-        facts |= {"synthetic": datasets.is_drawn(data, "partial-lfw"), "n_query": len(query), "n_gallery": len(gallery)}
-        for share in SHARES:
-            cropped = face_sets.at_ratio(query, share)
-            bank = images.bank(cropped.pictures, model.recipe.input.size, f"input ratio {share}", quiet)
-            asked = matching.describe(model, bank, several=model.method.placements)
-            distances = matching.match(model, asked, there).cpu().numpy()
-            ids = query.identities, gallery.identities
-            values = {"rank-1": metrics.cmc_map(distances, *ids).hits(1)}
-            values["TAR@FAR=1e-3"] = metrics.accepted(distances, *ids, 1e-3)
-            for metric, value in values.items():
-                mean, low, high = metrics.bootstrap(value, query.identities)
-                named = {"subset": f"{share:.1f}", "metric": metric, "value": mean, "low": low, "high": high}
-                rows.append(facts | named)
-    results.add(run, rows)
+def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, quiet: bool | None) -> list[dict]:
+    """Partial-LFW, a query a person, each cropped to the same share of the area, 0.1 … 1: protocol `input-ratio`."""
+    query, ids = found.query.keep(np.unique(found.query.identities, return_index=True)[1]), found.gallery.identities
+    there, rows = matching.describe(model, found.gallery_bank), []
+    facts = facts | {"protocol": "input-ratio", "n_query": len(query), "n_gallery": len(found.gallery)}
+    for share in SHARES:
+        cropped = face_sets.at_ratio(query, share)
+        bank = images.bank(cropped.pictures, model.recipe.input.size, f"input ratio {share}", quiet)
+        asked = matching.describe(model, bank, several=model.method.placements)
+        distances = matching.match(model, asked, there).cpu().numpy()
+        values = {"rank-1": metrics.cmc_map(distances, query.identities, ids).hits(1)}
+        values["TAR@FAR=1e-3"] = metrics.accepted(distances, query.identities, ids, 1e-3)
+        for metric, value in values.items():
+            mean, low, high = metrics.bootstrap(value, query.identities)
+            named = {"subset": f"{share:.1f}", "metric": metric, "value": mean, "low": low, "high": high}
+            rows.append(facts | named)
     return rows
 
 

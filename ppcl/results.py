@@ -11,7 +11,7 @@ from .checkpoints import write_text
 COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
 ).split(",")
-KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile"]
+KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile", "synthetic"]
 
 # Published numbers, each with its source; they never share a table with numbers from drawn pictures.
 _LIGHT_REID = "table in light-reid's examples/occluded_reid README"
@@ -79,6 +79,8 @@ def wide(
     """One line a method, one column a metric, each `value [low, high]` in per cent, mean over seeds; for the eye."""
     chosen = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == subset)]
     chosen = chosen[chosen.metric.isin(metrics)]
+    if chosen.synthetic.nunique() > 1:
+        raise ValueError(f"{dataset}: drawn pictures and photographs do not go into one table; choose by `synthetic`")
     order = list(dict.fromkeys(chosen.method))
     mean = chosen.groupby(["method", "metric"], sort=False)[["value", "low", "high"]].mean() * 100
     text = mean.apply(lambda row: f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)

@@ -161,10 +161,8 @@ def _inside(rng: Rng) -> np.ndarray:
     """Where an aligned picture still has pixels (SIDE, SIDE): turned about its middle, the edges run out of it."""
     angle, reach = rng.normal(0, 0.12), rng.uniform(0.46, 0.56, 2)
     steps = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE - 0.5
-    x, y = (
-        steps * np.cos(angle) + steps[:, None] * np.sin(angle),
-        steps[:, None] * np.cos(angle) - steps * np.sin(angle),
-    )
+    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    x, y = c * steps + s * steps[:, None], c * steps[:, None] - s * steps
     edge = np.minimum(reach[0] - np.abs(x), reach[1] - np.abs(y))
     return np.clip(edge * SIDE + 0.5, 0, 1).astype(np.float32)
 
