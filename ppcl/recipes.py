@@ -268,7 +268,8 @@ _FACE_DEMO = {
     "backbone.triplet_weight": 1.0,
     "backbone.optimiser": "adam",
     "backbone.lr": 5e-4,
-    "backbone.decay_epochs": 20,
+    "backbone.epochs": 48,
+    "backbone.decay_epochs": 16,
     "backbone.batch": 64,
     "backbone.identities": 16,
     "joint.lr": 0.01,  # 0.1 and 0.03 disturb what the backbone has learnt at this batch
@@ -280,6 +281,7 @@ _FACE_DEMO = {
     "partial_lfw.queries": 2,
 }
 _FACE_TINY = _FACE_DEMO | {
+    "backbone.epochs": 3,
     "input.height": 32,
     "input.width": 32,
     "backbone.batch": 8,

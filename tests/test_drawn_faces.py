@@ -90,8 +90,9 @@ def test_truth(drawn):
     assert {r["file"] for r in rows} == files and len(rows) == len(files)
     assert all(r["file"].split("/")[1] == r["identity"] for r in rows)
     boxes = np.array([[float(r[f"figure_{k}"]) for k in ("cx", "cy", "w", "h")] for r in rows])
-    assert np.abs(boxes[:, 0] - 0.5).max() < 0.25 and np.abs(boxes[:, 1] - 0.62).max() < 0.2
-    assert boxes[:, 2:].min() > 0.4 and boxes[:, 2:].max() < 1.1
+    assert np.abs(boxes[:, 0] - 0.5).max() < 0.25 and np.abs(boxes[:, 1] - 0.59).max() < 0.25
+    assert boxes[:, 2:].min() > 0.4 and boxes[:, 2:].max() < 1.6  # the largest faces reach out of their picture
+    assert 0.85 < np.median(boxes[:, 3]) < 1
     fixed = {(r["view_cx"], r["view_w"], r["kind"], r["camera"]) for r in rows}
     assert fixed == {("0.500000", "1.000000", "whole", "0")}
 

@@ -9,7 +9,7 @@ from conftest import folders_of_people
 from PIL import Image
 
 from ppcl import data as ppcl_data
-from ppcl.data import datasets, drawn_people, images
+from ppcl.data import datasets, drawn_faces, drawn_people, images
 from ppcl.data.datasets import Cut, DataError
 from ppcl.recipes import recipe
 
@@ -254,8 +254,8 @@ def test_people_and_faces_in_one_folder_in_either_order(drawn, faces, tmp_path):
     found = contents(tmp_path / "a")
     assert found == contents(tmp_path / "b")
     assert found["drawn.txt"].decode().splitlines() == [
-        "faces: drawing 1, seed 0, scale tiny",
-        "people: drawing 1, seed 0, scale tiny",
+        f"faces: drawing {drawn_faces.DRAWING}, seed 0, scale tiny",
+        f"people: drawing {drawn_people.DRAWING}, seed 0, scale tiny",
     ]
     table, parts = datasets.truth(tmp_path / "a"), [datasets.truth(folder) for folder in (drawn, faces)]
     assert len(table) == sum(map(len, parts)) and set(table.index) == {name for part in parts for name in part.index}

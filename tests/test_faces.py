@@ -40,7 +40,7 @@ def pictures(small, faces):
 
 def test_paper_glrec_has_the_persons_hyper_parameters(paper):
     person = recipe("person", "paper").glrec
-    assert dataclasses.replace(paper.glrec, crops=person.crops) == person
+    assert dataclasses.replace(paper.glrec, crops=person.crops, area=person.area) == person
     assert (paper.glrec.constant_epochs, paper.glrec.epochs - paper.glrec.constant_epochs) == (60, 100)
     assert (paper.glrec.lr, paper.glrec.final_lr, paper.glrec.batch) == (5e-2, 5e-5, 128)
 

@@ -5,10 +5,12 @@ import json
 import re
 
 import nbformat
+import pandas
 import pytest
 
 from ppcl import reproduce
 from ppcl.__main__ import main
+from ppcl.recipes import TASKS
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
 NUMBERED = [path for path in NOTEBOOKS if path.name[:2].isdigit()]
@@ -22,9 +24,9 @@ def code_cells(path):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """A run of every notebook in order, by the command line."""
+    """A run of every notebook in order, people and faces, by the command line."""
     run = tmp_path_factory.mktemp("reproduce") / "run"
-    arguments = ["reproduce", "--profile", "tiny", "--task", "person", "--run", str(run)]
+    arguments = ["reproduce", "--profile", "tiny", "--task", "all", "--run", str(run)]
     for key, value in TINY.items():
         arguments += ["--set", f"{key}={value}"]
     assert main(arguments) == 0
@@ -34,15 +36,19 @@ def executed(tmp_path_factory):
 def test_reproduce_runs_every_notebook_and_leaves_what_the_interface_names(executed):
     run, _ = executed
     names = {path.name for path in (run / "notebooks").glob("*.ipynb")}
-    assert names == {f"person_{path.name}" for path in NUMBERED}
-    for part in ("manifest.json", "results.csv", "data/truth.csv", "person/glrec/log.jsonl"):
+    assert names == {f"{task}_{path.name}" for path in NUMBERED for task in TASKS}
+    for part in ("manifest.json", "results.csv", "data/truth.csv", "person/glrec/log.jsonl", "face/partial-lfw.csv"):
         assert (run / part).is_file()
     assert list((run / "figures").glob("*.png"))
-    assert (run / "person/joint/ppcl/seed0/checkpoint.safetensors").is_file()
+    assert all((run / task / "joint/ppcl/seed0/checkpoint.safetensors").is_file() for task in TASKS)
+    table = pandas.read_csv(run / "results.csv")
+    assert {"partial-reid", "partial-ilids", "lfw", "partial-lfw"} <= set(table.dataset)
+    assert {"single-shot", "verification", "input-ratio", "truth"} <= set(table.protocol) and table.synthetic.all()
     manifest = json.loads((run / "manifest.json").read_text())
     assert {"seed", "commit", "dirty", "versions", "device", "recipes", "seconds"} <= manifest.keys()
     assert manifest["data"]["pictures"]["market1501/train"] == 60 and len(manifest["data"]["sha256"]) == 64
-    assert set(manifest["seconds"]) == {f"person_{path.stem}" for path in NUMBERED}
+    assert manifest["data"]["pictures"]["casia-webface/train"] == 60
+    assert set(manifest["seconds"]) == {f"{task}_{path.stem}" for path in NUMBERED for task in TASKS}
 
 
 def test_reproduce_again_runs_nothing(executed, capsys):
@@ -50,7 +56,7 @@ def test_reproduce_again_runs_nothing(executed, capsys):
     before = {path: path.stat().st_mtime_ns for path in (run / "notebooks").iterdir()}
     assert main(arguments) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (run / "notebooks").iterdir()}
-    assert capsys.readouterr().out.count("done before") == len(NUMBERED)
+    assert capsys.readouterr().out.count("done before") == len(TASKS) * len(NUMBERED)
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
