@@ -87,6 +87,15 @@ def wide(
     return text.unstack("metric").reindex(index=order, columns=list(metrics))
 
 
+def over_seeds(table: pandas.DataFrame, dataset: str, protocol: str, metric: str = "rank-1") -> pandas.DataFrame:
+    """One line a method: mean over seeds and mean of the seeds' 95 % intervals, per cent; spread over seeds; seeds."""
+    rows = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == "all")]
+    groups = rows[rows.metric == metric].groupby("method", sort=False)
+    text = wide(table, dataset, protocol, (metric,))[metric]
+    spread = (100 * groups.value.std()).map(lambda value: "-" if pandas.isna(value) else f"{value:.1f}")
+    return pandas.DataFrame({metric: text, "spread over seeds": spread, "seeds": groups.seed.nunique()}).loc[text.index]
+
+
 README = {  # what the README's tables show: dataset, protocol, metric
     "person": [
         (name, "single-shot", metric) for name in ("partial-reid", "partial-ilids") for metric in ("rank-1", "mAP")
