@@ -74,6 +74,8 @@ class CRLoc(nn.Module):
         query = (query / self.log_temperature.exp()).expand(len(keys), -1, -1)
         logits = torch.baddbmm(prior, query, keys.flatten(2))
         masked = (visible.flatten(1) < self.min_visible)[:, None]
+        if not torch.is_grad_enabled() and not masked.any():  # as in most galleries; asked where no step waits for it
+            return logits.softmax(-1)
         return logits.masked_fill(masked, -1e4).softmax(-1).masked_fill(masked, 0)
 
 
