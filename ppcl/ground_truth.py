@@ -94,8 +94,31 @@ def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]
     query, gallery = np.nonzero(found.query.identities[:, None] == found.gallery.identities[None])
     asked, have = truth_of(found.query, found.data), truth_of(found.gallery, found.data)
     figure_q, figure_g = boxes(asked, "figure")[query], boxes(have, "figure")[gallery]
-    region = geometry.compose(figure_g, geometry.compose(geometry.invert(figure_q), view_boxes(found)[query]))
-    return query, gallery, geometry.clip(region)
+    shown = geometry.compose(geometry.invert(figure_q), view_boxes(found)[query])
+    from_q, from_g = (torch.tensor(one.above.to_numpy(), dtype=torch.float32) for one in (asked, have))
+    shown = _seen(_level(shown, from_q[query]), from_g[gallery])
+    return query, gallery, geometry.clip(geometry.compose(figure_g, shown))
+
+
+def _level(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Boxes of a figure's frame `(P, 4)` as a level camera would show them: the inverse of `_seen`."""
+    k = above.clamp(min=1e-3)
+    left, top, right, low = geometry.corners(box).unbind(-1)
+    top, low = ((1 + k / 2 - ((1 + k / 2).square() - 2 * k * y).clamp(min=0).sqrt()) / k for y in (top, low))
+    size = 1 + k * (0.5 - (top + low) / 2)
+    found = geometry.from_corners(torch.stack([0.5 + (left - 0.5) / size, top, 0.5 + (right - 0.5) / size, low], -1))
+    return torch.where(above[:, None] < 1e-3, box, found)
+
+
+def _seen(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Boxes of a figure's frame `(P, 4)` as a camera above the heads sees them (`drawn_figure._from_above`).
+
+    A box becomes a trapezium; the box of its mean width stands for it.
+    """
+    left, top, right, low = geometry.corners(box).unbind(-1)
+    size = 1 + above * (0.5 - (top + low) / 2)
+    top, low = (y * (1 + above / 2) - above * y.square() / 2 for y in (top, low))
+    return geometry.from_corners(torch.stack([0.5 + (left - 0.5) * size, top, 0.5 + (right - 0.5) * size, low], -1))
 
 
 def rows(

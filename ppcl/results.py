@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas
 
 from .checkpoints import write_text
+from .methods import METHODS
 
 COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
@@ -115,7 +116,7 @@ def markdown(table: pandas.DataFrame) -> str:
             continue
         heads = [f"{name} {metric}" for name, _, metric, _ in chosen]
         lines = [f"| {task}: method | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
-        for method in chosen[0][3].index:
+        for method in (name for name in chosen[0][3].index if not METHODS[name].oracle):
             cells = [part.loc[method, metric] for _, _, metric, part in chosen]
             lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
