@@ -9,7 +9,7 @@ import seaborn
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .recipes import METHODS
+from .methods import ABLATIONS, METHODS
 
 PALETTE = seaborn.color_palette("colorblind")
 LOOKS = (0, 6, 2, 8, 4, 3, 1, 5, 9, 7)  # of PALETTE, for METHODS from the last to the first: pale ones for derived rows
@@ -18,7 +18,8 @@ STROKES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX<>*"
 
 def _look(name: str, joined: bool = True) -> dict:
     """The same colour, stroke and marker for a method in every figure."""
-    i = list(reversed(METHODS)).index(name) if name in METHODS else 0
+    order = [*reversed([method for method in METHODS if method not in ABLATIONS]), *ABLATIONS]
+    i = order.index(name) if name in METHODS else sum(map(ord, name))
     stroke = STROKES[i % 4] if joined else "none"
     return {"label": name, "color": PALETTE[LOOKS[i % 10]], "ls": stroke, "marker": MARKERS[i % 10], "markersize": 4}
 

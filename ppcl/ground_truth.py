@@ -35,6 +35,11 @@ class Evaluation:
     def drawn(self) -> bool:
         return datasets.is_drawn(self.data, self.dataset)
 
+    @property
+    def knows_boxes(self) -> bool:
+        """Whether it is known what its queries show of whole pictures: they were drawn, or cropped by us."""
+        return self.query.boxes is not None or (self.drawn and self.dataset.startswith("partial"))
+
 
 def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
     """Read and decode a set's query and gallery, or LFW's pictures that stand in a pair."""
@@ -54,7 +59,7 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
 def subsets(found: Evaluation) -> dict[str, np.ndarray]:
     """Masks of the queries `(Q,)` by kind of crop and by input ratio, where the truth is known; `all` always."""
     masks = {"all": np.ones(len(found.query), bool)}
-    if found.dataset != "market1501" and (found.drawn or found.query.boxes is not None):
+    if found.knows_boxes:
         if found.query.boxes is None:
             kinds = truth_of(found.query, found.data).kind
             masks |= {kind: (kinds == kind).to_numpy() for kind in batches.KINDS}
@@ -89,45 +94,67 @@ def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]
     query, gallery = np.nonzero(found.query.identities[:, None] == found.gallery.identities[None])
     asked, have = truth_of(found.query, found.data), truth_of(found.gallery, found.data)
     figure_q, figure_g = boxes(asked, "figure")[query], boxes(have, "figure")[gallery]
-    region = geometry.compose(figure_g, geometry.compose(geometry.invert(figure_q), view_boxes(found)[query]))
-    return query, gallery, geometry.clip(region)
+    shown = geometry.compose(geometry.invert(figure_q), view_boxes(found)[query])
+    from_q, from_g = (torch.tensor(one.above.to_numpy(), dtype=torch.float32) for one in (asked, have))
+    shown = _seen(_level(shown, from_q[query]), from_g[gallery])
+    return query, gallery, geometry.clip(geometry.compose(figure_g, shown))
+
+
+def _level(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Boxes of a figure's frame `(P, 4)` as a level camera would show them: the inverse of `_seen`."""
+    k = above.clamp(min=1e-3)
+    left, top, right, low = geometry.corners(box).unbind(-1)
+    top, low = ((1 + k / 2 - ((1 + k / 2).square() - 2 * k * y).clamp(min=0).sqrt()) / k for y in (top, low))
+    size = 1 + k * (0.5 - (top + low) / 2)
+    found = geometry.from_corners(torch.stack([0.5 + (left - 0.5) / size, top, 0.5 + (right - 0.5) / size, low], -1))
+    return torch.where(above[:, None] < 1e-3, box, found)
+
+
+def _seen(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Boxes of a figure's frame `(P, 4)` as a camera above the heads sees them (`drawn_figure._from_above`).
+
+    A box becomes a trapezium; the box of its mean width stands for it.
+    """
+    left, top, right, low = geometry.corners(box).unbind(-1)
+    size = 1 + above * (0.5 - (top + low) / 2)
+    top, low = (y * (1 + above / 2) - above * y.square() / 2 for y in (top, low))
+    return geometry.from_corners(torch.stack([0.5 + (left - 0.5) * size, top, 0.5 + (right - 0.5) * size, low], -1))
 
 
 def rows(
     found: Evaluation, facts: dict, model: PPCL, query: matching.Features, gallery: matching.Features
 ) -> list[dict]:
     """How well GLRec places, the gate decides and CRLoc locates, on pictures whose truth is known."""
-    target, predicted = view_boxes(found), query.box[:, 0].cpu()
-    people = found.query.identities
-    measured: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    if model.method.layout == "glrec" and model.method.region in ("none", "trained"):
-        measured["glrec-IoU"] = geometry.iou(predicted, target).numpy(), people
-        draw = batches.generator(0, "constant box")  # the best guess without looking
-        crops = batches.training_crops(10_000, model.recipe.glrec, draw)
-        middle = geometry.from_corners(geometry.corners(crops).median(0).values)
-        measured["constant-box-IoU"] = geometry.iou(middle.expand_as(target), target).numpy(), people
-        measured["gate-accuracy"] = (query.gate.cpu() > 0).float().numpy(), people
-        right = (gallery.gate.cpu() <= 0).float().numpy()
-        measured["gate-accuracy-whole"] = right, found.gallery.identities
+    target, placed, everyone = view_boxes(found), query.box[:, 0].cpu(), np.arange(len(found.query))
+    measured: dict[str, tuple[torch.Tensor, np.ndarray]] = {}  # values, and the query of each
+    if model.method.layout == "glrec" and model.method.region in ("none", "trained") and not model.method.oracle:
+        measured["glrec-IoU"] = geometry.iou(placed, target), everyone
+        crops = batches.training_crops(10_000, model.recipe.glrec, batches.generator(0, "constant box"))
+        middle = geometry.from_corners(geometry.corners(crops).median(0).values)  # the best guess without looking
+        measured["constant-box-IoU"] = geometry.iou(middle.expand_as(target), target), everyone
+        measured["gate-accuracy"] = (query.gate.cpu() > 0).float(), everyone
     if model.method.region != "none" and found.drawn:
         i, j, region = true_pairs(found)
-        found_boxes = locate_pairs(model, query, gallery, i, j)
-        measured["crloc-IoU"] = geometry.iou(found_boxes, region).numpy(), people[i]
-        same = geometry.iou(query.box[:, 0].cpu()[i], region).numpy()
-        far = same < 0.6
-        if far.any():
-            measured["crloc-IoU-where-it-moved"] = measured["crloc-IoU"][0][far], people[i][far]
+        overlap = geometry.iou(locate_pairs(model, query, gallery, i, j), region)
+        far = geometry.iou(placed[i], region) < 0.6
+        middle = geometry.from_corners(geometry.corners(region).median(0).values)
+        measured["crloc-IoU"] = overlap, i
+        measured["crloc-IoU-where-it-moved"] = overlap[far], i[far.numpy()]
+        measured["constant-region-IoU"] = geometry.iou(middle.expand_as(region), region), i
     rows = []
-    for metric, (value, ids) in measured.items():
-        masks = (
-            subsets(found)
-            if len(value) == len(found.query) and metric != "gate-accuracy-whole"
-            else {"all": slice(None)}
-        )
-        for subset, mask in masks.items():
-            mean, low, high = metrics.bootstrap(value[mask], ids[mask])
-            name = {"subset": subset, "metric": metric, "n_query": len(value[mask]), "n_gallery": len(found.gallery)}
-            rows.append({**facts, **name, "value": mean, "low": low, "high": high})
+
+    def add(metric: str, subset: str, value: np.ndarray, ids: np.ndarray) -> None:
+        mean, low, high = metrics.bootstrap(value, ids)
+        name = {"subset": subset, "metric": metric, "n_query": len(value), "n_gallery": len(found.gallery)}
+        rows.append({**facts, **name, "value": mean, "low": low, "high": high})
+
+    for metric, (value, asked) in measured.items():
+        for subset, mask in subsets(found).items():
+            if mask[asked].any():
+                add(metric, subset, value.numpy()[mask[asked]], found.query.identities[asked[mask[asked]]])
+    if "gate-accuracy" in measured:
+        right = (gallery.gate.cpu() <= 0).float().numpy()
+        add("gate-accuracy-whole", "all", right, found.gallery.identities)
     return rows
 
 

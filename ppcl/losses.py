@@ -144,20 +144,23 @@ def region_losses(
     if not model.method.triplet:
         return terms
 
-    white = model.backbone.whiten(features)
-    mine = describe_stripes(stripes(white[a], region, crloc.grid))
-    weights = stripe_weights(everywhere, crloc.grid, tuple(keys.shape[-2:]), 3)
+    white, count = model.described(features), model.method.stripes
+    mine = describe_stripes(stripes(white[a], region, crloc.grid, count))
+    weights = stripe_weights(everywhere, crloc.grid, tuple(keys.shape[-2:]), count)
     found = weights.flatten(1, 2) @ white[b].flatten(2).transpose(1, 2)
-    distance = 1 - torch.einsum("ad,bad->ab", mine, describe_stripes(found.unflatten(1, (2 * people, 3))))
+    distance = 1 - torch.einsum("ad,bad->ab", mine, describe_stripes(found.unflatten(1, (2 * people, count))))
     person = pair % people
     others = person[:, None] != person[None]
     similar = F.normalize(pooled.detach(), dim=1)
     nearest = (similar[a] @ similar[b].T).masked_fill(~others, -2).argmax(1)
     anyone = (pair + torch.randint(1, people, (2 * people,), generator=draw, device=device)) % people
     away, fits = elsewhere(there.detach(), draw)
-    beside = 1 - (mine * describe_stripes(stripes(white[b], away, crloc.grid))).sum(-1)
+    beside = 1 - (mine * describe_stripes(stripes(white[b], away, crloc.grid, count))).sum(-1)
     wrong = torch.stack([beside, distance[pair, nearest], distance[pair, anyone]], 1)
     valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
     triplet = region_triplet(distance[pair, pair], wrong, valid, how.region_margin)
-    terms["region"] = triplet + how.contrast_weight * region_contrast(distance, others, how.contrast_temperature)
+    terms["region"] = triplet
+    if model.method.contrast:
+        contrast = region_contrast(distance, others, how.contrast_temperature)
+        terms["region"] = triplet + how.contrast_weight * contrast
     return terms

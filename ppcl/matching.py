@@ -80,7 +80,7 @@ def _describe(model: PPCL, images: Tensor, ratios: Tensor, box: Tensor, gate: Te
     layout = model.layout(images, ratios, (box, gate))
     features, visible, pooled = model.features(layout)
     embedding = F.normalize(model.backbone.neck(pooled), dim=1)
-    keys, whitened = model.crloc.keys(features), model.backbone.whiten(features)
+    keys, whitened = model.crloc.keys(features), model.described(features)
     points, _ = model.crloc.queries(keys, layout.box)
     weights = stripe_weights(layout.box, model.crloc.grid, tuple(features.shape[-2:]), STRIPES)
     stripes = weights @ whitened.flatten(2).transpose(1, 2)
@@ -114,10 +114,9 @@ def _one_query(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, galler
     weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), STRIPES)
     found = weights.flatten(1, 2) @ gallery.whitened.flatten(2).transpose(1, 2)
     found = found.unflatten(1, (len(box), STRIPES))
-    three = 1 - _stripe_cosine(stripes, found, 3)
-    if len(box) == 1:
-        return three.mean(1)
-    return (three.mean(1) + 1 - _stripe_cosine(stripes, found, 6).mean(1)) / 2
+    count = model.method.stripes
+    counts = (count,) if len(box) == 1 or count == 1 else (count, STRIPES)
+    return sum(1 - _stripe_cosine(stripes, found, n).mean(1) for n in counts) / len(counts)
 
 
 def _stripe_cosine(mine: Tensor, theirs: Tensor, count: int) -> Tensor:

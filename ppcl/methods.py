@@ -1,7 +1,7 @@
 """The rows of the result table: what each one trains, and how it is matched."""
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class RecipeError(ValueError):
@@ -18,6 +18,14 @@ class Method:
     triplet: bool = False  # PP-Triplet
     placements: bool = False  # several placements a query, or one
     checkpoint: str = ""  # the trained row whose checkpoint it uses; its own if empty
+    # what an ablation leaves out
+    cycle: bool = True  # PP-Cycle
+    geometry: bool = True  # the loss on pairs whose answer is known
+    contrast: bool = True  # our addition to PP-Triplet
+    prior: bool = True  # CRLoc's positional prior
+    stripes: int = 3  # of a region descriptor; 1: one mean
+    whiten: bool = True  # region descriptors are standardised
+    oracle: bool = False  # queries lie where they truly belong: a bound, not a method
 
 
 METHODS = {
@@ -32,6 +40,17 @@ METHODS = {
     "ppcl@1": Method(region="trained", triplet=True, checkpoint="ppcl"),
     "ppcl": Method(region="trained", triplet=True, placements=True),
 }
+_PPCL = METHODS["ppcl"]
+ABLATIONS = {
+    "no-cycle": replace(_PPCL, cycle=False),
+    "no-geometry": replace(_PPCL, geometry=False),
+    "no-contrast": replace(_PPCL, contrast=False),
+    "no-prior": replace(_PPCL, prior=False),
+    "no-stripes": replace(_PPCL, stripes=1),
+    "no-whitening": replace(_PPCL, whiten=False),
+    "oracle-placement": replace(_PPCL, placements=False, oracle=True, checkpoint="ppcl"),
+}
+METHODS |= ABLATIONS
 
 
 def method(name: str) -> Method:

@@ -57,10 +57,13 @@ class GLRecStage:
     ratio_jitter: float = 0.12  # not published: spread of log(width / height) of real detections
     stretch: float = 0.3  # not published: log range of odd width / height, seen in the picture, too
     correction: float = 0.4  # not published: largest |δ|, the correction of the ratio
+    colour: float = 0.5  # not published: spread of brightness, contrast and channels, as augmentation.colour
+    view_scale: tuple[float, float] = (0.9, 1.1)  # not published: how differently detections frame a whole picture
+    view_shift: float = 0.05  # not published
     min_side: float = 0.15  # not published
     width: int = 16  # not published: channels of the first convolution
     crops: str = "left,right,upper,lower,random"  # not published: kinds of training crops, here and in the joint stage
-    area: tuple[float, float] = (0.1, 0.9)  # not published: of random crops
+    area: tuple[float, float] = (0.1, 0.65)  # not published: of random crops; larger ones look whole
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,9 @@ _FACE = {
     "input.height": 112,  # not published
     "input.width": 112,  # not published
     "glrec.crops": "random",  # §3: partial faces are cut at random
-    "glrec.area": (0.1, 0.65),  # not published: a larger crop of a face looks whole, and taught the gate to doubt
+    "glrec.colour": 0.1,  # not published
+    "glrec.view_scale": (0.96, 1.04),  # not published: aligned faces are framed alike
+    "glrec.view_shift": 0.03,  # not published
     "backbone.architecture": "face34",  # not published
     "backbone.weights": "none",  # not published: from scratch
     "backbone.softmax": "cosface",  # not published

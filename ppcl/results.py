@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas
 
 from .checkpoints import write_text
+from .methods import METHODS
 
 COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
@@ -87,6 +88,15 @@ def wide(
     return text.unstack("metric").reindex(index=order, columns=list(metrics))
 
 
+def over_seeds(table: pandas.DataFrame, dataset: str, protocol: str, metric: str = "rank-1") -> pandas.DataFrame:
+    """One line a method: mean over seeds and mean of the seeds' 95 % intervals, per cent; spread over seeds; seeds."""
+    rows = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == "all")]
+    groups = rows[rows.metric == metric].groupby("method", sort=False)
+    text = wide(table, dataset, protocol, (metric,))[metric]
+    spread = (100 * groups.value.std()).map(lambda value: "-" if pandas.isna(value) else f"{value:.1f}")
+    return pandas.DataFrame({metric: text, "spread over seeds": spread, "seeds": groups.seed.nunique()}).loc[text.index]
+
+
 README = {  # what the README's tables show: dataset, protocol, metric
     "person": [
         (name, "single-shot", metric) for name in ("partial-reid", "partial-ilids") for metric in ("rank-1", "mAP")
@@ -106,7 +116,7 @@ def markdown(table: pandas.DataFrame) -> str:
             continue
         heads = [f"{name} {metric}" for name, _, metric, _ in chosen]
         lines = [f"| {task}: method | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
-        for method in chosen[0][3].index:
+        for method in (name for name in chosen[0][3].index if not METHODS[name].oracle):
             cells = [part.loc[method, metric] for _, _, metric, part in chosen]
             lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))

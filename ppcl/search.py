@@ -48,6 +48,8 @@ def rank(
     that cannot be read raises DataError.
     """
     model = evaluation.load(run, task, method, seed, device)
+    if model.method.oracle:
+        raise ValueError(f"{method} needs the truth, which nobody knows of photographs: choose another --method")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)

@@ -267,8 +267,10 @@ def train_joint(
             seen = {}
             if method.region == "trained":
                 found = losses.region_losses(model, batch, layout.box.detach(), features.float(), visible, pooled, draw)
-                terms["cycle"] = how.cycle_weight * found["cycle"]
-                terms["geometry"] = how.geometry_weight * found["geometry"]
+                if method.cycle:
+                    terms["cycle"] = how.cycle_weight * found["cycle"]
+                if method.geometry:
+                    terms["geometry"] = how.geometry_weight * found["geometry"]
                 seen["crloc_iou"] = found["iou"]
                 if "region" in found:
                     terms["region"] = how.region_weight * found["region"]
@@ -298,7 +300,7 @@ def train_joint(
 
 def choose_fusion(model: PPCL, data: TrainingData) -> tuple[dict[str, float], dict[str, float]]:
     """For each row that uses this checkpoint: the weight with the best held-out mAP, and that mAP."""
-    queries, query_ids, gallery, gallery_ids, _ = heldout_queries(model.recipe, data)
+    queries, query_ids, gallery, gallery_ids, box = heldout_queries(model.recipe, data)
     weights, scores = {}, {}
     grid = np.arange(0, 1 + 1e-9, model.recipe.selection.weight_step)
     trained = model.row
@@ -307,7 +309,7 @@ def choose_fusion(model: PPCL, data: TrainingData) -> tuple[dict[str, float], di
         if trained_by(row) != trained:
             continue
         model.row, model.method = row, method
-        asked = matching.describe(model, queries, several=method.placements)
+        asked = matching.describe(model, queries, several=method.placements, boxes=box if method.oracle else None)
         overall = matching.global_distances(asked, found)
         region = matching.region_distances(model, asked, found) if method.region != "none" else overall
         tried = grid if method.region != "none" else grid[:1]

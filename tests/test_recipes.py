@@ -296,7 +296,9 @@ def test_rows_come_in_the_tables_order_whatever_was_asked():
 
 def test_all_rows_are_the_trained_ones():
     found = recipes.rows(recipe("person", "demo", **{"ablation.rows": "all"}))
-    assert found == ["backbone", "backbone+crops", "backbone+crops+pad", "+glrec", "+crloc", "ppcl"]
+    ladder = ["backbone", "backbone+crops", "backbone+crops+pad", "+glrec", "+crloc", "ppcl"]
+    left_out = ["cycle", "geometry", "contrast", "prior", "stripes", "whitening"]
+    assert found == ladder + [f"no-{part}" for part in left_out]
     assert all(recipes.trained_by(row) == row for row in found)
 
 

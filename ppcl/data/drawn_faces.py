@@ -187,7 +187,7 @@ def draw_faces(out: Path, seed: int = 0, scale: str = "demo", progress: bool | N
         rng = np.random.default_rng([seed, SETS[p.dataset], p.person, p.number])
         mood = draw_mood(rng)
         path = out / FOLDERS[p.dataset] / p.file
-        boxes = (*frame_of(mood), 0.5, 0.5, 1.0, 1.0)
+        boxes = (*frame_of(mood), 0.0, 0.5, 0.5, 1.0, 1.0)
         file = path.relative_to(out).as_posix()
         rows.append([p.dataset, file, p.identity, 0, "whole", *(f"{value:.6f}" for value in boxes)])
         if not path.exists():

@@ -23,6 +23,7 @@ UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 0.165, 0.150, 0.235, 0.225, 0.085
 TORSO_WIDE = (0.040, 0.108, 0.113, 0.108, 0.101, 0.094, 0.090, 0.095, 0.098)  # half-widths seen from the front,
 TORSO_DEEP = (0.036, 0.054, 0.066, 0.070, 0.068, 0.064, 0.064, 0.070, 0.070)  # and from the side, neck to hip
 TORSO_TOP, TORSO_END = 0.152, 0.56
+ABOVE = 0.55  # most by which a camera above the heads enlarges them against the feet; a choice
 CAMERA_TILT = 0.08  # how far a point one body height nearer to the camera sinks in the picture
 HAIRLINES = {"short": 0.30, "long": 0.28, "bun": 0.28, "bald": -1.0, "cap": 0.38}  # shares of the head's height
 
@@ -174,11 +175,30 @@ def bag_parts(looks: Looks, pose: Pose) -> list[Part]:
     return [Part(depth, (x, top), (x, end), radii, looks.bag_cloth, cap=0.3, yaw=pose.yaw)]
 
 
-def draw_figure(canvas: Canvas, looks: Looks, pose: Pose) -> None:
-    """Paint the person, the parts farthest from the camera first; the lower sole stands on y = 1."""
+def _from_above(part: Part, above: float) -> Part:
+    """A part as a camera above the heads sees it: larger near the head, smaller near the feet, which stay in place."""
+
+    def size(y: float) -> float:
+        return 1 + above * (0.5 - y)
+
+    def seen(point: Point) -> Point:
+        x, y = point
+        return x * size(y), y * (1 + above / 2) - above * y * y / 2
+
+    steps = np.linspace(part.p[1], part.q[1], len(part.radii))
+    radii = tuple(float(radius * size(y)) for radius, y in zip(part.radii, steps, strict=True))
+    return replace(part, p=seen(part.p), q=seen(part.q), radii=radii)
+
+
+def draw_figure(canvas: Canvas, looks: Looks, pose: Pose, above: float = 0.0) -> None:
+    """Paint the person, the parts farthest from the camera first; the lower sole stands on y = 1.
+
+    `above`: how much larger the head appears than the feet, as a camera above the heads sees it.
+    """
     parts = [*trunk_parts(looks, pose), *head_parts(looks, pose), *bag_parts(looks, pose)]
     for side in (0, 1):
         parts += [*leg_parts(looks, pose, side), *arm_parts(looks, pose, side)]
+    parts = [_from_above(part, above) for part in parts]
     lowest = max(part.p[1] for part in parts) + 0.02
     ground = replace(canvas, ys=canvas.ys - np.float32(1 - lowest))
     for part in sorted(parts, key=lambda part: part.depth):

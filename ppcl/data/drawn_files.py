@@ -8,8 +8,10 @@ from pathlib import Path
 
 NOTE = "drawn.txt"  # what was drawn in a folder, a line a kind: "people: drawing 1, seed 0, scale demo"
 TRUTH = "truth.csv"  # what is true of each drawn picture; a set that stands in it is complete
-COLUMNS = "dataset,file,identity,camera,kind,figure_cx,figure_cy,figure_w,figure_h,view_cx,view_cy,view_w,view_h".split(
-    ","
+COLUMNS = (
+    "dataset,file,identity,camera,kind,figure_cx,figure_cy,figure_w,figure_h,above,view_cx,view_cy,view_w,view_h".split(
+        ","
+    )
 )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..progress import bar
-from .drawn_figure import draw_figure, draw_pose
+from .drawn_figure import ABOVE, draw_figure, draw_pose
 from .drawn_files import claim, finish, write
 from .drawn_looks import Rng, looks_of
 from .drawn_paint import Noise, make_noise
@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]
 
 MARKET, REID, ILIDS = "market1501", "partial-reid", "partial-ilids"
 FOLDERS = {MARKET: "Market-1501-v15.09.15", REID: "Partial-REID_Dataset", ILIDS: "Partial_iLIDS"}
-DRAWING = 1  # raise it when the same seed comes to give other pictures
+DRAWING = 2  # raise it when the same seed comes to give other pictures
 
 CAMERAS = 6  # Market-1501
 MARKET_SIZE = (64, 128)  # pixels, Market-1501
@@ -95,6 +95,7 @@ class Plan:
     kind: str
     crop: tuple[int, int, int, int]  # left, top, right, bottom in pixels of the canvas
     cover: float  # share hidden by something in front; 0: nothing there
+    above: float  # how much larger the head appears than the feet
 
 
 def _shared(total: int, people: int, person: int) -> int:
@@ -187,9 +188,9 @@ def _draw_crop(rng: Rng, kind: str, dataset: str) -> tuple[float, float, float, 
 def plan_picture(picture: Picture, rng: Rng) -> Plan:
     """Draw a picture's geometry: canvas, crop, and whether something stands in front."""
     size, frame = _draw_frame(rng, picture.dataset == MARKET)
-    kind, crop, cover = picture.kind, (0, 0, *size), 0.0
+    kind, crop, cover, above = picture.kind, (0, 0, *size), 0.0, rng.uniform(0, ABOVE)
     if kind == "junk":
-        return Plan(size, _badly_cut(rng, frame), "random", crop, cover)
+        return Plan(size, _badly_cut(rng, frame), "random", crop, cover, above)
     if kind == "partial":
         kind = str(rng.choice(list(PARTS), p=list(PARTS.values())))
     if kind in PARTS:
@@ -202,24 +203,24 @@ def plan_picture(picture: Picture, rng: Rng) -> Plan:
         cover = rng.uniform(*COVER["occluded"])
     if picture.dataset == MARKET and rng.random() < OCCLUDED:
         cover = rng.uniform(*COVER["usual"])
-    return Plan(size, frame, kind, crop, cover)
+    return Plan(size, frame, kind, crop, cover, above)
 
 
 def _truth(picture: Picture, plan: Plan) -> list[object]:
-    """The picture's row of truth.csv: boxes as (cx, cy, w, h), fractions of the holistic canvas."""
+    """The picture's row of truth.csv: boxes as (cx, cy, w, h), fractions of the holistic canvas, and how it is seen."""
     left, top, wide, high = plan.frame
     figure = (-left / wide, (0.5 - top) / high, FIGURE_WIDTH / wide, 1 / high)
     (x0, y0, x1, y1), (w, h) = plan.crop, plan.size
     view = ((x0 + x1) / 2 / w, (y0 + y1) / 2 / h, (x1 - x0) / w, (y1 - y0) / h)
     names = (picture.dataset, f"{FOLDERS[picture.dataset]}/{picture.file}", picture.identity, picture.camera, plan.kind)
-    return [*names, *(f"{value:.6f}" for value in (*figure, *view))]
+    return [*names, *(f"{value:.6f}" for value in (*figure, plan.above, *view))]
 
 
 def _render(picture: Picture, plan: Plan, rng: Rng, seed: int, noise: Noise, camera: Camera) -> bytes:
     """The picture as the bytes of a JPEG."""
     canvas = make_canvas(plan.frame, plan.size, noise, rng)
     draw_background(canvas, rng)
-    draw_figure(canvas, looks_of(seed, picture.set_number, picture.person), draw_pose(rng))
+    draw_figure(canvas, looks_of(seed, picture.set_number, picture.person), draw_pose(rng), plan.above)
     if plan.cover:
         draw_occluder(canvas, rng, plan.cover)
     buffer = io.BytesIO()

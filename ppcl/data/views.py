@@ -1,5 +1,6 @@
 """What the stages see: the split by identity, GLRec's batches, the joint stage's four views, held-out queries."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +60,15 @@ def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: tor
     crop = batches.training_crops(count, recipe.glrec, draw)
     partial = torch.rand(count, generator=draw, device=device) < 0.5
     box = torch.where(partial[:, None], crop, geometry.whole(count, like=crop))
-    view = batches.view_boxes(count, (0.96, 1.04), 0.03, draw)  # detections are never cut alike,
+    view = batches.view_boxes(
+        count, recipe.glrec.view_scale, recipe.glrec.view_shift, draw
+    )  # detections are never cut alike,
     odd = batches.uniform(-recipe.glrec.stretch, recipe.glrec.stretch, count, draw=draw)  # nor of one shape
     view = torch.cat([view[:, :2], view[:, 2:] * torch.stack([odd, -odd], 1).clamp(min=0).exp()], 1)
     flipped = torch.rand(count, generator=draw, device=device) < recipe.augmentation.flip
     seen = batches.read_views(bank.images[index.to(device)], geometry.compose(view, box), flipped)
-    pictures = images.normalise(batches.augment(seen, recipe.augmentation, draw))
+    how = dataclasses.replace(recipe.augmentation, colour=recipe.glrec.colour)
+    pictures = images.normalise(batches.augment(seen, how, draw))
     return pictures, odd + batches.ratio_of(box, recipe.glrec.ratio_jitter, draw), box, partial
 
 

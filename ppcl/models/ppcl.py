@@ -34,7 +34,7 @@ class PPCL(nn.Module):
         self.recipe, self.row, self.method, self.classes = recipe, row, METHODS[row], classes
         self.glrec = GLRec(recipe.input.size, recipe.glrec)
         self.backbone = Backbone(recipe.backbone, classes, pretrained)
-        self.crloc = CRLoc(self.backbone.channels, recipe.joint, recipe.matching.min_visible)
+        self.crloc = CRLoc(self.backbone.channels, recipe.joint, recipe.matching.min_visible, self.method.prior)
         self.fusion_weights: dict[str, float] = {}  # row -> w, chosen on held-out training identities
 
     def predict(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,3 +58,7 @@ class PPCL(nn.Module):
         features = self.backbone(canvas)
         visible = on_map(layout.visible, tuple(features.shape[-2:]))
         return features, visible, self.backbone.pool(features, visible)
+
+    def described(self, features: Tensor) -> Tensor:
+        """The map that region descriptors are read from: whitened `(B, C, h, w)`, but for the row that does without."""
+        return self.backbone.whiten(features) if self.method.whiten else features.float()

@@ -1,0 +1,209 @@
+"""Each row of the ablation table leaves out what it names, and no test label has a say in any of them."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from ppcl import checkpoints, evaluation, ground_truth, matching, results, training
+from ppcl.data import datasets, views
+from ppcl.methods import ABLATIONS, METHODS
+from ppcl.models.ppcl import PPCL
+from ppcl.recipes import recipe
+
+SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1, "joint.epochs": 1}
+TRAINED = [name for name in ABLATIONS if not ABLATIONS[name].checkpoint]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return recipe("person", "tiny", **SMALL)
+
+
+def train(small, data, folder, rows):
+    pictures = views.training_data(small, data, quiet=True)
+    training.train_glrec(small, pictures, folder, quiet=True)
+    training.train_backbone(small, pictures, folder, quiet=True)
+    for row in rows:
+        training.train_joint(small, pictures, folder, row, quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(small, drawn, tmp_path_factory):
+    """A run with the method and every ablation trained."""
+    return train(small, drawn, tmp_path_factory.mktemp("ablations"), ["ppcl", *TRAINED])
+
+
+def log(run, row):
+    lines = (run / f"person/joint/{row}/seed0/log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_every_row_is_trained_when_all_are_asked_for(small):
+    from ppcl import recipes
+
+    everything = recipes.rows(recipe("person", "tiny", **{"ablation.rows": "all"}))
+    assert set(TRAINED) < set(everything) and "oracle-placement" not in everything
+    assert set(recipes.rows(small)).isdisjoint(ABLATIONS)  # the demo's short form
+
+
+def test_losses_that_are_left_out_are_not_logged(run):
+    assert {"cycle", "geometry", "region"} <= log(run, "ppcl")[0].keys()
+    assert "cycle" not in log(run, "no-cycle")[0] and "geometry" in log(run, "no-cycle")[0]
+    assert "geometry" not in log(run, "no-geometry")[0] and "cycle" in log(run, "no-geometry")[0]
+    assert log(run, "no-contrast")[0]["region"] < log(run, "ppcl")[0]["region"]  # one term less, same first batch
+
+
+@pytest.mark.parametrize("row", TRAINED)
+def test_every_row_learns_something_else_than_the_method(run, row):
+    first, second = (run / f"person/joint/{name}/seed0/checkpoint.safetensors" for name in ("ppcl", row))
+    assert first.read_bytes() != second.read_bytes()
+    assert checkpoints.header(second)["fusion_weights"].keys() == {row}
+
+
+def test_without_prior_points_look_by_likeness_alone(run, draw):
+    model = evaluation.load(run, "person", "no-prior")
+    keys = torch.nn.functional.normalize(torch.rand(2, 64, 4, 3, generator=draw), dim=1)
+    query = torch.nn.functional.normalize(torch.rand(2, 5, 64, generator=draw), dim=2)
+    where = torch.rand(2, 5, 2, generator=draw)
+    seen = model.crloc.attention(query, where, keys, torch.ones(2, 1, 4, 3))
+    expected = (query @ keys.flatten(2) / model.crloc.log_temperature.exp()).softmax(-1)
+    assert torch.allclose(seen, expected, atol=1e-6)
+    nearby = evaluation.load(run, "person", "ppcl").crloc.attention(query, where, keys, torch.ones(2, 1, 4, 3))
+    assert not torch.allclose(seen, nearby, atol=1e-3)
+
+
+def test_without_stripes_a_region_is_one_mean(run, small, drawn):
+    model = evaluation.load(run, "person", "no-stripes")
+    found = evaluation.prepare("partial-ilids", drawn, small, quiet=True)
+    query, gallery = (matching.describe(model, bank) for bank in (found.query_bank, found.gallery_bank))
+    distances = matching.region_distances(model, query, gallery)
+    region, _ = matching.locate(model, query.points[0], query.box[0], gallery)
+    weights = matching.stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), 1)[:, 0]
+    mean = (weights @ gallery.whitened.flatten(2).transpose(1, 2))[:, 0]
+    expected = 1 - torch.nn.functional.cosine_similarity(query.stripes[0, 0].mean(0)[None], mean)
+    assert torch.allclose(distances[0], expected, atol=1e-5)
+
+
+def test_without_whitening_the_map_is_read_as_it_is(run, small):
+    features = torch.rand(2, 128, 4, 2)
+    assert torch.equal(evaluation.load(run, "person", "no-whitening").described(features), features)
+    assert not torch.equal(evaluation.load(run, "person", "ppcl").described(features), features)
+
+
+def test_the_oracle_lies_where_the_truth_says(run, small, drawn):
+    found = evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl", "oracle-placement"], quiet=True)
+    model = evaluation.load(run, "person", "oracle-placement")
+    query = matching.describe(model, found.query_bank, boxes=ground_truth.view_boxes(found))
+    gallery = matching.describe(model, found.gallery_bank)
+    assert np.allclose(found.distances["oracle-placement"], matching.match(model, query, gallery), atol=1e-5)
+    rows = [row for row in found.rows if row["method"] == "oracle-placement"]
+    assert {"rank-1", "crloc-IoU"} <= {row["metric"] for row in rows} and "glrec-IoU" not in {r["metric"] for r in rows}
+    assert any(row["metric"] == "rank-1 over oracle-placement" for row in found.rows)
+
+
+def test_the_oracle_is_not_asked_about_photographs(run, drawn, tmp_path):
+    shutil.copytree(drawn / "Partial_iLIDS", tmp_path / "Partial_iLIDS")  # without the table of truth
+    found = evaluation.evaluate(run, "person", "partial-ilids", tmp_path, quiet=True)
+    assert "ppcl" in found.distances and "oracle-placement" not in found.distances
+
+
+def test_untrained_rows_of_the_table_use_what_they_name():
+    assert {name for name, row in METHODS.items() if row.oracle} == {"oracle-placement"}
+    for name, row in ABLATIONS.items():
+        assert row.region == "trained" and row.triplet, name
+
+
+# --- known truth, by subset ---
+
+
+def test_truth_by_kind_and_ratio_agrees_with_all(run, drawn):
+    found = evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl"], quiet=True)
+    table = pandas.DataFrame(found.rows)
+    table = table[table.protocol == "truth"]
+    for metric in ("glrec-IoU", "crloc-IoU", "constant-region-IoU"):
+        rows = table[table.metric == metric].set_index("subset")
+        kinds = rows.loc[[name for name in ("left", "right", "upper", "lower", "random") if name in rows.index]]
+        assert kinds.n_query.sum() == rows.n_query["all"]
+        assert (kinds.value * kinds.n_query).sum() / kinds.n_query.sum() == pytest.approx(rows.value["all"], abs=1e-6)
+
+
+# --- test labels, and tables ---
+
+
+def test_test_labels_change_nothing_that_training_and_selection_make(small, drawn, tmp_path):
+    """Other names on the test pictures: the same bytes in every checkpoint, fusion weight and all."""
+    shutil.copytree(drawn, tmp_path / "data")
+    for folder in ("Partial-REID_Dataset/partial_body_images", "Partial_iLIDS/Probe"):
+        files = sorted((tmp_path / "data" / folder).iterdir())
+        for path, other in zip(files, files[1:] + files[:1], strict=True):
+            path.rename(other.with_suffix(".moved"))
+        for path in (tmp_path / "data" / folder).iterdir():
+            path.rename(path.with_suffix(".jpg"))
+    for name, data in (("one", drawn), ("two", tmp_path / "data")):
+        train(small, data, tmp_path / name, ["ppcl"])
+    names = ["glrec", "backbone", "joint/ppcl/seed0"]
+    one, two = ([tmp_path / n / "person" / part / "checkpoint.safetensors" for part in names] for n in ("one", "two"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    found = [
+        evaluation.evaluate(tmp_path / n, "person", "partial-reid", d, ["ppcl"], quiet=True).distances["ppcl"]
+        for n, d in (("one", drawn), ("two", tmp_path / "data"))
+    ]
+    assert not np.array_equal(*found)  # the queries did move
+
+
+def test_a_query_without_a_valid_match_is_counted_and_reported(run, drawn, tmp_path):
+    shutil.copytree(drawn / "Partial_iLIDS", tmp_path / "Partial_iLIDS")
+    (tmp_path / "Partial_iLIDS/Gallery/001.jpg").unlink()
+    found = evaluation.evaluate(run, "person", "partial-ilids", tmp_path, ["ppcl"], quiet=True)
+    lost = [row for row in found.rows if row["metric"] == "queries without a match"]
+    assert {row["value"] for row in lost} == {1} and len(lost) == 2  # both protocols
+    rank1 = next(row for row in found.rows if row["metric"] == "rank-1" and row["subset"] == "all")
+    assert rank1["n_query"] == len(found.query) - 1
+
+
+def test_shuffled_gallery_gives_the_same_metrics_ties_included(run, small, drawn):
+    from ppcl import metrics
+
+    found = evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl"], quiet=True)
+    distances = found.distances["ppcl"].round(2)  # many ties
+    order = np.random.default_rng(0).permutation(len(found.gallery))
+    ids = found.query.identities, found.gallery.identities
+    one, two = metrics.cmc_map(distances, *ids), metrics.cmc_map(distances[:, order], ids[0], ids[1][order])
+    assert len(np.unique(distances)) < distances.size / 2
+    assert (one.first == two.first).all() and np.allclose(one.average_precision, two.average_precision)
+
+
+def test_drawn_and_photographed_numbers_share_no_table(run, drawn, tmp_path):
+    evaluation.evaluate(run, "person", "partial-ilids", drawn, ["ppcl"], quiet=True)
+    shutil.copytree(drawn / "Partial_iLIDS", tmp_path / "Partial_iLIDS")
+    evaluation.evaluate(run, "person", "partial-ilids", tmp_path, ["ppcl"], quiet=True)
+    table = results.read(run)
+    assert table.synthetic.nunique() == 2
+    with pytest.raises(ValueError, match="do not go into one table"):
+        results.wide(table, "partial-ilids", "single-shot")
+    assert len(results.wide(table[table.synthetic], "partial-ilids", "single-shot")) >= 1
+
+
+def test_over_seeds_by_hand():
+    rows = [
+        {"dataset": "d", "protocol": "p", "subset": "all", "method": "ppcl", "metric": "rank-1", "seed": seed}
+        | {"value": value, "low": value - 0.1, "high": value + 0.1, "synthetic": True}
+        for seed, value in enumerate((0.5, 0.6, 0.7))
+    ]
+    found = results.over_seeds(pandas.DataFrame(rows), "d", "p").loc["ppcl"]
+    assert found.tolist() == ["60.0 [50.0, 70.0]", "10.0", 3]
+
+
+def test_datasets_of_both_kinds_are_told_apart(drawn):
+    assert datasets.is_drawn(drawn, "partial-reid") and not datasets.is_drawn(drawn, "lfw")
+
+
+def test_the_trained_model_of_a_row_knows_its_row(run):
+    for row in ("ppcl", *TRAINED):
+        model = evaluation.load(run, "person", row)
+        assert isinstance(model, PPCL) and model.crloc.has_prior == (row != "no-prior")

@@ -1,0 +1,55 @@
+"""What is committed: tables with their intervals, drawn pictures apart from published numbers."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ppcl import reproduce, results
+from ppcl.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+OTHERS = [name.split(" (")[0].split(",")[0] for name in results.PUBLISHED.method if not name.startswith("PPCL")]
+NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("[0-9]*.ipynb"))
+
+
+def shared(text: str) -> bool:
+    """Whether one table speaks of our rows and of a published method."""
+    ours = [name for name in METHODS if name.startswith(("backbone", "+", "ppcl"))]
+    theirs = any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in OTHERS)
+    return theirs and any(re.search(rf"(?<![\w+@-]){re.escape(name)}(?![\w+@-])", text) for name in ours)
+
+
+def test_the_check_finds_a_shared_table():
+    assert shared("| HOReID | 85.3 |\n| `ppcl` | 64.0 |") and not shared("| `ppcl` | 64.0 |")
+    assert not shared("| HOReID | 85.3 |\n| DSR | 50.7 |")
+
+
+def test_no_table_of_the_readme_shares_drawn_and_published_numbers():
+    tables = re.findall(r"(?:^\|.*\n)+", README, re.M)
+    assert len(tables) > 3 and not any(map(shared, tables))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_output_of_a_notebook_shares_drawn_and_published_numbers(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            text = output.get("text", "") + "".join(output.get("data", {}).get("text/plain", ""))
+            assert not shared(text), text[:200]
+
+
+def test_every_committed_number_has_its_interval():
+    table = results.read(ROOT / "figures")
+    assert len(table) > 100 and table[["value", "low", "high"]].notna().all(axis=None)
+    assert ((table.low <= table.value + 1e-6) & (table.value <= table.high + 1e-6)).all()
+    assert table.synthetic.all() and (table.n_query > 0).all()
+
+
+def test_every_number_of_the_readmes_result_tables_has_its_interval():
+    from ppcl.reproduce import MARKS
+
+    shown = README.split(MARKS[0])[1].split(MARKS[1])[0]
+    cells = [cell.strip() for line in shown.splitlines() if line.startswith("| `") for cell in line.split("|")[2:-1]]
+    assert len(cells) >= 40 and all(re.fullmatch(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", cell) for cell in cells)
