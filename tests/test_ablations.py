@@ -207,3 +207,25 @@ def test_the_trained_model_of_a_row_knows_its_row(run):
     for row in ("ppcl", *TRAINED):
         model = evaluation.load(run, "person", row)
         assert isinstance(model, PPCL) and model.crloc.has_prior == (row != "no-prior")
+
+
+def test_truth_follows_the_camera_above_the_heads():
+    """A box of the figure moves as the drawing moves it, and back."""
+    from ppcl.data.drawn_figure import _from_above
+    from ppcl.data.drawn_looks import Cloth
+    from ppcl.data.drawn_paint import Part
+
+    above, top, low, side = 0.4, 0.2, 0.7, 0.08
+    part = _from_above(Part(0, (side, top), (side, low), (0.1, 0.1), Cloth((0, 0, 0))), above)
+    wide = 0.32  # of the figure's frame, body heights
+    box = torch.tensor([[0.5 + side / wide / 2, (top + low) / 2, side / wide, low - top]])
+    seen = ground_truth._seen(box, torch.tensor([above]))[0]
+    x, y, w, h = seen.tolist()
+    assert (y - h / 2, y + h / 2) == pytest.approx((part.p[1], part.q[1]), abs=1e-6)
+    middle = (part.p[0] + part.q[0]) / 2 / wide  # the right edge of the box, at half its height
+    assert x + w / 2 - 0.5 == pytest.approx(middle, abs=1e-6)
+    assert part.radii[0] > 0.1 > part.radii[1] and part.p[1] > top
+    boxes = torch.rand(20, 4) * 0.4 + 0.3
+    tilt = torch.rand(20) * 0.55
+    assert torch.allclose(ground_truth._level(ground_truth._seen(boxes, tilt), tilt), boxes, atol=1e-4)
+    assert torch.equal(ground_truth._level(boxes, torch.zeros(20)), boxes)
