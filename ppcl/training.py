@@ -8,19 +8,19 @@ stage ends by choosing the fusion weight on training identities that were held o
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from . import checkpoints, geometry, losses, matching, metrics, progress
+from . import checkpoints, geometry, losses, progress
 from .checkpoints import Stage
 from .data import batches, images
 from .data.batches import generator
 from .data.views import TrainingData, glrec_batch, heldout_queries, joint_batch, training_data, whole_views
 from .models.glrec import GLRec, cap_gradient
 from .models.ppcl import PPCL
-from .recipes import METHODS, Recipe, trained_by
+from .recipes import Recipe, trained_by
+from .selection import choose_fusion
 
-__all__ = ["train_backbone", "train_glrec", "train_joint", "training_data"]
+__all__ = ["heldout_queries", "train_backbone", "train_glrec", "train_joint", "training_data"]
 LOG_EVERY = 10  # steps
 
 
@@ -293,28 +293,3 @@ def train_joint(
     weights, scores = choose_fusion(model.eval(), data)
     stage.save(model, None, how.epochs, True, fusion_weights=weights, heldout=scores)
     return path
-
-
-# --- selection ---
-
-
-def choose_fusion(model: PPCL, data: TrainingData) -> tuple[dict[str, float], dict[str, float]]:
-    """For each row that uses this checkpoint: the weight with the best held-out mAP, and that mAP."""
-    queries, query_ids, gallery, gallery_ids, box = heldout_queries(model.recipe, data)
-    weights, scores = {}, {}
-    grid = np.arange(0, 1 + 1e-9, model.recipe.selection.weight_step)
-    trained = model.row
-    found = matching.describe(model, gallery)
-    for row, method in METHODS.items():
-        if trained_by(row) != trained:
-            continue
-        model.row, model.method = row, method
-        asked = matching.describe(model, queries, several=method.placements, boxes=box if method.oracle else None)
-        overall = matching.global_distances(asked, found)
-        region = matching.region_distances(model, asked, found) if method.region != "none" else overall
-        tried = grid if method.region != "none" else grid[:1]
-        maps = [metrics.cmc_map(matching.fuse(overall, region, w).cpu(), query_ids, gallery_ids).mAP for w in tried]
-        best = int(np.nanargmax(maps)) if np.isfinite(maps).any() else 0
-        weights[row], scores[row] = round(float(tried[best]), 4), round(float(maps[best]), 4)
-    model.row, model.method = trained, METHODS[trained]
-    return weights, scores

@@ -45,7 +45,18 @@ def test_imports_point_one_way():
     import ast
     from pathlib import Path
 
-    line = ["methods", "recipes", "geometry", "progress", "data", "models", "losses", "matching", "metrics"]
+    line = [
+        "methods",
+        "recipe_checks",
+        "recipes",
+        "geometry",
+        "progress",
+        "data",
+        "models",
+        "losses",
+        "matching",
+        "metrics",
+    ]
     line += ["checkpoints", "training", "ground_truth", "evaluation", "results", "charts", "plots"]
     line += ["search", "reproduce", "__main__"]
     root = Path(ppcl.__file__).parent

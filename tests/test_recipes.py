@@ -169,7 +169,7 @@ def test_every_key_takes_its_own_value_as_json_gives_it_back():
     """What a checkpoint's header or `--set` carries: the default of each key, through JSON and as a string."""
     whole = recipe("person", "demo")
     plain = json.loads(json.dumps(whole.to_dict()))
-    for key in recipes.keys():
+    for key in recipes.keys(recipes.Recipe()):
         head, _, leaf = key.rpartition(".")
         value = plain[head][leaf] if head else plain[leaf]
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -193,7 +193,7 @@ def test_unknown_key_names_the_nearest(key, near):
         recipe("person", "demo", **{key: 1})
     assert repr(key) in str(caught.value)
     named = re.search("did you mean '(.*)'", str(caught.value))[1]
-    assert near in named and named in recipes.keys()
+    assert near in named and named in recipes.keys(recipes.Recipe())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""What a recipe may say: its keys, the types of their values, and combinations that could only fail later."""
+
+import dataclasses
+import difflib
+import math
+import typing
+from pathlib import Path
+
+from .methods import METHODS, RecipeError, method
+
+PROFILES = ("tiny", "demo", "paper")
+TASKS = ("person", "face")
+ARCHITECTURES = ("small", "resnet50", "face34")
+DATASETS = dict.fromkeys(("market1501", "partial-reid", "partial-ilids"), "person")
+DATASETS |= dict.fromkeys(("casia-webface", "lfw", "partial-lfw"), "face")  # set -> task
+KINDS = ("left", "right", "upper", "lower", "random")  # of crops
+
+
+def keys(chosen: typing.Any) -> list[str]:
+    """Every dotted key of a recipe that `--set` takes."""
+    found = []
+    for part in dataclasses.fields(chosen):
+        if part.name in ("task", "profile"):
+            continue
+        kind = part.type
+        inner = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        found += [f"{part.name}.{leaf.name}" for leaf in inner] or [part.name]
+    return found
+
+
+def check_files(chosen: typing.Any) -> None:
+    """Raise RecipeError if the recipe names a file that is not there; asked before training, not when loading."""
+    weights = chosen.backbone.weights
+    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+        raise RecipeError(
+            f"backbone.weights must be imagenet, none or a .safetensors file; {weights!r} is none of them"
+        )
+
+
+def parse_overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
+    """`["joint.epochs=2"]` -> `{"joint.epochs": "2"}`; RecipeError for a pair without `=`."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes key=value, not {pair!r}: for example --set joint.epochs=2")
+        found[key.strip()] = value.strip()
+    return found
+
+
+def override(chosen: typing.Any, key: str, value) -> typing.Any:
+    if key not in keys(chosen):
+        near = difflib.get_close_matches(key, keys(chosen), n=1, cutoff=0) or ["joint.epochs"]
+        raise RecipeError(f"unknown recipe key {key!r}: did you mean {near[0]!r}?")
+    head, _, leaf = key.rpartition(".")
+    part = getattr(chosen, head) if head else chosen
+    part = dataclasses.replace(part, **{leaf: _convert(key, value, getattr(part, leaf))})
+    return dataclasses.replace(chosen, **{head: part}) if head else part
+
+
+def _convert(key: str, value, current):
+    """`value` in the type of `current`; a string is read as that type."""
+    kind = type(current)
+    try:
+        if kind is tuple:
+            parts = value.split(",") if isinstance(value, str) else list(value)
+            if len(parts) != len(current):
+                raise ValueError
+            return tuple(_convert(key, part, old) for part, old in zip(parts, current, strict=True))
+        if kind is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        if isinstance(value, bool) != (kind is bool):
+            raise ValueError
+        return kind(value)
+    except (TypeError, ValueError):
+        raise RecipeError(f"{key} takes {kind.__name__} (now {current!r}), not {value!r}") from None
+
+
+def check(chosen: typing.Any) -> None:
+    """Combinations that could only fail later."""
+    for name in ("backbone", "joint"):
+        stage = getattr(chosen, name)
+        if stage.identities < 2 or stage.batch % stage.identities:
+            raise RecipeError(
+                f"{name}.batch={stage.batch} must be a multiple of {name}.identities={stage.identities} >= 2"
+            )
+    if chosen.joint.batch != 4 * chosen.joint.identities:
+        raise RecipeError(
+            f"joint.batch must be 4 x joint.identities = {4 * chosen.joint.identities}: two whole views, two partial"
+        )
+    if chosen.matching.placements not in (1, 7):
+        raise RecipeError(f"matching.placements must be 1 or 7, not {chosen.matching.placements}")
+    if min(chosen.input.size) < 32 or chosen.input.height % 16 or chosen.input.width % 16:
+        raise RecipeError(f"input.height and input.width must be multiples of 16, at least 32, not {chosen.input.size}")
+    for name in ("glrec", "backbone", "joint"):
+        stage = getattr(chosen, name)
+        if stage.epochs < 1 or stage.batch < 2 or stage.lr <= 0:
+            raise RecipeError(f"{name}.epochs and {name}.lr must be positive, {name}.batch at least 2")
+    for part, values in dataclasses.asdict(chosen).items():
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RecipeError(f"{part}.{name} must be a finite number, not {value}")
+            if isinstance(value, (int, float)) and value < 0:
+                raise RecipeError(f"{part}.{name} must not be negative, as {value} is")
+    for name in ("flip", "erase", "blur"):
+        if getattr(chosen.augmentation, name) > 1:
+            raise RecipeError(f"augmentation.{name} is a share, at most 1, not {getattr(chosen.augmentation, name)}")
+    if min(chosen.glrec.width, chosen.joint.channels, chosen.ablation.seeds) < 1:
+        raise RecipeError("glrec.width, joint.channels and ablation.seeds must be at least 1")
+    rows(chosen)
+    if chosen.scale not in ("tiny", "demo", "market"):
+        raise RecipeError(f"scale must be tiny, demo or market, not {chosen.scale!r}")
+    down, across = chosen.joint.grid
+    if down < 6 or down % 6 or across < 2:  # six stripes are read; one column would have no width
+        raise RecipeError(f"joint.grid must have a multiple of 6 rows and at least 2 columns, not {chosen.joint.grid}")
+    if min(chosen.joint.temperature, chosen.joint.sigma, chosen.selection.weight_step) <= 0:
+        raise RecipeError("joint.temperature, joint.sigma and selection.weight_step must be positive")
+    if chosen.backbone.decay_epochs < 1 or chosen.selection.queries < 1:
+        raise RecipeError("backbone.decay_epochs and selection.queries must be at least 1")
+    if chosen.backbone.architecture not in ARCHITECTURES:
+        known = " or ".join(ARCHITECTURES)
+        raise RecipeError(f"unknown backbone.architecture {chosen.backbone.architecture!r}: choose {known}")
+    for key, value, known in (
+        ("backbone.optimiser", chosen.backbone.optimiser, ("adam", "sgd")),
+        ("joint.optimiser", chosen.joint.optimiser, ("adam", "sgd")),
+        ("backbone.softmax", chosen.backbone.softmax, ("plain", "cosface")),
+        *(("glrec.crops", kind, KINDS) for kind in chosen.glrec.crops.split(",")),
+    ):
+        if value not in known:
+            raise RecipeError(f"{key} must be {' or '.join(known)}, not {value!r}")
+    for key, (low, high) in (("glrec.area", chosen.glrec.area), ("partial_lfw.area", chosen.partial_lfw.area)):
+        if not 0.01 <= low <= high <= 1:
+            raise RecipeError(f"{key} must be two rising shares of the area in 0.01 to 1, not {(low, high)}")
+    if min(chosen.partial_lfw.people, chosen.partial_lfw.queries) < 1:
+        raise RecipeError("partial_lfw.people and partial_lfw.queries must be at least 1")
+    if not 0 < chosen.selection.heldout < 1:
+        raise RecipeError(f"selection.heldout must lie between 0 and 1, not {chosen.selection.heldout}")
+
+
+def rows(chosen: typing.Any) -> list[str]:
+    """The trained rows that the recipe asks for, in the table's order."""
+    wanted = [name.strip() for name in chosen.ablation.rows.split(",") if name.strip()]
+    trained = [name for name in METHODS if not METHODS[name].checkpoint]
+    if wanted == ["all"]:
+        return trained
+    for name in wanted:
+        if method(name).checkpoint:
+            raise RecipeError(
+                f"row {name!r} is not trained itself: it uses the checkpoint of {method(name).checkpoint!r}"
+            )
+    return [name for name in trained if name in wanted]
