@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from . import checkpoints, ground_truth, matching, metrics, recipes, results
-from .data import face_sets, images
+from .data import face_sets
 from .ground_truth import Evaluation, prepare
 from .models.ppcl import PPCL
 from .recipes import DATASETS, METHODS, Recipe, trained_by
 
 RANKS = (1, 3, 5, 10)
 CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows of Partial-LFW's curve, if all are evaluated
-SHARES = tuple(i / 10 for i in range(1, 11))  # of the area, Partial-LFW's curve
 
 
 def from_header(header: dict) -> Recipe:
@@ -93,10 +92,10 @@ def evaluate(
                 checkpoints.write_text(Path(run) / task / f"{dataset}.csv", face_sets.boxes_csv(found.query))
         if model.method.oracle and not (found.knows_boxes and dataset != "lfw"):
             continue  # nobody knows the true placement of these queries
-        judge = _verify if dataset == "lfw" else _search
-        values |= judge(found, facts | {"method": method}, model)
-        if found.query.boxes is not None and (len(methods) == 1 or method in CURVES):
-            found.rows += _ratio_curve(found, facts | {"method": method}, model, quiet)
+        if dataset == "lfw":
+            values |= _verify(found, facts | {"method": method}, model)
+        else:
+            values |= _search(found, facts | {"method": method}, model, curve=len(methods) == 1 or method in CURVES)
     for protocol, method in values if "ppcl" in methods else ():
         if method != "ppcl":
             named = facts | {"protocol": protocol, "method": "ppcl"}
@@ -105,8 +104,11 @@ def evaluate(
     return found
 
 
-def _search(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """Rank the gallery for each query. -> values by query, for (protocol, method)."""
+def _search(found: Evaluation, facts: dict, model: PPCL, curve: bool) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+    """Rank the gallery for each query; with the curve over the input ratio, if asked for and the queries are our crops.
+
+    -> values by query, for (protocol, method).
+    """
     method = facts["method"]
     boxes = ground_truth.view_boxes(found) if model.method.oracle else None
     query = matching.describe(model, found.query_bank, model.method.placements, boxes)
@@ -121,6 +123,8 @@ def _search(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str]
         found.rows += _retrieval_rows(found, facts | {"protocol": protocol}, values[protocol, method], ranked)
     if found.knows_boxes:
         found.rows += ground_truth.rows(found, facts | {"protocol": "truth"}, model, query, gallery)
+    if curve and found.query.boxes is not None:
+        found.rows += _ratio_curve(found, facts, model, gallery)
     return values
 
 
@@ -139,16 +143,13 @@ def _verify(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str]
     return {("verification", method): {"accuracy": judged.accuracy}}
 
 
-def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, quiet: bool | None) -> list[dict]:
+def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.Features) -> list[dict]:
     """Partial-LFW, a query a person, each cropped to the same share of the area, 0.1 … 1: protocol `input-ratio`."""
-    query, ids = found.query.keep(np.unique(found.query.identities, return_index=True)[1]), found.gallery.identities
-    there, rows = matching.describe(model, found.gallery_bank), []
+    (query, banks), ids, rows = found.at_ratios, found.gallery.identities, []
     facts = facts | {"protocol": "input-ratio", "n_query": len(query), "n_gallery": len(found.gallery)}
-    for share in SHARES:
-        cropped = face_sets.at_ratio(query, share)
-        bank = images.bank(cropped.pictures, model.recipe.input.size, f"input ratio {share}", quiet)
+    for share, bank in banks.items():
         asked = matching.describe(model, bank, several=model.method.placements)
-        distances = matching.match(model, asked, there).cpu().numpy()
+        distances = matching.match(model, asked, gallery).cpu().numpy()
         values = {"rank-1": metrics.cmc_map(distances, query.identities, ids).hits(1)}
         values["TAR@FAR=1e-3"] = metrics.accepted(distances, query.identities, ids, 1e-3)
         for metric, value in values.items():

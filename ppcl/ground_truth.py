@@ -4,6 +4,7 @@ Measured against it: how well GLRec places, how often its gate is right, how wel
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from .data import batches, datasets, face_sets, images
 from .models.ppcl import PPCL
 from .recipes import Recipe
 
+SHARES = tuple(i / 10 for i in range(1, 11))  # of the area, Partial-LFW's curve
 RATIO_BINS = ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (0.6, 0.8))
 
 
@@ -31,14 +33,28 @@ class Evaluation:
     distances: dict[str, np.ndarray] = field(default_factory=dict)  # method -> (Q, G), or (pairs,) on LFW
     rows: list[dict] = field(default_factory=list)
 
-    @property
+    @cached_property
     def drawn(self) -> bool:
         return datasets.is_drawn(self.data, self.dataset)
+
+    @cached_property
+    def truth(self) -> tuple:
+        """The lines of `truth.csv` for query and gallery, in their order; drawn sets have them."""
+        table, root = datasets.truth(self.data), self.data.resolve()
+        halves = (self.query.paths, self.gallery.paths)
+        return tuple(table.loc[[path.resolve().relative_to(root).as_posix() for path in paths]] for paths in halves)
 
     @property
     def knows_boxes(self) -> bool:
         """Whether it is known what its queries show of whole pictures: they were drawn, or cropped by us."""
         return self.query.boxes is not None or (self.drawn and self.dataset.startswith("partial"))
+
+    @cached_property
+    def at_ratios(self) -> tuple[datasets.PictureSet, dict[float, images.ImageBank]]:
+        """A query a person of Partial-LFW, and these queries cropped to each share of the area in SHARES."""
+        query = self.query.keep(np.unique(self.query.identities, return_index=True)[1])
+        cropped = {share: face_sets.at_ratio(query, share).pictures for share in SHARES}
+        return query, {share: images.bank(some, self.query_bank.size, quiet=True) for share, some in cropped.items()}
 
 
 def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
@@ -61,24 +77,18 @@ def subsets(found: Evaluation) -> dict[str, np.ndarray]:
     masks = {"all": np.ones(len(found.query), bool)}
     if found.knows_boxes:
         if found.query.boxes is None:
-            kinds = truth_of(found.query, found.data).kind
+            kinds = found.truth[0].kind
             masks |= {kind: (kinds == kind).to_numpy() for kind in batches.KINDS}
         share = geometry.area(view_boxes(found)).numpy()
         masks |= {f"{low}-{high}": (share >= low) & (share < high) for low, high in RATIO_BINS}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def truth_of(pictures: datasets.PictureSet, data: Path | str):
-    """The lines of `truth.csv` for these pictures, in their order."""
-    root = Path(data).resolve()
-    return datasets.truth(data).loc[[path.resolve().relative_to(root).as_posix() for path in pictures.paths]]
-
-
 def view_boxes(found: Evaluation) -> torch.Tensor:
     """What each query shows of its whole picture `(Q, 4)`: as it was cropped by us, or as the truth has it."""
     if found.query.boxes is not None:
         return torch.from_numpy(found.query.boxes).float()
-    return boxes(truth_of(found.query, found.data), "view")
+    return boxes(found.truth[0], "view")
 
 
 def boxes(table, prefix: str) -> torch.Tensor:
@@ -92,7 +102,7 @@ def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]
     The region is what the query shows, carried over by the two figures' frames and clipped to the canvas.
     """
     query, gallery = np.nonzero(found.query.identities[:, None] == found.gallery.identities[None])
-    asked, have = truth_of(found.query, found.data), truth_of(found.gallery, found.data)
+    asked, have = found.truth
     figure_q, figure_g = boxes(asked, "figure")[query], boxes(have, "figure")[gallery]
     shown = geometry.compose(geometry.invert(figure_q), view_boxes(found)[query])
     from_q, from_g = (torch.tensor(one.above.to_numpy(), dtype=torch.float32) for one in (asked, have))
@@ -141,7 +151,7 @@ def rows(
         measured["crloc-IoU"] = overlap, i
         measured["crloc-IoU-where-it-moved"] = overlap[far], i[far.numpy()]
         measured["constant-region-IoU"] = geometry.iou(middle.expand_as(region), region), i
-    rows = []
+    rows, masks = [], subsets(found)
 
     def add(metric: str, subset: str, value: np.ndarray, ids: np.ndarray) -> None:
         mean, low, high = metrics.bootstrap(value, ids)
@@ -149,9 +159,10 @@ def rows(
         rows.append({**facts, **name, "value": mean, "low": low, "high": high})
 
     for metric, (value, asked) in measured.items():
-        for subset, mask in subsets(found).items():
-            if mask[asked].any():
-                add(metric, subset, value.numpy()[mask[asked]], found.query.identities[asked[mask[asked]]])
+        for subset, mask in masks.items():
+            kept = mask[asked]
+            if kept.any():
+                add(metric, subset, value.numpy()[kept], found.query.identities[asked[kept]])
     if "gate-accuracy" in measured:
         right = (gallery.gate.cpu() <= 0).float().numpy()
         add("gate-accuracy-whole", "all", right, found.gallery.identities)

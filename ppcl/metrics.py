@@ -157,11 +157,15 @@ def accepted(distances, query_ids, gallery_ids, far: float) -> np.ndarray:
     """
     distances = np.asarray(distances, float)
     same = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
-    false = np.sort(distances[~same])
-    allowed = int(far * len(false) + 1e-9)
-    threshold = false[allowed] if allowed < len(false) else np.inf  # a true match tied with the next false one is out
+    threshold = _threshold(distances[~same], far)
     with np.errstate(invalid="ignore"):
         return ((distances < threshold) & same).sum(1) / np.where(same.any(1), same.sum(1), np.nan)
+
+
+def _threshold(false: np.ndarray, far: float) -> float:
+    """The distance of false pairs that no accepted pair may reach: a true match tied with it is out."""
+    allowed = int(far * len(false) + 1e-9)
+    return np.sort(false)[allowed] if allowed < len(false) else np.inf
 
 
 def tar_interval(scores, same, far: float, folds: int = 10, draws: int = 500, seed: int = 0):
@@ -169,9 +173,7 @@ def tar_interval(scores, same, far: float, folds: int = 10, draws: int = 500, se
     scores, same = np.asarray(scores, float), np.asarray(same, bool)
 
     def tar(positive: np.ndarray, negative: np.ndarray) -> float:
-        negative = np.sort(negative)[::-1]
-        allowed = int(far * len(negative) + 1e-9)
-        return float(np.mean(positive > negative[allowed])) if allowed < len(negative) else 1.0
+        return float(np.mean(-positive < _threshold(-negative, far)))
 
     fold = np.arange(len(scores)) * folds // len(scores)
     parts = [(scores[(fold == k) & same], scores[(fold == k) & ~same]) for k in range(folds)]

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoints, progress, recipes, results
-from .data import datasets
-from .data.drawn_files import NOTE
+from .data import datasets, is_own
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -87,7 +86,7 @@ def reproduce(
     data = Path(data).resolve() if data else run / "data"
     chosen, where = notebooks(only), device(on)
     tasks = [task]
-    own = data.is_dir() and any(data.iterdir()) and not (data / NOTE).is_file()
+    own = is_own(data)
     if task == "all":  # people last, so that their notebooks can show faces, too
         tasks = [name for name in reversed(recipes.TASKS) if not own or _there(name, data)] or ["person"]
     if own or profile == "paper":

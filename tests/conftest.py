@@ -4,6 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
+from ppcl import training
+from ppcl.data import views
 from ppcl.data.drawn_faces import draw_faces
 from ppcl.data.drawn_people import draw_people
 from ppcl.data.images import normalise
@@ -38,6 +40,29 @@ def tiny():
 def draw():
     """A seeded generator, fresh in each test."""
     return torch.Generator().manual_seed(0)
+
+
+SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1}
+
+
+@pytest.fixture(scope="session")
+def small_face():
+    """The tiny face recipe with hardly any epochs."""
+    return recipe("face", "tiny", **SMALL)
+
+
+@pytest.fixture(scope="session")
+def face_pictures(small_face, faces):
+    return views.training_data(small_face, faces, quiet=True)
+
+
+def train(chosen, pictures, folder, rows=()):
+    """Stages 1 and 2, then the joint stage of these rows. -> the run folder."""
+    training.train_glrec(chosen, pictures, folder, quiet=True)
+    training.train_backbone(chosen, pictures, folder, quiet=True)
+    for row in rows:
+        training.train_joint(chosen, pictures, folder, row, quiet=True)
+    return folder
 
 
 def blocks(count, draw, size=(64, 32)):

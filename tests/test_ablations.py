@@ -7,14 +7,16 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from conftest import SMALL as SHORT
+from conftest import train
 
-from ppcl import checkpoints, evaluation, ground_truth, matching, results, training
+from ppcl import checkpoints, evaluation, ground_truth, matching, results
 from ppcl.data import datasets, views
 from ppcl.methods import ABLATIONS, METHODS
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
 
-SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1, "joint.epochs": 1}
+SMALL = SHORT | {"joint.epochs": 1}
 TRAINED = [name for name in ABLATIONS if not ABLATIONS[name].checkpoint]
 
 
@@ -23,19 +25,11 @@ def small():
     return recipe("person", "tiny", **SMALL)
 
 
-def train(small, data, folder, rows):
-    pictures = views.training_data(small, data, quiet=True)
-    training.train_glrec(small, pictures, folder, quiet=True)
-    training.train_backbone(small, pictures, folder, quiet=True)
-    for row in rows:
-        training.train_joint(small, pictures, folder, row, quiet=True)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def run(small, drawn, tmp_path_factory):
     """A run with the method and every ablation trained."""
-    return train(small, drawn, tmp_path_factory.mktemp("ablations"), ["ppcl", *TRAINED])
+    pictures = views.training_data(small, drawn, quiet=True)
+    return train(small, pictures, tmp_path_factory.mktemp("ablations"), ["ppcl", *TRAINED])
 
 
 def log(run, row):
@@ -145,7 +139,7 @@ def test_test_labels_change_nothing_that_training_and_selection_make(small, draw
         for path in (tmp_path / "data" / folder).iterdir():
             path.rename(path.with_suffix(".jpg"))
     for name, data in (("one", drawn), ("two", tmp_path / "data")):
-        train(small, data, tmp_path / name, ["ppcl"])
+        train(small, views.training_data(small, data, quiet=True), tmp_path / name, ["ppcl"])
     names = ["glrec", "backbone", "joint/ppcl/seed0"]
     one, two = ([tmp_path / n / "person" / part / "checkpoint.safetensors" for part in names] for n in ("one", "two"))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]

@@ -5,35 +5,20 @@ import shutil
 import numpy as np
 import pandas
 import pytest
+from conftest import SMALL, train
 
 from ppcl import checkpoints, evaluation, geometry, ground_truth, matching, metrics, recipes, reproduce, training
 from ppcl.__main__ import main
 from ppcl.data import datasets, face_sets, images, views
 from ppcl.recipes import RecipeError, recipe
 
-SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1}
 ROWS = ["+glrec", "ppcl"]
 
 
 @pytest.fixture(scope="module")
-def small():
-    return recipe("face", "tiny", **SMALL)
-
-
-@pytest.fixture(scope="module")
-def pictures(small, faces):
-    return views.training_data(small, faces, quiet=True)
-
-
-@pytest.fixture(scope="module")
-def run(small, pictures, tmp_path_factory):
+def run(small_face, face_pictures, tmp_path_factory):
     """A run with the method and one baseline trained."""
-    folder = tmp_path_factory.mktemp("run")
-    training.train_glrec(small, pictures, folder, quiet=True)
-    training.train_backbone(small, pictures, folder, quiet=True)
-    for row in ROWS:
-        training.train_joint(small, pictures, folder, row, quiet=True)
-    return folder
+    return train(small_face, face_pictures, tmp_path_factory.mktemp("run"), ROWS)
 
 
 def rows_of(found, **wanted):
@@ -62,9 +47,9 @@ def test_faces_are_verified(run, faces):
     assert over == pytest.approx(mine - theirs)
 
 
-def test_pairs_still_name_the_same_pictures_when_others_are_left_out(small, faces):
+def test_pairs_still_name_the_same_pictures_when_others_are_left_out(small_face, faces):
     everybody, pairs = datasets.verification_set(faces)
-    found = evaluation.prepare("lfw", faces, small, quiet=True)
+    found = evaluation.prepare("lfw", faces, small_face, quiet=True)
     for mine, theirs in ((found.pairs.first, pairs.first), (found.pairs.second, pairs.second)):
         assert [found.query.paths[i] for i in mine] == [everybody.paths[i] for i in theirs]
     assert len(found.query) == len(found.query_bank) == len(set(pairs.first) | set(pairs.second))
@@ -83,8 +68,8 @@ def test_partial_faces_are_searched(run, faces):
     assert table.file.tolist() == [f"{path.parent.name}/{path.name}" for path in found.query.paths]
 
 
-def test_subsets_by_input_ratio_are_the_boxes_areas(small, faces):
-    found = evaluation.prepare("partial-lfw", faces, small, quiet=True)
+def test_subsets_by_input_ratio_are_the_boxes_areas(small_face, faces):
+    found = evaluation.prepare("partial-lfw", faces, small_face, quiet=True)
     masks = ground_truth.subsets(found)
     share = found.query.boxes[:, 2] * found.query.boxes[:, 3]
     for name, mask in masks.items():
@@ -94,9 +79,9 @@ def test_subsets_by_input_ratio_are_the_boxes_areas(small, faces):
     assert masks["all"].all() and not set(masks) & set(recipes.KINDS)
 
 
-def test_true_region_is_found_by_the_figures(small, faces):
+def test_true_region_is_found_by_the_figures(small_face, faces):
     """What the query shows, point by point: the same place of either face's own frame, clipped to the picture."""
-    found = evaluation.prepare("partial-lfw", faces, small, quiet=True)
+    found = evaluation.prepare("partial-lfw", faces, small_face, quiet=True)
     query, gallery, region = ground_truth.true_pairs(found)
     assert (found.query.identities[query] == found.gallery.identities[gallery]).all() and len(query) == len(found.query)
     table = datasets.truth(faces)
@@ -201,7 +186,7 @@ def test_reproduce_goes_notebook_by_notebook_faces_before_people(monkeypatch, dr
     assert done == [("01", "person")]
 
 
-def test_partial_lfw_of_the_recipe_is_the_one_that_is_evaluated(small, faces):
+def test_partial_lfw_of_the_recipe_is_the_one_that_is_evaluated(small_face, faces):
     other = recipe("face", "tiny", **{"partial_lfw.area": "0.2,0.3", "partial_lfw.people": 7})
     found = evaluation.prepare("partial-lfw", faces, other, quiet=True)
     expected = face_sets.make_partial(datasets.read("lfw", "all", faces), other.partial_lfw)
@@ -209,11 +194,11 @@ def test_partial_lfw_of_the_recipe_is_the_one_that_is_evaluated(small, faces):
     assert found.query.boxes.tolist() == expected[0].boxes.tolist()
 
 
-def test_margin_softmax_is_saved_loaded_and_evaluated(pictures, faces, run, tmp_path):
+def test_margin_softmax_is_saved_loaded_and_evaluated(face_pictures, faces, run, tmp_path):
     chosen = recipe("face", "tiny", **SMALL, **{"backbone.softmax": "cosface", "backbone.triplet_weight": 0})
     shutil.copytree(run / "face/glrec", tmp_path / "face/glrec")
-    training.train_backbone(chosen, pictures, tmp_path, quiet=True)
-    training.train_joint(chosen, pictures, tmp_path, "backbone+crops", quiet=True)
+    training.train_backbone(chosen, face_pictures, tmp_path, quiet=True)
+    training.train_joint(chosen, face_pictures, tmp_path, "backbone+crops", quiet=True)
     model = evaluation.load(tmp_path, "face", "backbone+crops")
     assert model.backbone.classifier.W.shape == (128, 7) and model.recipe == chosen
     found = evaluation.evaluate(tmp_path, "face", "lfw", faces, quiet=True)

@@ -10,29 +10,18 @@ import pytest
 import torch
 
 from ppcl import losses, matching, recipes, training
-from ppcl.data import batches, images, views
+from ppcl.data import batches, images
 from ppcl.data.batches import generator
 from ppcl.models.backbone import Backbone, face34
 from ppcl.recipes import METHODS, BackboneStage, RecipeError, recipe
 from ppcl.training import joint_lr
 
-SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1}
 ROWS = ["+glrec", "ppcl"]
 
 
 @pytest.fixture(scope="module")
 def paper():
     return recipe("face", "paper")
-
-
-@pytest.fixture(scope="module")
-def small():
-    return recipe("face", "tiny", **SMALL)
-
-
-@pytest.fixture(scope="module")
-def pictures(small, faces):
-    return views.training_data(small, faces, quiet=True)
 
 
 # --- supplement §2.2 to the letter ---
@@ -152,18 +141,18 @@ def test_margin_softmax_reaches_its_classes_and_the_body(draw):
 
 
 @pytest.mark.parametrize("softmax", ["plain", "cosface"])
-def test_backbone_overfits_a_batch_of_faces(small, pictures, softmax):
+def test_backbone_overfits_a_batch_of_faces(small_face, face_pictures, softmax):
     torch.manual_seed(0)
-    model = Backbone(dataclasses.replace(small.backbone, softmax=softmax), pictures.classes).train()
-    index = next(batches.identity_batches(pictures.labels, 4, 2, generator(0, "overfit")))
-    labels = torch.from_numpy(pictures.labels)[index]
-    batch = images.normalise(pictures.train.images[index])
+    model = Backbone(dataclasses.replace(small_face.backbone, softmax=softmax), face_pictures.classes).train()
+    index = next(batches.identity_batches(face_pictures.labels, 4, 2, generator(0, "overfit")))
+    labels = torch.from_numpy(face_pictures.labels)[index]
+    batch = images.normalise(face_pictures.train.images[index])
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     seen = []
     for _ in range(60):
         pooled = model(batch).mean((2, 3))
         identity, logits = losses.identity(model.classifier, model.neck(pooled), labels, 0.0)
-        loss = identity + losses.batch_hard(pooled, labels, small.backbone)
+        loss = identity + losses.batch_hard(pooled, labels, small_face.backbone)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import train
 
 from ppcl import checkpoints, geometry, losses, training
 from ppcl.data import batches, views
@@ -29,10 +30,7 @@ def pictures(small, drawn):
 @pytest.fixture(scope="module")
 def run(small, pictures, tmp_path_factory):
     """A run with stages 1 and 2 finished."""
-    folder = tmp_path_factory.mktemp("run")
-    training.train_glrec(small, pictures, folder, quiet=True)
-    training.train_backbone(small, pictures, folder, quiet=True)
-    return folder
+    return train(small, pictures, tmp_path_factory.mktemp("run"))
 
 
 def copy_base(run, target):

@@ -14,11 +14,15 @@ def ready(recipe: Recipe, data: Path | str, progress: bool | None = None) -> Pat
     be compared. Raises DataError that says how to get the real training set where it is not there.
     """
     data = Path(data)
-    untouched = not data.is_dir() or not any(data.iterdir()) or (data / NOTE).is_file()
-    if recipe.profile != "paper" and untouched and not datasets.is_drawn(data, datasets.TRAINING[recipe.task]):
+    if recipe.profile != "paper" and not is_own(data) and not datasets.is_drawn(data, datasets.TRAINING[recipe.task]):
         synthesise(recipe.task, data, 0, recipe.scale, progress)
     datasets.training_set(recipe.task, data)
     return data
+
+
+def is_own(data: Path) -> bool:
+    """Whether a folder holds something that was not drawn: the user's own sets, left as they are."""
+    return data.is_dir() and any(data.iterdir()) and not (data / NOTE).is_file()
 
 
 def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", progress: bool | None = None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ..recipes import DATASETS, PartialLFW
 from . import face_sets
 from .drawn_files import TRUTH
-from .folders import SUFFIXES, Cut, DataError, PictureSet, descend, pictures
+from .folders import SUFFIXES, Cut, DataError, PictureSet, descend, people, pictures
 
 __all__ = ["DATASETS", "SUFFIXES", "Cut", "DataError", "PictureSet", "pictures"]
 
@@ -53,6 +53,7 @@ SOURCES = {
     "casia-webface": "CASIA, on request,",
     "lfw": "figshare 5976018 (pictures and pairs.txt)",
 }
+BY_IDENTITY = ("casia-webface", "lfw")  # a folder for each identity
 TRAINING = {"person": "market1501", "face": "casia-webface"}
 
 _MARKET = re.compile(r"^(-1|\d{4,})_c(\d+)s\d+_\d+_\d+$")
@@ -67,7 +68,7 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     DataError if the folder is missing or empty, or if a name does not belong to the layout.
     """
     folder = _part_folder(dataset, part, Path(data))
-    if dataset in ("lfw", "casia-webface"):
+    if dataset in BY_IDENTITY:
         return face_sets.read_identities(f"{dataset}/{part}", folder)
     files = pictures(folder)
     if not files:
@@ -220,9 +221,9 @@ def contents(data: Path | str) -> dict:
 
 def _files(dataset: str, folder: Path) -> list[Path]:
     """All pictures of a part: those of its folder, or of the identities' folders in it."""
-    if dataset not in ("lfw", "casia-webface"):
+    if dataset not in BY_IDENTITY:
         return pictures(folder)
-    return [path for person in sorted(p for p in folder.iterdir() if p.is_dir()) for path in pictures(person)]
+    return [path for person in people(folder) for path in pictures(person)]
 
 
 def _has(dataset: str, data: Path | str) -> bool:

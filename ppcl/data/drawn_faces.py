@@ -23,10 +23,11 @@ from .drawn_files import claim, finish, write
 from .drawn_looks import Colour, Rng, vary
 from .drawn_paint import Noise, make_noise
 from .drawn_scene import crop_noise, make_camera
+from .face_sets import PAIRS
 
 WEBFACE, LFW = "casia-webface", "lfw"
 FOLDERS = {WEBFACE: "CASIA-WebFace", LFW: "lfw"}
-PAIRS, FOLDS = "pairs.txt", 10
+FOLDS = 10
 DRAWING = 2  # raise it when the same seed comes to give other pictures
 SIDE = 112  # pixels, the usual size of aligned faces
 QUALITY = (75, 96)  # of the JPEGs; a choice

@@ -8,7 +8,7 @@ import csv
 import io
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 
 from ..recipes import PartialLFW
 from . import batches
-from .folders import DataError, PictureSet, pictures
+from .folders import DataError, PictureSet, people, pictures
 
 PAIRS = "pairs.txt"
 _NAMED = re.compile(r"^(.+?)(?:_(\d+))?$")  # <person>_<n>, or <person>
@@ -32,17 +32,16 @@ class Pairs:
     folds: int
 
 
-def read_identities(name: str, folder: Path, centre: bool = True) -> PictureSet:
+def read_identities(name: str, folder: Path) -> PictureSet:
     """A folder of identities, `<identity>/<file>`; an identity's number is its folder's rank by name.
 
     Raises DataError for a folder that holds none; pictures beside the folders belong to nobody and are left out.
     """
-    people = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
-    found = [(path, i) for i, person in enumerate(people) for path in pictures(person)]
+    found = [(path, i) for i, person in enumerate(people(folder)) for path in pictures(person)]
     if not found:
         raise DataError(f"{name}: {folder} holds no <identity>/<picture>; is this another set's folder?")
     paths, identities = zip(*found, strict=True)
-    return PictureSet(name, folder, paths, np.array(identities, np.int64), np.zeros(len(paths), np.int64), centre)
+    return PictureSet(name, folder, paths, np.array(identities, np.int64), np.zeros(len(paths), np.int64), True)
 
 
 def read_partial(name: str, folder: Path) -> PictureSet:
@@ -52,8 +51,8 @@ def read_partial(name: str, folder: Path) -> PictureSet:
     """
     files = pictures(folder)
     halves = [p for p in folder.parent.iterdir() if p.is_dir() and p.name.lower() in ("probe", "query", "gallery")]
-    people = sorted({_NAMED.match(path.stem)[1] for half in halves for path in pictures(half)})
-    number = {person: i for i, person in enumerate(people)}
+    names = sorted({_NAMED.match(path.stem)[1] for half in halves for path in pictures(half)})
+    number = {person: i for i, person in enumerate(names)}
     identities = np.array([number[_NAMED.match(path.stem)[1]] for path in files], np.int64)
     return PictureSet(name, folder, tuple(files), identities, np.zeros(len(files), np.int64), True)
 
@@ -138,4 +137,4 @@ def boxes_csv(query: PictureSet) -> str:
 
 
 def _part(some: PictureSet, part: str, boxes: np.ndarray | None) -> PictureSet:
-    return PictureSet(f"partial-lfw/{part}", some.folder, some.paths, some.identities, some.cameras, some.centre, boxes)
+    return replace(some, name=f"partial-lfw/{part}", boxes=boxes)

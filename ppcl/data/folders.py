@@ -1,6 +1,6 @@
 """What a set of pictures is, and how folders are read: by base names, sorted, in any case."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +49,19 @@ class PictureSet:
         index = np.flatnonzero(index) if index.dtype == bool else index
         boxes = None if self.boxes is None else self.boxes[index]
         paths = tuple(self.paths[i] for i in index)
-        return PictureSet(
-            self.name, self.folder, paths, self.identities[index], self.cameras[index], self.centre, boxes
-        )
+        return replace(self, paths=paths, identities=self.identities[index], cameras=self.cameras[index], boxes=boxes)
 
 
 def pictures(folder: Path) -> list[Path]:
     """The picture files of a folder by name; hidden files and other kinds (Thumbs.db) are none."""
     found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     return sorted((p for p in found if p.is_file()), key=lambda p: p.name)
+
+
+def people(folder: Path) -> list[Path]:
+    """The folders of identities in a folder by name; hidden ones are none."""
+    found = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(found, key=lambda p: p.name)
 
 
 def descend(folder: Path, names: str) -> Path | None:
