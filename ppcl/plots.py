@@ -12,15 +12,13 @@ import matplotlib
 import numpy as np
 import seaborn
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
 from torch import Tensor
 
 from . import geometry
+from .boards import BOXES, TITLE, board, judge, legend, outline, pixels, placed, show
 from .charts import PALETTE, by_subset, cmc, comparison, curves, gate_histogram, roc
 from .checkpoints import replacing
 
@@ -48,14 +46,6 @@ __all__ = [
     "small_png",
     "style",
 ]
-
-BOXES = {  # what a box means: colour, stroke, legend
-    "p": (PALETTE[9], "--", "p, the query's visible box"),
-    "p″": (PALETTE[1], ":", "p″, back again"),
-    "q": (PALETTE[6], "-", "q, located by CRLoc"),
-    "truth": (PALETTE[8], "-", "truth"),
-}
-GAP, TITLE, LABEL = 0.06, 0.17, 0.75  # inches: between pictures, above one that has a title, left of a labelled row
 
 
 def style(dpi: int = 80) -> None:
@@ -90,82 +80,10 @@ def save(figure: Figure, path: Path | str) -> Path:
     return path
 
 
-# --- pictures and boxes ---
-
-
-def pixels(picture) -> np.ndarray:
-    """A picture for the eye: uint8 or 0..1 `(3, H, W)`, a PIL image or `(H, W, 3)` -> `(H, W, 3)` in 0..1."""
-    if isinstance(picture, Tensor):
-        picture = picture.detach().cpu().movedim(0, -1).numpy()
-    picture = np.asarray(picture)
-    return picture / 255.0 if picture.dtype == np.uint8 else picture.clip(0, 1)
-
-
-def show(axes: Axes, picture, ratio: float = 0.0, title: str = "") -> Axes:
-    """A picture on axes from 0 to 1, undistorted: `ratio` is its log(width / height) relative to its pixels'."""
-    seen = pixels(picture)
-    aspect = seen.shape[0] / seen.shape[1] * float(np.exp(-float(ratio)))
-    axes.imshow(seen, extent=(0, 1, 1, 0), aspect=aspect)
-    axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0), frame_on=False)
-    axes.set_title(title, fontsize=8, pad=2)
-    axes.grid(False)
-    return axes
-
-
-def outline(axes: Axes, box: Tensor, meaning: str) -> None:
-    """A box `(4,)` on a picture, in the colour and stroke of what it means (`BOXES`), on a dark seam."""
-    x, y, right, low = geometry.corners(torch.as_tensor(box).detach().cpu().float()).tolist()
-    colour, stroke, _ = BOXES[meaning]
-    drawn = Rectangle((x, y), right - x, low - y, fill=False, ec=colour, ls=stroke, lw=1.6, clip_on=False)
-    drawn.set_path_effects([withStroke(linewidth=2.8, foreground="black", alpha=0.6)])
-    axes.add_patch(drawn)
-
-
-def judge(axes: Axes, correct: bool) -> None:
-    """A frame and a sign on a picture: solid, green, tick; or dashed, red, cross."""
-    colour = PALETTE[2] if correct else PALETTE[3]
-    axes.set_frame_on(True)
-    axes.spines[:].set(visible=True, color=colour, lw=2.2, ls="-" if correct else (0, (2, 1)), capstyle="butt")
-    sign = axes.text(0.06, 0.02, "✓" if correct else "✗", color=colour, fontsize=11, fontweight="bold", va="top")
-    sign.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-
-
-def placed(view: Tensor, box: Tensor, partial: bool = True) -> Tensor:
-    """What the networks see: a view `(3, H, W)` of 0..255 put where its box lies, pale grey elsewhere."""
-    if not partial:
-        return view
-    canvas, visible = geometry.place(view[None].cpu().float(), torch.as_tensor(box).detach()[None].cpu().float())
-    return ((canvas + 232 * (1 - visible)) / 255)[0]
-
-
-def _board(rows: int, columns: int, cell=(0.6, 1.2), title: float = 0, labels=(), foot: float = 0):
-    """Cells for pictures, sizes in inches: room over each for a title, left for row labels, below for a legend."""
-    left = LABEL if len(labels) else 0
-    width = left + columns * (cell[0] + GAP)
-    height = foot + rows * (cell[1] + title + GAP)
-    figure = Figure(figsize=(width, height))
-    room = {"left": left / width, "right": 1 - GAP / width, "bottom": (foot + GAP) / height, "top": 1 - title / height}
-    axes = figure.subplots(
-        rows, columns, squeeze=False, gridspec_kw=room | {"wspace": GAP / cell[0], "hspace": (title + GAP) / cell[1]}
-    )
-    for y, text in enumerate(labels):
-        place = axes[y, 0].get_position()
-        figure.text((left - 0.1) / width, (place.y0 + place.y1) / 2, text, ha="right", va="center", fontsize=8)
-    for one in axes.flat:
-        one.set_axis_off()
-    return figure, axes
-
-
-def _legend(figure: Figure, meanings) -> None:
-    seam = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
-    lines = [Line2D([], [], color=c, ls=s, lw=1.8, label=t, path_effects=seam) for c, s, t in map(BOXES.get, meanings)]
-    figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, borderaxespad=0, fontsize=8)
-
-
 def grid(pictures, ratios=None, titles=None, columns: int = 12, labels=()) -> Figure:
     """Pictures `(N, 3, H, W)` in rows of `columns`; with log ratios, a title each, a label for each row if given."""
     rows = -(-len(pictures) // columns)
-    figure, axes = _board(rows, columns, (0.5, 1.0), 0 if titles is None else TITLE, labels)
+    figure, axes = board(rows, columns, (0.5, 1.0), 0 if titles is None else TITLE, labels)
     for i, (one, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         show(one, picture, 0 if ratios is None else ratios[i], "" if titles is None else titles[i]).set_axis_on()
     return figure
@@ -173,7 +91,7 @@ def grid(pictures, ratios=None, titles=None, columns: int = 12, labels=()) -> Fi
 
 def partial_views(whole, boxes: Tensor, views, ratios: Tensor) -> Figure:
     """Whole pictures `(N, 3, H, W)` with the box of a crop above; below, what is left: the view in its own shape."""
-    figure, axes = _board(2, len(whole), title=TITLE, labels=("whole picture,\nknown box", "partial view,\nits share"))
+    figure, axes = board(2, len(whole), title=TITLE, labels=("whole picture,\nknown box", "partial view,\nits share"))
     for i, (top, low) in enumerate(axes.T):
         outline(show(top, whole[i]), boxes[i], "truth")
         show(low, views[i], ratios[i], f"{100 * geometry.area(boxes[i]):.0f} %")
@@ -185,7 +103,7 @@ def sketch(whole: Tensor, box: Tensor) -> Figure:
     size = tuple(whole.shape[-2:])
     view = geometry.crop(whole[None].cpu().float(), box[None].cpu(), size)[0] / 255
     ratio = float((box[2] / box[3]).log())
-    figure, axes = _board(1, 5, (1.0, 1.5), 2 * TITLE)
+    figure, axes = board(1, 5, (1.0, 1.5), 2 * TITLE)
     outline(show(axes[0, 0], whole, title="a whole picture\nand a box $b$"), box, "truth")
     show(axes[0, 1], view, ratio, f"the file: what $b$\nholds, $r$ = {ratio:+.2f}")
     show(axes[0, 2], view, title="the input $x$,\nstretched")
@@ -204,7 +122,7 @@ def figure_one(groups: dict[str, dict]) -> Figure:
     """
     wide = [max(len(group[row]) for row in ("partial", "whole", "boxes")) for group in groups.values()]
     labels = ("partial\nimages", "holistic\nimages", "various\ninput ratios")
-    figure, axes = _board(3, sum(wide) + len(wide) - 1, (0.62, 1.2), TITLE, labels)
+    figure, axes = board(3, sum(wide) + len(wide) - 1, (0.62, 1.2), TITLE, labels)
     start = 0
     for (name, group), width in zip(groups.items(), wide, strict=True):
         mine = axes[:, start : start + width]
@@ -230,7 +148,7 @@ def figure_one(groups: dict[str, dict]) -> Figure:
 def placements(queries, boxes: Tensor, truth: Tensor, chosen) -> Figure:
     """Chosen queries of a bank: the file's picture, where GLRec puts it, where it belongs, and the IoU of the two."""
     chosen, overlap = list(map(int, chosen)), geometry.iou(boxes, truth)
-    figure, axes = _board(3, len(chosen), title=TITLE, labels=("query", "placed by\nGLRec", "its true\nplace"))
+    figure, axes = board(3, len(chosen), title=TITLE, labels=("query", "placed by\nGLRec", "its true\nplace"))
     for i, (file, guess, right) in zip(chosen, axes.T, strict=True):
         show(file, queries.images[i], queries.ratios[i])
         outline(show(guess, placed(queries.images[i], boxes[i]), title=f"IoU {overlap[i]:.2f}"), truth[i], "truth")
@@ -243,7 +161,7 @@ def located(queries, boxes: Tensor, partial, gallery, regions: dict, chosen, bac
 
     `back` `(N, 4)` is p″, drawn on the query: there and back again. `titles`: one for each chosen pair.
     """
-    figure, axes = _board(2, len(chosen), title=TITLE, labels=("rectified\nquery", "gallery\npicture"), foot=0.25)
+    figure, axes = board(2, len(chosen), title=TITLE, labels=("rectified\nquery", "gallery\npicture"), foot=0.25)
     for column, (i, (top, low)) in enumerate(zip(map(int, chosen), axes.T, strict=True)):
         show(top, placed(queries.images[i], boxes[i], bool(partial[i])), title="" if titles is None else titles[column])
         show(low, gallery.images[i])
@@ -252,13 +170,13 @@ def located(queries, boxes: Tensor, partial, gallery, regions: dict, chosen, bac
                 outline(top, box[i], meaning)
         for meaning, box in regions.items():
             outline(low, box[i], meaning)
-    _legend(figure, [m for m in BOXES if m in {"p", *regions} or (m == "p″" and back is not None)])
+    legend(figure, [m for m in BOXES if m in {"p", *regions} or (m == "p″" and back is not None)])
     return figure
 
 
 def attention(query: Tensor, where: Tensor, gallery: Tensor, maps: Tensor) -> Figure:
     """Points `(K, 2)` of a query's canvas, and where in a gallery picture each of them looks: maps `(K, h, w)`."""
-    figure, axes = _board(1, 1 + len(where), (0.9, 1.8), TITLE)
+    figure, axes = board(1, 1 + len(where), (0.9, 1.8), TITLE)
     show(axes[0, 0], query, title="query")
     for k, (one, (x, y), seen) in enumerate(zip(axes[0, 1:], where.cpu(), maps.cpu(), strict=True)):
         heat = torch.nn.functional.interpolate(seen[None, None] / seen.max(), gallery.shape[-2:], mode="bilinear")
@@ -283,7 +201,7 @@ def ranking(
     ahead = 1 + bool(partial.any())
     labels = [name if len(name) < 12 else f"{name[:10]}…" for name in names[:limit]]
     foot = 0.25 * (regions is not None)
-    figure, axes = _board(len(order), ahead + order.shape[1], (0.6, 1.1), 0.03, labels, foot)
+    figure, axes = board(len(order), ahead + order.shape[1], (0.6, 1.1), 0.03, labels, foot)
     for one, text in zip(axes[0], [*("query", "rectified")[:ahead], *range(1, order.shape[1] + 1)], strict=True):
         place = one.get_position(original=True)
         figure.text((place.x0 + place.x1) / 2, place.y1 + 0.01, text, ha="center", va="bottom", fontsize=8)
@@ -301,5 +219,5 @@ def ranking(
                 one.set_axis_on()
                 judge(one, bool(correct[i][rank]))
     if regions is not None:
-        _legend(figure, ["p", "q"])
+        legend(figure, ["p", "q"])
     return figure

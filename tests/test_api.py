@@ -57,7 +57,17 @@ def test_imports_point_one_way():
         "matching",
         "metrics",
     ]
-    line += ["checkpoints", "selection", "training", "ground_truth", "evaluation", "results", "charts", "plots"]
+    line += [
+        "checkpoints",
+        "selection",
+        "training",
+        "ground_truth",
+        "evaluation",
+        "results",
+        "charts",
+        "boards",
+        "plots",
+    ]
     line += ["search", "reproduce", "__main__"]
     root = Path(ppcl.__file__).parent
     line.remove("results")
