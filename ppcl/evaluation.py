@@ -111,7 +111,7 @@ def _search(found: Evaluation, facts: dict, model: PPCL, curve: bool) -> dict[tu
     """
     method = facts["method"]
     boxes = ground_truth.view_boxes(found) if model.method.oracle else None
-    query = matching.describe(model, found.query_bank, model.method.placements, boxes)
+    query = matching.describe(model, found.query_bank, True, boxes)
     gallery = matching.describe(model, found.gallery_bank)
     found.distances[method] = matching.match(model, query, gallery).cpu().numpy()
     values = {}
@@ -131,7 +131,7 @@ def _search(found: Evaluation, facts: dict, model: PPCL, curve: bool) -> dict[tu
 def _verify(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """Judge LFW's pairs. -> accuracy by fold, for (protocol, method)."""
     method, pairs = facts["method"], found.pairs
-    pictures = matching.describe(model, found.query_bank, several=model.method.placements)
+    pictures = matching.describe(model, found.query_bank, several=True)
     first, second = torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)
     found.distances[method] = matching.match_pairs(model, pictures, first, second).cpu().numpy()
     judged = metrics.verification(-found.distances[method], pairs.same, pairs.folds)
@@ -148,7 +148,7 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
     (query, banks), ids, rows = found.at_ratios, found.gallery.identities, []
     facts = facts | {"protocol": "input-ratio", "n_query": len(query), "n_gallery": len(found.gallery)}
     for share, bank in banks.items():
-        asked = matching.describe(model, bank, several=model.method.placements)
+        asked = matching.describe(model, bank, several=True)
         distances = matching.match(model, asked, gallery).cpu().numpy()
         values = {"rank-1": metrics.cmc_map(distances, query.identities, ids).hits(1)}
         values["TAR@FAR=1e-3"] = metrics.accepted(distances, query.identities, ids, 1e-3)

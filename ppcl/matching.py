@@ -17,11 +17,11 @@ STRIPES = 6  # rows of a region that are read; pairs of them give the three stri
 
 @dataclass
 class Features:
-    """What matching needs of N pictures, each in M placements (1, or several where a query may be partial).
+    """What matching needs of N pictures, each in M views: one, or, of a query, its placements and its mirror image's.
 
     embedding `(N, M, C)`, unit length; box `(N, M, 4)`; gate `(N,)` logits; points `(N, M, K, D)` and stripes
     `(N, M, 6, C)` of the visible box, for the query's side; keys `(N, D, h, w)`, whitened map `(N, C, h, w)` and
-    visible `(N, 1, h, w)` of the first placement, for the gallery's side.
+    visible `(N, 1, h, w)` of the first view, for the gallery's side. A mirror image's views follow the picture's own.
     """
 
     embedding: Tensor
@@ -53,26 +53,34 @@ class Features:
 def describe(
     model: PPCL, pictures: ImageBank, several: bool = False, boxes: Tensor | None = None, batch: int = 256
 ) -> Features:
-    """Features of a bank of pictures. `several` places those gated partial seven times; `boxes` `(N, 4)` are used in
-    place of GLRec's predictions where given. The model must be in eval mode.
+    """Features of a bank of pictures. `several`: in several views, as queries are: their mirror images, too, and each
+    in the placements of the model's row. `boxes` `(N, 4)` are used in place of GLRec's predictions where given. The
+    model must be in eval mode.
     """
     if model.training:
         raise ValueError("describe needs a model in eval mode")
     device = next(model.parameters()).device
-    count = model.recipe.matching.placements if several else 1
+    how = model.recipe.matching
+    mirrors = 2 if several and how.mirror else 1
+    count = how.placements if several and model.method.placements else 1
+    each = max(1, batch // (mirrors * count))
     parts = []
-    for start in range(0, len(pictures), max(1, batch // count)):
-        some = pictures[start : start + max(1, batch // count)].to(device)
-        images = normalise(some.images)
-        box, gate = model.predict(images, some.ratios)
-        if boxes is not None:
-            box, gate = boxes[start : start + len(images)].to(box), torch.ones_like(gate)
-        parts.append(_describe(model, images, some.ratios, box, gate, count))
+    for start in range(0, len(pictures), each):
+        some = pictures[start : start + each].to(device)
+        given = None if boxes is None else boxes[start : start + each].to(device)
+        parts.append(_describe(model, normalise(some.images), some.ratios, given, mirrors, count))
     return Features(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Features)})
 
 
-def _describe(model: PPCL, images: Tensor, ratios: Tensor, box: Tensor, gate: Tensor, count: int) -> Features:
-    number = len(images)
+def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None, mirrors: int, count: int) -> Features:
+    number, views = len(images), mirrors * count
+    if mirrors == 2:
+        images = torch.stack([images, images.flip(-1)], 1).flatten(0, 1)
+        ratios = ratios.repeat_interleave(2)
+    box, gate = model.predict(images, ratios)
+    if given is not None:
+        turned = given * given.new_tensor([-1, 1, 1, 1]) + given.new_tensor([1, 0, 0, 0])
+        box, gate = torch.stack([given, turned][:mirrors], 1).flatten(0, 1).to(box), torch.ones_like(gate)
     if count > 1:
         how = model.recipe.matching
         box = placements(box, how.placement_shift, how.placement_growth).flatten(0, 1)
@@ -84,19 +92,22 @@ def _describe(model: PPCL, images: Tensor, ratios: Tensor, box: Tensor, gate: Te
     points, _ = model.crloc.queries(keys, layout.box)
     weights = stripe_weights(layout.box, model.crloc.grid, tuple(features.shape[-2:]), STRIPES)
     stripes = weights @ whitened.flatten(2).transpose(1, 2)
-    each = [value.unflatten(0, (number, count)) for value in (embedding, layout.box, gate, points, stripes)]
-    first = [value.unflatten(0, (number, count))[:, 0] for value in (keys, whitened, visible)]
+    each = [value.unflatten(0, (number, views)) for value in (embedding, layout.box, gate, points, stripes)]
+    first = [value.unflatten(0, (number, views))[:, 0] for value in (keys, whitened, visible)]
     return Features(each[0], each[1], each[2][:, 0], each[3], each[4], *first)
 
 
 def global_distances(query: Features, gallery: Features) -> Tensor:
-    """Cosine distance of embeddings, mean over the query's placements: `(Q, G)` in 0..2."""
+    """Cosine distance of embeddings, mean over the query's views: `(Q, G)` in 0..2."""
     return 1 - query.embedding.mean(1) @ gallery.embedding[:, 0].T
 
 
 @torch.inference_mode()
 def region_distances(model: PPCL, query: Features, gallery: Features, index: Tensor | None = None) -> Tensor:
-    """Distance of descriptors p and q, mean over placements: `(Q, G)`, or `(Q, S)` for a shortlist `index`."""
+    """Distance of descriptors p and q: `(Q, G)`, or `(Q, S)` for a shortlist `index`.
+
+    Of a query in several placements the best one counts, for the picture and for its mirror image; their mean.
+    """
     rows = []
     for i in range(len(query)):
         some = gallery if index is None else gallery.seen(index[i])
@@ -106,7 +117,7 @@ def region_distances(model: PPCL, query: Features, gallery: Features, index: Ten
 
 
 def _one_query(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, gallery: Features) -> Tensor:
-    """M placements of one query `(M, K, D)`, `(M, 4)`, `(M, 6, C)` against G pictures -> `(G,)`."""
+    """M views of one query `(M, K, D)`, `(M, 4)`, `(M, 6, C)` against G pictures -> `(G,)`."""
     if model.method.region == "same":
         region = box.expand(len(gallery.keys), *box.shape)
     else:
@@ -115,8 +126,10 @@ def _one_query(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, galler
     found = weights.flatten(1, 2) @ gallery.whitened.flatten(2).transpose(1, 2)
     found = found.unflatten(1, (len(box), STRIPES))
     count = model.method.stripes
-    counts = (count,) if len(box) == 1 or count == 1 else (count, STRIPES)
-    return sum(1 - _stripe_cosine(stripes, found, n).mean(1) for n in counts) / len(counts)
+    mirrors = 2 - len(box) % 2  # of one placement, or of seven
+    counts = (count,) if len(box) == mirrors or count == 1 else (count, STRIPES)
+    cosine = sum(_stripe_cosine(stripes, found, n) for n in counts) / len(counts)
+    return 1 - cosine.unflatten(1, (mirrors, -1)).amax(2).mean(1)
 
 
 def _stripe_cosine(mine: Tensor, theirs: Tensor, count: int) -> Tensor:

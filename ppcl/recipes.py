@@ -141,6 +141,7 @@ class Matching:
     """How distances are made (METHOD.md §5)."""
 
     placements: int = 7  # not published
+    mirror: bool = True  # not published: a query's mirror image is matched, too, in every row
     placement_shift: float = 0.06  # not published
     placement_growth: float = 0.05  # not published: a side
     shortlist: int = 100  # not published: gallery pictures a query that are matched by parts; 0: all

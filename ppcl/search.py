@@ -15,18 +15,18 @@ SHOWN = 20  # queries in a picture
 CORNERS = ("x1", "y1", "x2", "y2")
 
 
-def describe(model: PPCL, pictures, several: bool | None = None) -> matching.Features:
+def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
     """Features of pictures: an ImageBank, or paths and PIL images of any size and mode.
 
-    `several` placements of those taken for partial: as the model's row is matched, unless given. Raises DataError that
-    names every picture that cannot be read.
+    `several` views of each, as queries are matched (their mirror images, and the placements of the model's row); one is
+    enough for a gallery, at a fraction of the time. Raises DataError that names every picture that cannot be read.
     """
     if isinstance(pictures, (str, Path)):
         pictures = [pictures]
     bank = pictures
     if not isinstance(bank, images.ImageBank):
         bank = images.bank(_cut(pictures, model.recipe.task), model.recipe.input.size)
-    return matching.describe(model, bank, model.method.placements if several is None else several)
+    return matching.describe(model, bank, several)
 
 
 def rank(

@@ -19,7 +19,7 @@ def choose_fusion(model: PPCL, data: TrainingData) -> tuple[dict[str, float], di
         if trained_by(row) != trained:
             continue
         model.row, model.method = row, method
-        asked = matching.describe(model, queries, several=method.placements, boxes=box if method.oracle else None)
+        asked = matching.describe(model, queries, several=True, boxes=box if method.oracle else None)
         overall = matching.global_distances(asked, found)
         region = matching.region_distances(model, asked, found) if method.region != "none" else overall
         tried = grid if method.region != "none" else grid[:1]

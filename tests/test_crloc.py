@@ -8,7 +8,7 @@ from ppcl import geometry, matching
 from ppcl.data.images import ImageBank
 from ppcl.models.crloc import MAX_HALF, MIN_HALF, CRLoc, describe_stripes, fit, stripe_weights, stripes
 from ppcl.models.glrec import padded_box, placements, rectify
-from ppcl.recipes import JointStage
+from ppcl.recipes import JointStage, recipe
 
 CELLS = (24, 12)
 # what a shows is this part of b, and p is this part of a: near, shifted right, shrunk, shifted down and shrunk
@@ -202,7 +202,7 @@ def test_descriptor_is_a_unit_vector_of_equal_stripes(draw):
 
 @pytest.fixture
 def described(untrained, draw):
-    """Features of four partial queries, once in one placement and once in seven, and of six gallery pictures."""
+    """Features of four partial queries, once in one view and once in 2 x 7, and of six gallery pictures."""
     queries, gallery = ImageBank(blocks(4, draw), torch.zeros(4)), ImageBank(blocks(6, draw), torch.zeros(6))
     boxes = torch.tensor([[0.3, 0.5, 0.5, 0.9], [0.7, 0.5, 0.55, 1], [0.5, 0.25, 0.9, 0.45], [0.5, 0.7, 1, 0.5]])
     placed = torch.cat([geometry.whole(4), torch.tensor([[0.3, 0.5, 0.45, 1], [0.5, 0.3, 1, 0.4]])])
@@ -235,9 +235,13 @@ def test_locate_in_an_invisible_picture_stays(untrained, described):
 
 @torch.no_grad()
 def naive_region_distance(model, query, gallery, i, j):
-    """Mean over placements of 1 − descriptor p · descriptor q; with several placements of 3 and of 6 stripes."""
-    total, several = 0.0, query.box.shape[1] > 1
+    """1 − descriptor p · descriptor q of the best placement, mean over the picture and its mirror image.
+
+    With several placements of 3 and of 6 stripes.
+    """
+    found, several = [], query.box.shape[1] > 2
     for m in range(query.box.shape[1]):
+        total = 0.0
         attention = model.crloc.attention(
             query.points[i, m][None],
             geometry.points(query.box[i, m][None], *model.crloc.grid),
@@ -251,7 +255,8 @@ def naive_region_distance(model, query, gallery, i, j):
             mine = describe_stripes(query.stripes[i, m].view(count, 6 // count, -1).mean(1))
             theirs = describe_stripes(stripes(gallery.whitened[j][None], region, model.crloc.grid, count)[0])
             total += (1 - mine @ theirs).item() / (2 if several else 1)
-    return total / query.box.shape[1]
+        found.append(total)
+    return (min(found[:7]) + min(found[7:])) / 2 if several else sum(found) / len(found)
 
 
 def test_region_distances_are_the_naive_pairs(untrained, described):
@@ -273,7 +278,7 @@ def test_region_distance_of_a_shortlist_is_read_from_the_full_matrix(untrained, 
 
 def test_match_is_the_weighted_sum(untrained, described):
     _, several, gallery = described
-    overall = 1 - torch.stack([several.embedding[:, m] @ gallery.embedding[:, 0].T for m in range(7)]).mean(0)
+    overall = 1 - torch.stack([several.embedding[:, m] @ gallery.embedding[:, 0].T for m in range(14)]).mean(0)
     region = matching.region_distances(untrained, several, gallery)
     found = matching.match(untrained, several, gallery, shortlist=0, weight=0.3)
     torch.testing.assert_close(found, 0.7 * overall + 0.3 * region, atol=1e-5, rtol=0)
@@ -315,6 +320,38 @@ def test_match_wants_a_chosen_weight(untrained, described):
 def test_describe_refuses_a_model_in_training(untrained):
     with pytest.raises(ValueError, match="eval"):
         matching.describe(untrained.train(), ImageBank(torch.zeros(1, 3, 64, 32, dtype=torch.uint8), torch.zeros(1)))
+
+
+def test_views_of_a_query_are_its_placements_and_those_of_its_mirror_image(untrained, draw):
+    pictures = ImageBank(blocks(3, draw), torch.tensor([0.3, 0.0, -0.2]))
+    turned = ImageBank(pictures.images.flip(-1), pictures.ratios)
+    both, alone, mirrored = (matching.describe(untrained, *how) for how in ((pictures, True), (pictures,), (turned,)))
+    assert both.embedding.shape[1] == 14 and alone.embedding.shape[1] == 1
+    for name in ("embedding", "box", "points", "stripes"):
+        for view, expected in ((0, alone), (7, mirrored)):
+            torch.testing.assert_close(
+                getattr(both, name)[:, view], getattr(expected, name)[:, 0], atol=1e-4, rtol=1e-4
+            )
+    torch.testing.assert_close(both.keys, alone.keys, atol=1e-4, rtol=1e-4)
+    asked = matching.region_distances(untrained, both, alone)
+    other = matching.region_distances(untrained, matching.describe(untrained, turned, True), alone)
+    torch.testing.assert_close(asked, other, atol=1e-4, rtol=0)  # which of the two is asked for changes nothing
+
+
+def test_given_boxes_are_mirrored_with_their_pictures(untrained, draw):
+    pictures, boxes = (
+        ImageBank(blocks(2, draw), torch.zeros(2)),
+        torch.tensor([[0.3, 0.5, 0.5, 0.9], [0.6, 0.4, 0.7, 0.8]]),
+    )
+    found = matching.describe(untrained, pictures, True, boxes)
+    torch.testing.assert_close(found.box[:, 0], boxes)
+    torch.testing.assert_close(found.box[:, 7], torch.tensor([[0.7, 0.5, 0.5, 0.9], [0.4, 0.4, 0.7, 0.8]]))
+
+
+def test_without_mirror_images_a_query_has_its_placements_alone(untrained, draw, monkeypatch):
+    monkeypatch.setattr(untrained, "recipe", recipe("person", "tiny", **{"matching.mirror": False}))
+    pictures = ImageBank(blocks(2, draw), torch.zeros(2))
+    assert matching.describe(untrained, pictures, True).box.shape == (2, 7, 4)
 
 
 def test_descriptions_do_not_depend_on_the_batch(untrained, draw):

@@ -171,7 +171,7 @@ def test_pairs_are_the_mean_of_both_directions(untrained, draw, row):
     bank = images.ImageBank(
         torch.randint(256, (5, 3, 64, 32), generator=draw, dtype=torch.uint8), 0.3 * torch.randn(5, generator=draw)
     )
-    several = matching.describe(untrained, bank, several=untrained.method.placements)
+    several = matching.describe(untrained, bank, several=True)
     first, second = torch.tensor([0, 3, 2, 4, 1]), torch.tensor([1, 0, 2, 3, 0])
     found = matching.match_pairs(untrained, several, first, second)
     every = matching.match(untrained, several, several, shortlist=0)
