@@ -69,10 +69,12 @@ def _convert(key: str, value, current):
             return tuple(_convert(key, part, old) for part, old in zip(parts, current, strict=True))
         if kind is int and isinstance(value, float) and not value.is_integer():
             raise ValueError
+        if kind is bool and isinstance(value, str):
+            value = {"true": True, "false": False}[value.lower()]
         if isinstance(value, bool) != (kind is bool):
             raise ValueError
         return kind(value)
-    except (TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise RecipeError(f"{key} takes {kind.__name__} (now {current!r}), not {value!r}") from None
 
 
