@@ -80,7 +80,8 @@ def reproduce(
     """Run the notebooks for each task; executed copies go to `run/notebooks`. -> the run folder.
 
     A notebook that ran to its end with the same code and parameters is not run again; inside one, a stage that was
-    cut off goes on after its last epoch. `publish` puts the executed notebooks and figures back into the project.
+    cut off goes on after its last epoch. `publish` puts the executed notebooks and figures back into the project; of a
+    run with overrides, such as the whole ablation table, its table alone, as `figures/ablations.csv`.
     """
     run = Path(run or f"runs/{profile}").resolve()
     data = Path(data).resolve() if data else run / "data"
@@ -112,7 +113,9 @@ def reproduce(
             if path in (chosen[0], chosen[-1]):  # reading every byte takes minutes on the real sets
                 spent["data"] = datasets.contents(data)
             record(run, recipe, where, seed, **spent)
-    if publish:
+    if publish and overrides:
+        checkpoints.write_text(ROOT / "figures" / results.ABLATIONS, (run / "results.csv").read_text())
+    elif publish:
         _publish(chosen, run, tasks[-1])
     print(f"done in {time.time() - began:.0f} s; in {_short(run)}: results.csv, figures, notebooks")
     return run

@@ -12,6 +12,7 @@ from .methods import METHODS
 COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
 ).split(",")
+ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
 KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile", "synthetic"]
 
 # Published numbers, each with its source; they never share a table with numbers from drawn pictures.
@@ -52,9 +53,9 @@ def commit() -> str:
     return number.stdout.strip() + ("-dirty" if changed else "")
 
 
-def read(run: Path | str) -> pandas.DataFrame:
+def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
     """A run's table; empty, with its columns, where nothing was evaluated yet."""
-    path = Path(run) / "results.csv"
+    path = Path(run) / name
     if not path.is_file():
         return pandas.DataFrame(columns=COLUMNS)
     return pandas.read_csv(path, dtype={"subset": str, "commit": str})
@@ -95,6 +96,26 @@ def over_seeds(table: pandas.DataFrame, dataset: str, protocol: str, metric: str
     text = wide(table, dataset, protocol, (metric,))[metric]
     spread = (100 * groups.value.std()).map(lambda value: "-" if pandas.isna(value) else f"{value:.1f}")
     return pandas.DataFrame({metric: text, "spread over seeds": spread, "seeds": groups.seed.nunique()}).loc[text.index]
+
+
+def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
+    """Points by which `ppcl` lies above each other row on the same queries: set, row -> value, low, high, seeds.
+
+    Mean over seeds of the difference and of its 95 % interval (paired bootstrap over identities), per cent.
+    """
+    rows = table[
+        (table.protocol == protocol) & (table.subset == "all") & table.metric.str.startswith(f"{metric} over ")
+    ]
+    rows = rows.assign(method=rows.metric.str.slice(len(metric) + 1))  # "over <row>"
+    groups = rows.groupby(["dataset", "method"], sort=False)
+    return (100 * groups[["value", "low", "high"]].mean()).assign(seeds=groups.seed.nunique())
+
+
+def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
+    """`over_seeds` of rank-1, single-shot, and beside it how far `ppcl` lies above each row, with the interval."""
+    gain = differences(table[table.dataset == dataset]).droplevel("dataset").rename(index=lambda row: row[5:])
+    text = gain.apply(lambda row: f"{row.value:+.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)
+    return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
 
 
 README = {  # what the README's tables show: dataset, protocol, metric

@@ -223,3 +223,23 @@ def test_truth_follows_the_camera_above_the_heads():
     tilt = torch.rand(20) * 0.55
     assert torch.allclose(ground_truth._level(ground_truth._seen(boxes, tilt), tilt), boxes, atol=1e-4)
     assert torch.equal(ground_truth._level(boxes, torch.zeros(20)), boxes)
+
+
+def test_differences_are_means_over_seeds_with_their_count():
+    facts = dict.fromkeys(results.COLUMNS, "x") | {"dataset": "partial-reid", "protocol": "single-shot"}
+    facts |= {"subset": "all", "profile": "demo", "synthetic": True, "n_query": 6, "n_gallery": 3}
+    rows = []
+    for seed, value in enumerate((0.4, 0.6)):
+        for method, metric, add in (
+            ("ppcl", "rank-1", 0.3),
+            ("+glrec", "rank-1", 0.0),
+            ("ppcl", "rank-1 over +glrec", 0.3 - value),
+        ):
+            number = {"value": value + add, "low": value + add - 0.1, "high": value + add + 0.2}
+            rows.append(facts | number | {"method": method, "metric": metric, "seed": seed})
+    table = pandas.DataFrame(rows)
+    found = results.differences(table).loc[("partial-reid", "over +glrec")]
+    assert found.tolist() == pytest.approx([30, 20, 50, 2])
+    shown = results.with_differences(table, "partial-reid")
+    assert shown.loc["+glrec", "ppcl over it"] == "+30.0 [20.0, 50.0]" and shown.loc["ppcl", "ppcl over it"] == ""
+    assert shown.loc["ppcl", "rank-1"] == "80.0 [70.0, 100.0]" and shown.seeds.tolist() == [2, 2]

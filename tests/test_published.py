@@ -40,8 +40,9 @@ def test_no_output_of_a_notebook_shares_drawn_and_published_numbers(path):
             assert not shared(text), text[:200]
 
 
-def test_every_committed_number_has_its_interval():
-    table = results.read(ROOT / "figures")
+@pytest.mark.parametrize("name", ["results.csv", results.ABLATIONS])
+def test_every_committed_number_has_its_interval(name):
+    table = results.read(ROOT / "figures", name)
     assert len(table) > 100 and table[["value", "low", "high"]].notna().all(axis=None)
     assert ((table.low <= table.value + 1e-6) & (table.value <= table.high + 1e-6)).all()
     assert table.synthetic.all() and (table.n_query > 0).all()
