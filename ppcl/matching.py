@@ -41,6 +41,14 @@ class Features:
     def __getitem__(self, index) -> "Features":
         return Features(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
+    @classmethod
+    def joined(cls, parts: "list[Features]") -> "Features":
+        """One after the other."""
+        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+
+    def to(self, device: torch.device | str) -> "Features":
+        return Features(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
     def asking(self, index: Tensor) -> "Features":
         """These pictures as queries: only what the query's side needs is gathered."""
         mine = {name: getattr(self, name)[index] for name in ("embedding", "box", "gate", "points", "stripes")}
@@ -82,7 +90,7 @@ def describe(
         if boxes is not None:
             box, gate = boxes[start : start + len(images)].to(box), torch.ones_like(gate)
         parts.append(_describe(model, images, some.ratios, box, gate, count))
-    return Features(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Features)})
+    return Features.joined(parts)
 
 
 def _describe(model: PPCL, images: Tensor, ratios: Tensor, box: Tensor, gate: Tensor, count: int) -> Features:
