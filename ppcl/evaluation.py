@@ -29,9 +29,14 @@ def from_header(header: dict) -> Recipe:
     return recipes.recipe(header["recipe"]["task"], header["recipe"]["profile"], **flat)
 
 
+def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
+    """Where a run keeps the joint stage that a row of the result table is read from."""
+    return Path(run) / task / "joint" / trained_by(method) / f"seed{seed}" / "checkpoint.safetensors"
+
+
 def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
     """A trained row of a run, in eval mode. Raises CheckpointError that names what is missing and what makes it."""
-    path = Path(run) / task / "joint" / trained_by(method) / f"seed{seed}" / "checkpoint.safetensors"
+    path = checkpoint(run, task, method, seed)
     if not path.is_file():
         raise checkpoints.CheckpointError(
             f"{path} does not exist: make it by python -m ppcl train joint --method {trained_by(method)} --run {run}, "
@@ -52,7 +57,7 @@ def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
     """The rows of the result table that a run can be evaluated on."""
     found = []
     for name in METHODS:
-        path = Path(run) / task / "joint" / trained_by(name) / f"seed{seed}" / "checkpoint.safetensors"
+        path = checkpoint(run, task, name, seed)
         if path.is_file() and checkpoints.header(path)["finished"]:
             found.append(name)
     return found

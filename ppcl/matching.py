@@ -1,5 +1,6 @@
 """Features -> query x gallery distances: a global shortlist, then part to part (METHOD.md §5)."""
 
+import math
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -13,6 +14,7 @@ from .models.glrec import placements
 from .models.ppcl import PPCL
 
 STRIPES = 6  # rows of a region that are read; pairs of them give the three stripes
+BLOCK = {"cpu": 2**21, "cuda": 2**26}  # numbers in the largest tensor of a step: on a CPU what its cache holds
 
 
 @dataclass
@@ -39,14 +41,34 @@ class Features:
     def __getitem__(self, index) -> "Features":
         return Features(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
+    @classmethod
+    def joined(cls, parts: "list[Features]") -> "Features":
+        """One after the other."""
+        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+
+    def to(self, device: torch.device | str) -> "Features":
+        return Features(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
     def asking(self, index: Tensor) -> "Features":
         """These pictures as queries: only what the query's side needs is gathered."""
         mine = {name: getattr(self, name)[index] for name in ("embedding", "box", "gate", "points", "stripes")}
         return replace(self, **mine)
 
-    def seen(self, index: Tensor) -> "Features":
+    def seen(self, index: Tensor | slice, device: torch.device | None = None) -> "Features":
         """These pictures as a gallery: only what the gallery's side needs is gathered, the rest stays whole."""
-        return replace(self, keys=self.keys[index], whitened=self.whitened[index], visible=self.visible[index])
+        mine = {name: getattr(self, name) for name in ("keys", "whitened", "visible")}
+        if isinstance(index, slice):
+            mine = {name: value[index] for name, value in mine.items()}
+        else:  # copies whole pictures, several times as fast as [index]
+            mine = {name: value.index_select(0, index.to(value.device)) for name, value in mine.items()}
+        return replace(self, **{name: value.to(device) for name, value in mine.items()})
+
+    def bfloat16(self) -> "Features":
+        """The gallery's maps in half the memory, matched part to part in bfloat16.
+
+        Ranks may change: `metrics.rank_changes` says by how much.
+        """
+        return replace(self, keys=self.keys.bfloat16(), whitened=self.whitened.bfloat16())
 
 
 @torch.inference_mode()
@@ -69,7 +91,7 @@ def describe(
         some = pictures[start : start + each].to(device)
         given = None if boxes is None else boxes[start : start + each].to(device)
         parts.append(_describe(model, normalise(some.images), some.ratios, given, mirrors, count))
-    return Features(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Features)})
+    return Features.joined(parts)
 
 
 def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None, mirrors: int, count: int) -> Features:
@@ -106,37 +128,78 @@ def global_distances(query: Features, gallery: Features) -> Tensor:
 def region_distances(model: PPCL, query: Features, gallery: Features, index: Tensor | None = None) -> Tensor:
     """Distance of descriptors p and q: `(Q, G)`, or `(Q, S)` for a shortlist `index`.
 
-    Of a query in several placements the best one counts, for the picture and for its mirror image; their mean.
+    Of a query in several placements the best one counts, for the picture and for its mirror image; their mean. Worked
+    in blocks, so beside the result the memory does not grow with the gallery; of a gallery that is mapped from a file
+    only the pictures of a shortlist are read.
     """
-    rows = []
-    for i in range(len(query)):
-        some = gallery if index is None else gallery.seen(index[i])
-        rows.append(_one_query(model, query.points[i], query.box[i], query.stripes[i], some))
+    (count, views), device = query.box.shape[:2], query.box.device
     width = len(gallery) if index is None else index.shape[1]
-    return torch.stack(rows) if rows else gallery.embedding.new_zeros(0, width)
+    found = query.box.new_empty(count, width)
+    tall, wide = _block(model, query, gallery, index)
+    for start in range(0, width, wide):
+        some = gallery.seen(slice(start, start + wide), device) if index is None else None
+        for first in range(0, count, tall):
+            asked = [value[first : first + tall] for value in (query.points, query.box, query.stripes)]
+            block = found[first : first + tall, start : start + wide]
+            if index is None:  # all of these queries' regions in each picture
+                asked = [value.flatten(0, 1)[None] for value in asked]
+                block[:] = _best(_part_distances(model, *asked, some, views).unflatten(1, (-1, views))).T
+            else:  # each query's in pictures of its own
+                there = index[first : first + tall, start : start + wide]
+                if len(there) > 1:
+                    asked = [value.repeat_interleave(there.shape[1], 0) for value in asked]
+                some = gallery.seen(there.flatten(), device)
+                block[:] = _best(_part_distances(model, *asked, some, views)).view_as(there)
+    return found
 
 
-def _one_query(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, gallery: Features) -> Tensor:
-    """M views of one query `(M, K, D)`, `(M, 4)`, `(M, 6, C)` against G pictures -> `(G,)`."""
-    if model.method.region == "same":
-        region = box.expand(len(gallery.keys), *box.shape)
-    else:
-        region, _ = locate(model, points, box, gallery)
-    weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), STRIPES)
-    found = weights.flatten(1, 2) @ gallery.whitened.flatten(2).transpose(1, 2)
-    found = found.unflatten(1, (len(box), STRIPES))
+def _best(distances: Tensor) -> Tensor:
+    """Distances of a query's views `(…, M)` -> `(…)`: of one or seven placements the best, mean over mirror images."""
+    mirrors = 2 - distances.shape[-1] % 2
+    return distances.unflatten(-1, (mirrors, -1)).amin(-1).mean(-1)
+
+
+def _block(model: PPCL, query: Features, gallery: Features, index: Tensor | None) -> tuple[int, int]:
+    """How many queries, and how many pictures of each, are matched at once: no tensor has more than BLOCK numbers."""
+    (count, views, points), (channels, *cells) = query.points.shape[:3], gallery.whitened.shape[1:]
+    size = views * max(points * math.prod(cells), max(_stripe_counts(model, views)) * channels)
+    if index is not None:  # maps are gathered
+        size = max(size, channels * math.prod(cells))
+    pairs = max(1, BLOCK[query.box.device.type] // size)
+    width, wide = (len(gallery), max(32, pairs // max(1, count))) if index is None else (index.shape[1], pairs)
+    wide = max(1, math.ceil(width / max(1, math.ceil(width / wide))))  # even pieces
+    return max(1, pairs // wide), wide
+
+
+def _stripe_counts(model: PPCL, views: int) -> tuple[int, ...]:
+    """The numbers of stripes whose cosines are averaged, for queries in so many views."""
     count = model.method.stripes
-    mirrors = 2 - len(box) % 2  # of one placement, or of seven
-    counts = (count,) if len(box) == mirrors or count == 1 else (count, STRIPES)
-    cosine = sum(_stripe_cosine(stripes, found, n) for n in counts) / len(counts)
-    return 1 - cosine.unflatten(1, (mirrors, -1)).amax(2).mean(1)
+    return (count,) if views <= 2 or count == 1 else (count, STRIPES)
+
+
+def _part_distances(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, gallery: Features, views) -> Tensor:
+    """A regions against each of G pictures -> `(G, A)`.
+
+    Points `(1, A, K, D)`, boxes `(1, A, 4)` and stripes `(1, A, 6, C)` of the same regions for all pictures, or
+    `(G, A, …)` of others for each.
+    """
+    counts = _stripe_counts(model, views)
+    if model.method.region == "same":
+        region = box
+    else:
+        region, _ = model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
+    weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), max(counts))
+    maps = gallery.whitened.flatten(2).transpose(1, 2)
+    found = (weights.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, (-1, max(counts)))
+    return sum(1 - _stripe_cosine(stripes, found, n) for n in counts) / len(counts)
 
 
 def _stripe_cosine(mine: Tensor, theirs: Tensor, count: int) -> Tensor:
-    """Mean over `count` stripes of the cosine: `(M, 6, C)`, `(G, M, 6, C)` -> `(G, M)`."""
-    mine = F.normalize(mine.unflatten(-2, (count, -1)).mean(-2), dim=-1)
-    theirs = theirs.unflatten(-2, (count, -1)).mean(-2)
-    dot = torch.einsum("msc,gmsc->gms", mine, theirs)
+    """Mean over `count` stripes of the cosine: `(G or 1, A, 6, C)`, `(G, A, S, C)` -> `(G, A)`; S is a multiple."""
+    mine, theirs = (
+        read.unflatten(-2, (count, -1)).sum(-2) if read.shape[-2] > count else read for read in (mine, theirs)
+    )
+    dot = torch.einsum("gasc,gasc->gas", F.normalize(mine, dim=-1), theirs)
     return (dot / theirs.norm(dim=-1).clamp(min=1e-12)).mean(-1)
 
 
@@ -161,6 +224,32 @@ def shortlisted(distances: Tensor, length: int) -> Tensor | None:
     return distances.topk(length, largest=False).indices
 
 
+@torch.inference_mode()
+def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Tensor]:
+    """The `length` nearest gallery pictures of each query by global distance: distances and indices `(Q, S)`, sorted.
+
+    What `topk` finds in `global_distances`, without ever holding that matrix: a block of the gallery at a time, of
+    which those stay that are among the nearest so far.
+    """
+    asked, there = query.embedding.mean(1), gallery.embedding[:, 0]
+    distances = asked.new_empty(len(asked), 0)
+    index = torch.empty(distances.shape, dtype=torch.long, device=asked.device)
+    wide = max(length, BLOCK[asked.device.type] // max(1, *asked.shape))
+    for start in range(0, len(gallery), wide):
+        some = 1 - asked @ there[start : start + wide].to(asked.device).T
+        some, place = some.topk(min(length, some.shape[1]), largest=False)
+        distances, index = torch.cat([distances, some], 1), torch.cat([index, place + start], 1)
+        distances, order = distances.topk(min(length, distances.shape[1]), largest=False)
+        index = index.gather(1, order)
+    return distances, index
+
+
+def shortlist_recall(distances: Tensor, index: Tensor, top: int) -> Tensor:
+    """Of each query's `top` nearest by the full matrix `(Q, G)`, the share that stands in its shortlist: `(Q,)`."""
+    best = distances.topk(top, largest=False).indices
+    return (best[..., None] == index[:, None]).any(-1).float().mean(1)
+
+
 def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = None) -> Tensor:
     """`(1 − w) · global + w · region` `(Q, G)`; pictures outside the shortlist keep their global order behind it."""
     if index is None:
@@ -182,6 +271,29 @@ def match(
         return overall
     index = shortlisted(overall, model.recipe.matching.shortlist if shortlist is None else shortlist)
     return fuse(overall, region_distances(model, query, gallery, index), weight, index)
+
+
+def best(
+    model: PPCL, query: Features, gallery: Features, top: int, shortlist: int | None = None, weight: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The first `top` of each query in `match`'s order, without the `(Q, G)` matrix: for galleries of any size.
+
+    -> distances, their global parts and gallery indices `(Q, top)`. Of pictures at the same distance the one that
+    stands earlier in the gallery comes first.
+    """
+    top, weight = min(top, len(gallery)), fusion_weight(model) if weight is None else weight
+    length = (model.recipe.matching.shortlist if shortlist is None else shortlist) or len(gallery)
+    if model.method.region == "none" or weight == 0:
+        length = 0
+    overall, index = nearest(query, gallery, max(length, top))
+    distances = overall
+    if length:
+        short = index[:, :length]
+        place = torch.arange(short.shape[1], device=index.device).expand_as(short)
+        distances = fuse(overall, region_distances(model, query, gallery, short), weight, place)
+    by_place = index.argsort(1)
+    order = by_place.gather(1, distances.gather(1, by_place).argsort(dim=1, stable=True)[:, :top])
+    return distances.gather(1, order), overall.gather(1, order), index.gather(1, order)
 
 
 def match_pairs(model: PPCL, pictures: Features, first: Tensor, second: Tensor) -> Tensor:

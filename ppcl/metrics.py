@@ -53,7 +53,9 @@ def same_camera(query_ids, gallery_ids, query_cameras, gallery_cameras) -> np.nd
 def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_cameras=None) -> Ranking:
     """Rank a `(Q, G)` distance matrix. With cameras, `same_camera` pairs are left out (give both or neither).
 
-    Raises ValueError for shapes that do not agree and for distances that are not numbers.
+    Nothing is sorted but a query's own few matches: the rank of each is how many others lie no farther. The matrix is
+    read row by row, in its own dtype, and never copied. Raises ValueError for shapes that do not agree and for
+    distances that are not numbers.
     """
     distances = np.asarray(distances)
     query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
@@ -61,27 +63,30 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
         raise ValueError(
             f"distances are {distances.shape}, for {len(query_ids)} queries and {len(gallery_ids)} gallery pictures"
         )
-    if np.isnan(distances).any():
-        raise ValueError(f"{int(np.isnan(distances).sum())} distances are NaN")
+    if np.isnan(distances.min(initial=0)):  # NaN if any is; `isnan` of all would be a second matrix
+        raise ValueError(f"{sum(np.count_nonzero(np.isnan(row)) for row in distances)} distances are NaN")
     if (query_cameras is None) != (gallery_cameras is None):
         raise ValueError("give the cameras of both query and gallery, or of neither")
-    excluded = None
     if query_cameras is not None:
-        excluded = same_camera(query_ids, gallery_ids, query_cameras, gallery_cameras)
+        query_cameras, gallery_cameras = np.asarray(query_cameras), np.asarray(gallery_cameras)
+    order = np.argsort(gallery_ids, kind="stable")  # so that an identity's columns stand together
+    begin, end = (np.searchsorted(gallery_ids[order], query_ids, side) for side in ("left", "right"))
     first = np.full(len(query_ids), -1)
     precision = np.full(len(query_ids), np.nan)
     for i, row in enumerate(distances):
-        match = gallery_ids == query_ids[i]
-        other = ~match
-        if excluded is not None:
-            match = match & ~excluded[i]
-        found = np.sort(row[match])
-        if len(found) == 0:
+        columns = order[begin[i] : end[i]]
+        own = valid = row[columns]
+        if query_cameras is not None:
+            person, camera = query_ids[i : i + 1], query_cameras[i : i + 1]
+            valid = own[~same_camera(person, gallery_ids[columns], camera, gallery_cameras[columns])[0]]
+        if len(valid) == 0:
             continue
-        before = np.array([np.count_nonzero(row[other] <= distance) for distance in found])
+        found = np.sort(valid)
+        nearer = np.array([np.count_nonzero(row <= distance) for distance in found])
+        before = nearer - np.searchsorted(np.sort(own), found, "right")  # other people's alone
         first[i] = before[0]
-        order = np.arange(1, len(found) + 1)
-        precision[i] = np.mean(order / (order + before))
+        place = np.arange(1, len(found) + 1)
+        precision[i] = np.mean(place / (place + before))
     return Ranking(first, precision)
 
 
@@ -93,8 +98,22 @@ def single_shot(distances, query_ids, gallery_ids, draws: int = 10, seed: int = 
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
         columns = np.array([rng.choice(group) for group in groups])
-        found.append(cmc_map(distances[:, columns], query_ids, gallery_ids[columns]))
+        found.append(cmc_map(np.take(distances, columns, 1), query_ids, gallery_ids[columns]))
     return found
+
+
+def rank_changes(distances, others, top: int = 10) -> np.ndarray:
+    """How far other distances `(Q, G)`, of a faster matching say, move each query's `top` nearest pictures: `(Q,)`.
+
+    The largest change of place of any of them. Ties keep the gallery's order.
+    """
+    changes = []
+    for row, other in zip(np.asarray(distances), np.asarray(others), strict=True):
+        nearest = np.argsort(row, kind="stable")[:top]
+        place = np.empty(len(other), int)
+        place[np.argsort(other, kind="stable")] = np.arange(len(other))
+        changes.append(np.abs(place[nearest] - np.arange(len(nearest))).max(initial=0))
+    return np.array(changes, int)
 
 
 @dataclass(frozen=True)
@@ -155,7 +174,7 @@ def accepted(distances, query_ids, gallery_ids, far: float) -> np.ndarray:
 
     One threshold for all queries. NaN for a query without a true match.
     """
-    distances = np.asarray(distances, float)
+    distances = np.asarray(distances)
     same = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
     threshold = _threshold(distances[~same], far)
     with np.errstate(invalid="ignore"):

@@ -1,17 +1,23 @@
-"""Your own photographs: rank a folder of pictures for each query, and show why."""
+"""Your own photographs: rank a folder of pictures for each query, and show why.
 
+A folder's features are kept in the run folder, `<task>/galleries`; as long as neither its pictures nor the checkpoint
+change, the next query is spared describing it. The files may be deleted at any time.
+"""
+
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pandas
 import torch
 
-from . import checkpoints, evaluation, geometry, ground_truth, matching, plots
+from . import __version__, checkpoints, evaluation, feature_files, geometry, ground_truth, matching, plots
 from .data import datasets, images
 from .data.folders import Cut
 from .models.ppcl import PPCL
 
 SHOWN = 20  # queries in a picture
+PART = 1024  # gallery pictures that are decoded and described at once
 CORNERS = ("x1", "y1", "x2", "y2")
 
 
@@ -54,23 +60,23 @@ def rank(
     out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)
     asked = images.bank(_cut(query, task), model.recipe.input.size, "queries")
-    sizes = _readable(files)
-    files, sizes = list(sizes), list(sizes.values())
-    have = images.bank(_cut(files, task), model.recipe.input.size, "gallery")
-    queries, found = describe(model, asked), describe(model, have, several=False)
-    overall = matching.global_distances(queries, found)
-    distances = matching.match(model, queries, found)
-    best = distances.argsort(dim=1, stable=True)[:, :top].cpu()
-    asked_of, place = np.repeat(np.arange(len(best)), best.shape[1]), best.flatten().numpy()
+    queries = describe(model, asked)
+    found, kept = _gallery(model, files, *_kept_as(run, task, files, method, seed))
+    files, sizes = [files[0].parent / name for name in kept["sizes"]], [tuple(size) for size in kept["sizes"].values()]
+    distances, overall, best = (part.cpu() for part in matching.best(model, queries, found, top))
+    shown, place = np.unique(best, return_inverse=True)  # only these are read again
+    order, near = place.reshape(best.shape), found[torch.from_numpy(shown)].to(device)
+    have = images.bank(_cut([files[j] for j in shown], task), model.recipe.input.size, "found")
     regions = None  # rows without regions locate none
     if model.method.region != "none":
-        parts = matching.region_distances(model, queries, found, best)  # of what is shown, not of the whole gallery
-        regions = ground_truth.locate_pairs(model, queries, found, asked_of, place).view(*best.shape, 4)
+        parts = matching.region_distances(model, queries, near, torch.from_numpy(order).to(device))
+        asked_of = np.repeat(np.arange(len(order)), order.shape[1])
+        regions = ground_truth.locate_pairs(model, queries, near, asked_of, order.flatten()).view(*order.shape, 4)
     lines = []
-    for i, order in enumerate(best.tolist()):
-        for rank_, j in enumerate(order):
+    for i, row in enumerate(best.tolist()):
+        for rank_, j in enumerate(row):
             line = {"query": str(query[i]), "rank": rank_ + 1, "gallery": files[j].name}
-            line |= {"distance": float(distances[i, j]), "global": float(overall[i, j])}
+            line |= {"distance": float(distances[i, rank_]), "global": float(overall[i, rank_])}
             line |= {"region": float(parts[i, rank_])} if regions is not None else {"region": None}
             line |= {"partial": bool(queries.gate[i] > 0)}
             line |= _pixels(regions[i, rank_], sizes[j], task) if regions is not None else dict.fromkeys(CORNERS)
@@ -79,7 +85,7 @@ def rank(
     checkpoints.write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
     names = [Path(path).stem for path in query]
     boxes, partial = queries.box[:, 0].cpu(), queries.gate.cpu() > 0
-    figure = plots.ranking(asked, boxes, partial, have, best.numpy(), regions, limit=SHOWN, names=names)
+    figure = plots.ranking(asked, boxes, partial, have, order, regions, limit=SHOWN, names=names)
     if len(query) > SHOWN:
         print(f"{out / 'ranking.png'} shows the first {SHOWN} of {len(query)} queries; ranking.csv has them all")
     plots.save(figure, out / "ranking.png")
@@ -104,8 +110,55 @@ def _cut(pictures, task: str) -> list:
     return [Cut(Path(one), True) if task == "face" and isinstance(one, files) else one for one in pictures]
 
 
-def _readable(files: list[Path]) -> dict[Path, tuple[int, int]]:
-    """The gallery pictures that can be read, with their (width, height); the others are named in one warning."""
+def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple[Path, dict]:
+    """The file that keeps a gallery's features, and what they depend on."""
+    with open(evaluation.checkpoint(run, task, method, seed), "rb") as file:
+        facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": method, "ppcl": __version__}
+    status = {file.name: file.stat() for file in files}
+    facts["files"] = {name: f"{one.st_size} bytes, {one.st_mtime_ns} ns" for name, one in status.items()}
+    folder = files[0].parent.resolve()
+    key = hashlib.sha256(f"{folder} {method} {seed}".encode()).hexdigest()[:12]
+    return Path(run) / task / "galleries" / f"{folder.name}-{key}.safetensors", facts
+
+
+def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[matching.Features, dict]:
+    """Features of a gallery, from an earlier call where nothing has changed since, else made and kept.
+
+    With the (width, height) of its pictures by name, `sizes`; those that cannot be read are named and left out.
+    """
+    try:
+        found, kept = feature_files.load(path, facts)
+    except checkpoints.CheckpointError:
+        if path.exists():
+            print(f"{path}: the gallery or the checkpoint is another one now, so the pictures are described again")
+    else:
+        _warn(kept["left_out"])
+        return found, kept
+    sizes, bad = _readable(files)
+    _warn(bad)
+    kept = {"sizes": {file.name: size for file, size in sizes.items()}, "left_out": bad}
+    good = list(sizes)
+
+    def parts():
+        for start in range(0, len(good), PART):
+            some = _cut(good[start : start + PART], model.recipe.task)
+            yield describe(model, images.bank(some, model.recipe.input.size, "gallery"), several=False)
+
+    try:
+        feature_files.save(path, parts(), len(good), facts, **kept)
+    except OSError as error:
+        print(f"{path}: the gallery's features cannot be kept there ({error.strerror or error})")
+        return matching.Features.joined(list(parts())), kept
+    return feature_files.load(path, facts)[0], kept
+
+
+def _warn(bad: list[str]) -> None:
+    if bad:
+        print(f"left out {len(bad)} gallery picture(s): " + "; ".join(bad))
+
+
+def _readable(files: list[Path]) -> tuple[dict[Path, tuple[int, int]], list[str]]:
+    """The gallery pictures that can be read, with their (width, height), and what is wrong with the others."""
     good, bad = {}, []
     for file in files:
         try:
@@ -114,9 +167,7 @@ def _readable(files: list[Path]) -> dict[Path, tuple[int, int]]:
             bad.append(str(error))
     if not good:
         raise datasets.DataError("no gallery picture can be read: " + "; ".join(bad))
-    if bad:
-        print(f"left out {len(bad)} gallery picture(s): " + "; ".join(bad))
-    return good
+    return good, bad
 
 
 def _pixels(box: torch.Tensor, size: tuple[int, int], task: str) -> dict[str, int]:

@@ -59,6 +59,7 @@ def test_imports_point_one_way():
     ]
     line += [
         "checkpoints",
+        "feature_files",
         "selection",
         "training",
         "ground_truth",

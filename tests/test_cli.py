@@ -1,5 +1,6 @@
 """The command line: exit codes, one clear line for a wrong call, and every command at work on the tiny run."""
 
+import io
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pandas
 import pytest
 from PIL import Image
 
+from ppcl import matching
 from ppcl.__main__ import main
 from ppcl.results import COLUMNS
 
@@ -172,6 +174,39 @@ def test_rank_takes_any_ordinary_photographs(run, drawn, tmp_path):
     assert (table.x1 < table.x2).all() and (table.y1 < table.y2).all()
     with Image.open(tmp_path / "out/ranking.png") as figure:
         assert figure.width > 300
+
+
+def test_rank_keeps_the_gallery_until_it_changes(capsys, monkeypatch, run, drawn, tmp_path):
+    gallery, whole = tmp_path / "gallery", sorted((drawn / "Partial-REID_Dataset/whole_body_images").glob("*.jpg"))
+    gallery.mkdir()
+    for path in whole[:6]:
+        shutil.copy(path, gallery)
+    (gallery / "broken.jpg").write_text("not a picture")
+    arguments = [str(a) for a in ["rank", "--run", run, "--query", whole[0], whole[7], "--gallery", gallery]]
+    described = []
+    describe = matching.describe
+    monkeypatch.setattr(
+        matching,
+        "describe",
+        lambda model, bank, *others: (described.append(len(bank)), describe(model, bank, *others))[1],
+    )
+
+    def ranked(name):
+        described.clear()
+        assert main([*arguments, "--out", str(tmp_path / name)]) == 0
+        assert "broken.jpg" in capsys.readouterr().out
+        return (tmp_path / name / "ranking.csv").read_text(), sorted(described)
+
+    first, work = ranked("first")
+    assert work == [2, 6]
+    assert ranked("again") == (first, [2])
+    Image.open(whole[9]).save(gallery / whole[1].name)
+    changed, work = ranked("changed")
+    assert work == [2, 6] and changed != first
+    with monkeypatch.context() as unwritable:
+        unwritable.setattr("ppcl.feature_files.replacing", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+        (gallery / whole[5].name).unlink()
+        assert len(pandas.read_csv(io.StringIO(ranked("full")[0]))) == 10
 
 
 @pytest.mark.parametrize("wrong", ["query", "gallery", "empty"])

@@ -1,14 +1,16 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import blocks
 from torch.autograd import gradcheck
 
-from ppcl import geometry, matching
+from ppcl import geometry, matching, metrics
 from ppcl.data.images import ImageBank
 from ppcl.models.crloc import MAX_HALF, MIN_HALF, CRLoc, describe_stripes, fit, stripe_weights, stripes
 from ppcl.models.glrec import padded_box, placements, rectify
-from ppcl.recipes import JointStage, recipe
+from ppcl.recipes import METHODS, JointStage, recipe
 
 CELLS = (24, 12)
 # what a shows is this part of b, and p is this part of a: near, shifted right, shrunk, shifted down and shrunk
@@ -315,6 +317,104 @@ def test_match_wants_a_chosen_weight(untrained, described):
     untrained.fusion_weights["ppcl"] = 0.5
     given = matching.match(untrained, one, gallery, weight=0.5)
     assert torch.equal(matching.match(untrained, one, gallery), given)
+
+
+def looped(model, query, gallery, index):
+    """`region_distances` of a shortlist, one pair at a time."""
+    rows = [[naive_region_distance(model, query, gallery, i, j) for j in row] for i, row in enumerate(index.tolist())]
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("numbers", [1, 5_000, 20_000, 10**6])
+def test_blocks_of_any_size_give_the_naive_pairs(untrained, described, monkeypatch, numbers):
+    monkeypatch.setitem(matching.BLOCK, "cpu", numbers)
+    *queries, gallery = described
+    everything = torch.arange(6).expand(4, 6)
+    for query in queries:
+        expected = looped(untrained, query, gallery, everything)
+        torch.testing.assert_close(matching.region_distances(untrained, query, gallery), expected, atol=1e-5, rtol=0)
+        for index in (everything, torch.tensor([[3, 1, 5], [0, 0, 2], [4, 5, 1], [2, 3, 0]]), everything[:, 2:3]):
+            found = matching.region_distances(untrained, query, gallery, index)
+            torch.testing.assert_close(found, expected.gather(1, index), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("row", ["same-location", "no-stripes"])
+def test_blocks_of_other_rows(untrained, described, monkeypatch, row):
+    """Rows with q = p and with one stripe: all at once and in small blocks, in full and by shortlist."""
+    _, several, gallery = described
+    untrained.method = METHODS[row]
+    index = torch.tensor([[5, 0], [1, 2], [3, 3], [0, 4]])
+    full = matching.region_distances(untrained, several, gallery)
+    monkeypatch.setitem(matching.BLOCK, "cpu", 20_000)
+    torch.testing.assert_close(matching.region_distances(untrained, several, gallery), full, atol=1e-6, rtol=0)
+    found = matching.region_distances(untrained, several, gallery, index)
+    torch.testing.assert_close(found, full.gather(1, index), atol=1e-6, rtol=0)
+    if row == "same-location":
+        cosines = []
+        for count in (3, 6):
+            mine = describe_stripes(several.stripes.unflatten(2, (count, -1)).mean(3))  # (Q, M, C)
+            boxes = several.box[:, None].expand(-1, 6, -1, -1).flatten(0, 2)
+            maps = gallery.whitened[None, :, None].expand(4, -1, 14, -1, -1, -1).flatten(0, 2)
+            theirs = describe_stripes(stripes(maps, boxes, untrained.crloc.grid, count)).view(4, 6, 14, -1)
+            cosines.append((mine[:, None] * theirs).sum(-1))
+        best = (sum(cosines) / 2).view(4, 6, 2, 7).amax(3).mean(2)
+        torch.testing.assert_close(full, 1 - best, atol=1e-5, rtol=0)
+
+
+def test_no_queries_and_empty_shortlists(untrained, described):
+    one, _, gallery = described
+    assert matching.region_distances(untrained, one[:0], gallery).shape == (0, 6)
+    assert matching.region_distances(untrained, one, gallery, torch.empty(4, 0, dtype=torch.long)).shape == (4, 0)
+
+
+def test_half_precision_moves_few_places(untrained, described):
+    """Distances within bfloat16's 8 bits; the maps take half the memory."""
+    _, several, gallery = described
+    half = gallery.bfloat16()
+    assert half.whitened.nbytes == gallery.whitened.nbytes / 2
+    full = matching.region_distances(untrained, several, gallery)
+    found = matching.region_distances(untrained, several, half)
+    assert found.dtype == torch.float32 and 0 < (found - full).abs().max() < 0.01
+    assert metrics.rank_changes(full, found, top=6).max() <= 2
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 10**6])
+def test_nearest_is_the_sorted_row(monkeypatch, described, draw, numbers):
+    monkeypatch.setitem(matching.BLOCK, "cpu", numbers)
+    one, several, gallery = described
+    many = replace(gallery, embedding=F.normalize(torch.randn(50, 1, one.embedding.shape[2], generator=draw), dim=2))
+    for query in (one, several):
+        expected = matching.global_distances(query, many).sort(1)
+        for length in (1, 7, 50, 80):
+            distances, index = matching.nearest(query, many, length)
+            torch.testing.assert_close(distances, expected.values[:, :length], atol=1e-6, rtol=0)
+            assert torch.equal(index, expected.indices[:, :length])
+
+
+def test_best_is_the_head_of_match(untrained, described):
+    _, several, gallery = described
+    for how in ({"shortlist": 3, "weight": 0.9}, {"shortlist": 0, "weight": 0.5}, {"weight": 0.0}):
+        expected = matching.match(untrained, several, gallery, **how).sort(dim=1, stable=True)
+        overall = matching.global_distances(several, gallery)
+        for top in (1, 2, 5, 9):
+            distances, globally, index = matching.best(untrained, several, gallery, top, **how)
+            assert torch.equal(index, expected.indices[:, :top])
+            torch.testing.assert_close(distances, expected.values[:, :top], atol=1e-5, rtol=0)
+            torch.testing.assert_close(globally, overall.gather(1, index), atol=1e-6, rtol=0)
+
+
+def test_best_keeps_the_gallery_order_of_equal_pictures(untrained, described):
+    one, _, gallery = described
+    twice = gallery[torch.tensor([4, 2, 2, 4, 2])]
+    _, _, index = matching.best(untrained, one, twice, 5, weight=0.5, shortlist=0)
+    assert all(row in ([0, 3, 1, 2, 4], [1, 2, 4, 0, 3]) for row in index.tolist())
+
+
+def test_shortlist_recall_by_hand():
+    distances = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]])
+    index = torch.tensor([[0, 3], [2, 1]])
+    assert matching.shortlist_recall(distances, index, 1).tolist() == [1, 0]
+    assert matching.shortlist_recall(distances, index, 2).tolist() == [0.5, 0.5]
 
 
 def test_describe_refuses_a_model_in_training(untrained):

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,48 @@ def test_agrees_with_a_stable_sort(seed, cameras):
     assert found.unmatched == (first < 0).sum() > 0
 
 
+def sorted_oracle(distances, query_ids, gallery_ids, query_cameras, gallery_cameras):
+    """As `oracle`, one stable float64 sort a row: ties by right or wrong, then by distance."""
+    first, precision = [], []
+    for i, row in enumerate(distances.astype(np.float64)):
+        right = gallery_ids == query_ids[i]
+        kept = ~(right & (gallery_cameras == query_cameras[i]))
+        order = np.lexsort((right[kept], row[kept]))
+        places = np.flatnonzero(right[kept][order])
+        first.append(places[0] if len(places) else -1)
+        precision.append(np.mean(np.arange(1, len(places) + 1) / (places + 1)) if len(places) else np.nan)
+    return np.array(first), np.array(precision)
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Float32 distances of 300 queries to 3,000 pictures of 40 people and of strangers, rounded so that many tie."""
+    rng = np.random.default_rng(0)
+    query_ids, gallery_ids = rng.integers(1, 41, 300), rng.integers(41, size=3000)
+    near = query_ids[:, None] == gallery_ids
+    distances = (rng.random((300, 3000)) - 0.4 * near).astype(np.float16).astype(np.float32)
+    return distances, query_ids, gallery_ids, rng.integers(6, size=300), rng.integers(6, size=3000)
+
+
+def test_many_pictures_agree_with_a_stable_sort(many):
+    first, precision = sorted_oracle(*many)
+    found = metrics.cmc_map(*many)
+    assert np.array_equal(found.first, first)
+    np.testing.assert_allclose(found.average_precision, precision, atol=1e-12)
+    everyone = sorted_oracle(*many[:3], np.zeros(300), np.ones(3000))  # nobody is in the same camera
+    np.testing.assert_allclose(metrics.cmc_map(*many[:3]).average_precision, everyone[1], atol=1e-12)
+
+
+def test_the_matrix_is_neither_copied_nor_changed(many):
+    before = many[0].copy()
+    tracemalloc.start()
+    metrics.cmc_map(*many)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < many[0].nbytes / 10
+    assert np.array_equal(many[0], before)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_gallery_order_changes_nothing(seed):
     distances, query_ids, gallery_ids, query_cameras, gallery_cameras = random_case(seed)
@@ -113,6 +157,8 @@ def test_no_match_at_all_is_nan_not_zero():
 def test_distances_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="1 distances are NaN"):
         metrics.cmc_map([[0.1, np.nan]], [1], [1, 2])
+    with pytest.raises(ValueError, match="3 distances are NaN"):
+        metrics.cmc_map(np.array([[0.1, np.nan], [np.nan, np.nan]], np.float32), [1, 2], [1, 2])
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (2, 1), (2,), (3, 2)])
@@ -124,6 +170,15 @@ def test_shapes_that_do_not_agree_are_refused(shape):
 def test_cameras_of_one_side_alone_are_refused():
     with pytest.raises(ValueError, match="cameras"):
         metrics.cmc_map([[0.1]], [1], [1], query_cameras=[0])
+
+
+def test_rank_changes_by_hand():
+    """The nearest falls to third place; in the second query two at the end swap, which the first two do not notice."""
+    before = [[1, 2, 3, 4], [1, 2, 3, 4]]
+    after = [[3.5, 2, 3, 4], [1, 2, 4, 3]]
+    assert metrics.rank_changes(before, after, top=1).tolist() == [2, 0]
+    assert metrics.rank_changes(before, after, top=2).tolist() == [2, 0]
+    assert metrics.rank_changes(before, after).tolist() == [2, 1]
 
 
 # --- single-shot ---

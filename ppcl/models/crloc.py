@@ -50,9 +50,12 @@ class CRLoc(nn.Module):
     def everywhere(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Each of A regions in each of B pictures: `(A, K, D)`, `(A, 4)`, keys and visibility of B -> `(B, A, 4)`.
 
-        `forward` pair by pair, as one batched product; with confidences `(B, A)`.
+        `forward` pair by pair, as one batched product; with confidences `(B, A)`. Points `(B, A, K, D)` and regions
+        `(B, A, 4)` are others for each picture.
         """
-        return self._read(query[None], region[None], keys, visible)
+        if query.dim() == 3:
+            query, region = query[None], region[None]
+        return self._read(query, region, keys, visible)
 
     def _read(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """A regions for each of B pictures: `(B or 1, A, K, D)`, `(B or 1, A, 4)` -> `(B, A, 4)`, `(B, A)`."""
@@ -61,7 +64,7 @@ class CRLoc(nn.Module):
             1, query.shape[1:3]
         )
         positions = geometry.points(geometry.whole(like=where), *keys.shape[-2:])
-        moments = attention @ torch.cat([torch.ones_like(positions[:, :1]), positions], 1)
+        moments = F.linear(attention, torch.cat([torch.ones_like(positions[:, :1]), positions], 1).T.contiguous())
         return fit(moments, attention.square().sum(-1), region, self.grid)
 
     def attention(self, query: Tensor, where: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
@@ -72,7 +75,10 @@ class CRLoc(nn.Module):
         """
         prior = self.prior(where, tuple(keys.shape[-2:])).expand(len(keys), -1, -1)
         query = (query / self.log_temperature.exp()).expand(len(keys), -1, -1)
-        logits = torch.baddbmm(prior, query, keys.flatten(2))
+        if keys.dtype == prior.dtype:
+            logits = torch.baddbmm(prior, query, keys.flatten(2))
+        else:  # keys in half precision
+            logits = prior + torch.bmm(query.to(keys.dtype), keys.flatten(2))
         masked = (visible.flatten(1) < self.min_visible)[:, None]
         if not torch.is_grad_enabled() and not masked.any():  # as in most galleries; asked where no step waits for it
             return logits.softmax(-1)

@@ -1,0 +1,73 @@
+"""Features on the disk: written part by part and mapped when read, so a gallery may be larger than the memory.
+
+A file is safetensors, so loading executes nothing. Its header tells what the features were made from; where that is
+something else than asked for, the file is refused.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .checkpoints import CheckpointError, first_difference, header, replacing
+from .matching import Features
+
+FORMAT = 1
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names
+NAMES = [field.name for field in fields(Features)]
+
+
+def save(path: Path | str, parts: Iterable[Features], count: int, facts: dict, **more) -> None:
+    """Write `count` pictures' features as they come, in parts of any length; the file appears whole or not at all.
+
+    `facts`: what they were made from, JSON-able, to be given again to `load`; `more` is kept beside them.
+    Raises OSError where it cannot be written, ValueError if the parts are not of `count` pictures.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        done, starts = 0, {}
+        for part in parts:
+            if not starts:
+                starts = _begin(file, part, count, {"format": FORMAT, "facts": facts, **more})
+            for name, start in starts.items():
+                value = getattr(part, name).cpu().contiguous()
+                file.seek(start + done * value[0].nbytes)
+                file.write(value.view(torch.uint8).numpy().data)
+            done += len(part)
+        if done != count:
+            raise ValueError(f"{path}: features of {done} pictures, not of {count}")
+
+
+def _begin(file, part: Features, count: int, facts: dict) -> dict[str, int]:
+    """Write the header of features like `part`, but of `count` pictures. -> where each of its tensors begins."""
+    entries, starts, end = {"__metadata__": {"ppcl": json.dumps(facts)}}, {}, 0
+    for name in NAMES:
+        value = getattr(part, name)
+        starts[name], end = end, end + count * value[0].nbytes
+        shape = [count, *value.shape[1:]]
+        entries[name] = {"dtype": DTYPES[value.dtype], "shape": shape, "data_offsets": [starts[name], end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # so that the tensors are aligned
+    file.write(len(text).to_bytes(8, "little") + text)
+    return {name: start + 8 + len(text) for name, start in starts.items()}
+
+
+def load(path: Path | str, facts: dict) -> tuple[Features, dict]:
+    """Features made from `facts`, with the file's header. They are mapped: only what is used is ever read.
+
+    Raises CheckpointError that names the first difference where they were made from something else, and if the file is
+    missing, damaged or of another kind.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path} does not exist: describe the pictures and save their features first")
+    try:
+        found = header(path)
+        with safe_open(path, "pt") as file:
+            features = Features(**{name: file.get_tensor(name) for name in NAMES})
+    except (CheckpointError, SafetensorError, OSError):
+        raise CheckpointError(f"{path} is damaged or holds no features; delete it") from None
+    if difference := first_difference(facts, found["facts"]):
+        raise CheckpointError(f"{path} is stale ({difference}); describe the pictures again")
+    return features, found
