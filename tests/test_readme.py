@@ -21,6 +21,18 @@ def test_every_command_of_the_readme_is_one(line):
     parser().parse_args(words[words.index("ppcl") + 1 :])
 
 
+def test_torchruns_lines_are_read_as_meant_by_torchrun():
+    """Its own options end before ours begin, or it would take `--run` for `--run-path`."""
+    from torch.distributed.run import parse_args
+
+    lines = [line for line in PPCL if "torchrun" in line]
+    assert len(lines) == 2
+    for line in lines:
+        read = parse_args(shlex.split(line)[1:])
+        assert read.module and read.training_script == "ppcl" and read.training_script_args[:2] == ["train", "backbone"]
+        assert int(read.nnodes) * int(read.nproc_per_node) == 8
+
+
 def test_the_two_commands_set_everything_up_themselves():
     for name, last in (("reproduce", "-m ppcl reproduce"), ("tests", "-m pytest")):
         block = re.search(rf"<!-- command: {name} -->\n```bash\n(.*?)```", README, re.S)

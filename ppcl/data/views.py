@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import geometry
+from .. import distributed, geometry
 from ..recipes import Recipe, check_files
 from . import batches, datasets, images
 from .batches import generator
@@ -94,6 +94,10 @@ class JointBatch:
     view: Tensor
     crop: Tensor
     partial: Tensor
+
+    def share(self) -> "JointBatch":
+        """The views of this process's identities, in the same order."""
+        return JointBatch(*(distributed.share(each, 4) for each in vars(self).values()))
 
 
 def joint_batch(
