@@ -4,6 +4,7 @@ The supplement names none of their inner forms; they are reconstructed in METHOD
 samples, so a batch's size does not change its scale.
 """
 
+import math
 from functools import cache
 
 import torch
@@ -21,7 +22,7 @@ from .recipes import BackboneStage, GLRecStage
 
 def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe: GLRecStage) -> tuple[Tensor, Tensor]:
     """GLRec's two terms, weighted: boxes `(B, 4)`, gate logits `(B,)`, true boxes `(B, 4)`, partial bool `(B,)`."""
-    weight = torch.where(partial, 1.0, recipe.whole_weight)
+    weight = torch.full_like(gate, recipe.whole_weight).masked_fill(partial, 1.0)
     box_loss = (geometry.corner_distance(box, target) * weight).mean()
     gate_loss = F.binary_cross_entropy_with_logits(gate, partial.float())
     return recipe.box_weight * box_loss, recipe.gate_weight * gate_loss
@@ -33,7 +34,16 @@ def identity(classifier: nn.Module, embedding: Tensor, labels: Tensor, smoothing
         logits = classifier(embedding)
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
     with torch.autocast(embedding.device.type, enabled=False):  # cosines times 64 want every digit
+        if embedding.is_cuda:
+            return _margin_softmax(classifier, embedding.float(), labels)
         return classifier(embedding.float(), labels), classifier.get_logits(embedding.float())
+
+
+def _margin_softmax(classifier: nn.Module, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What the classifier computes, for a GPU: it reads the true classes by a mask, and the host would wait for it."""
+    logits = classifier.get_logits(embedding)
+    shift = torch.full_like(labels, -classifier.margin * classifier.scale, dtype=logits.dtype)
+    return F.cross_entropy(logits.scatter_add(1, labels[:, None], shift[:, None]), labels), logits
 
 
 @cache
@@ -49,8 +59,22 @@ def _batch_hard(margin: float):
 def batch_hard(embedding: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
     """Batch-hard triplet loss on L2-normalised pooled features, of all processes: `(B, C)`, `(B,)` -> scalar."""
     embedding, labels = gather(embedding), gather(labels)
+    if embedding.is_cuda:
+        return _hardest(embedding, labels, recipe.margin)
     loss, miner = _batch_hard(recipe.margin)
     return loss(embedding, labels, miner(embedding, labels))
+
+
+def _hardest(embedding: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """The same, for a GPU: the miner lists the triplets, and the host would wait to hear how many there are."""
+    unit = F.normalize(embedding, dim=1)
+    distance = torch.cdist(unit, unit)
+    same = labels[:, None] == labels
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    farthest = distance.masked_fill(~same | itself, -math.inf).max(1).values
+    nearest = distance.masked_fill(same, math.inf).min(1).values
+    hinge = (farthest - nearest + margin).clamp(min=0)  # 0 where an anchor has no positive or no negative
+    return hinge.sum() / (hinge > 0).sum().clamp(min=1)
 
 
 def cycle(back: Tensor, start: Tensor) -> Tensor:

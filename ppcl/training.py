@@ -89,7 +89,9 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
         torch.manual_seed(seed)
         model = GLRec(recipe.input.size, how)
     model = distributed.one_model(model.to(device).train())
-    optimiser = torch.optim.SGD(model.parameters(), how.lr, how.momentum, weight_decay=how.weight_decay)
+    optimiser = torch.optim.SGD(
+        model.parameters(), how.lr, how.momentum, weight_decay=how.weight_decay, fused=device.type == "cuda"
+    )
     stage.resume(model, optimiser)
     average = distributed.averaging(optimiser)
 
@@ -182,7 +184,7 @@ def train_backbone(
             if step >= total:
                 break
             draw = generator(seed, "backbone", epoch, step, device=device)
-            index = index.to(device)
+            index = batches.on(device, index)
             view = whole_views(len(index), recipe, draw)
             flipped = torch.rand(len(index), generator=draw, device=device) < recipe.augmentation.flip
             seen = batches.read_views(data.train.images[index], view, flipped)

@@ -66,7 +66,7 @@ def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: tor
     odd = batches.uniform(-recipe.glrec.stretch, recipe.glrec.stretch, count, draw=draw)  # nor of one shape
     view = torch.cat([view[:, :2], view[:, 2:] * torch.stack([odd, -odd], 1).clamp(min=0).exp()], 1)
     flipped = torch.rand(count, generator=draw, device=device) < recipe.augmentation.flip
-    seen = batches.read_views(bank.images[index.to(device)], geometry.compose(view, box), flipped)
+    seen = batches.read_views(bank.images[batches.on(device, index)], geometry.compose(view, box), flipped)
     how = dataclasses.replace(recipe.augmentation, colour=recipe.glrec.colour)
     pictures = images.normalise(batches.augment(seen, how, draw))
     return pictures, odd + batches.ratio_of(box, recipe.glrec.ratio_jitter, draw), box, partial
@@ -105,7 +105,7 @@ def joint_batch(
 ) -> JointBatch:
     """The batch of METHOD.md §4 from pictures `index` `(P * 4,)`, an identity's four together; `views` as in Method."""
     device = data.train.images.device
-    a, b, c = index.to(device).view(-1, 4)[:, :3].T
+    a, b, c = batches.on(device, index).view(-1, 4)[:, :3].T
     people = len(a)
     chosen = torch.cat([a, b, a, c])
     whole = whole_views(4 * people, recipe, draw, recipe.joint.wide_share)
