@@ -3,20 +3,33 @@
 import argparse
 import errno
 import json
+import os
 import sys
+import zlib
 from pathlib import Path
 
 from . import __version__
-from .recipes import DATASETS, METHODS, PROFILES, TASKS, RecipeError, method, parse_overrides, recipe
+from .recipes import DATASETS, METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
+PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun says
+
+
+def tell(line: str) -> None:
+    """One line on stderr: of several processes that torchrun started, by the first that fails."""
+    if PROCESSES > 1:
+        from .distributed import tells
+
+        if not tells():
+            return
+    print(line, file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
     """One clear line for a wrong call, exit 2."""
 
     def error(self, message: str):
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        tell(f"{self.prog}: {message} (see {self.prog} --help)")
         raise SystemExit(2)
 
 
@@ -116,20 +129,27 @@ def run_data(given) -> None:
 
 
 def run_train(given) -> None:
-    from . import training
-    from .reproduce import device, record
-
     chosen = recipe(given.task, given.profile, **parse_overrides(given.set))
     method(given.method)
+    check_processes(chosen, given.stage, PROCESSES)
+
+    from . import distributed, training
+    from .reproduce import device, record
+
     where = device(given.device)
+    distributed.start(where)
     pictures = training.training_data(chosen, given.data, where)
+    content = zlib.crc32(pictures.labels.tobytes())
+    distributed.agree(content, f"{given.data} does not hold the same pictures for all processes")
     if given.stage == "joint":
         path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
     else:
         train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
         path = train(chosen, pictures, given.run, given.seed)
-    record(given.run, chosen, where, given.seed)
-    print(path)
+    if distributed.first():
+        record(given.run, chosen, where, given.seed, processes=PROCESSES)
+        print(path)
+    distributed.stop()
 
 
 def run_evaluate(given) -> None:
@@ -168,6 +188,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse and run; 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C."""
     given = parser().parse_args(arguments)
     try:
+        if PROCESSES > 1 and given.command != "train":
+            raise RecipeError(f"{given.command} runs in one process: start it without torchrun, which is for train")
         {
             "reproduce": run_reproduce,
             "data": run_data,
@@ -176,10 +198,10 @@ def main(arguments: list[str] | None = None) -> int:
             "rank": run_rank,
         }[given.command](given)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last saved epoch", file=sys.stderr)
+        tell("stopped; the same command goes on from the last saved epoch")
         return 130
     except RecipeError as error:
-        print(f"python -m ppcl: {error}", file=sys.stderr)
+        tell(f"python -m ppcl: {error}")
         return 2
     except Exception as error:
         if given.debug:
@@ -190,10 +212,15 @@ def main(arguments: list[str] | None = None) -> int:
             error = RuntimeError(f"{error.filename}: {error.strerror.lower()}; give another folder or file")
         lines = str(error).strip().splitlines() or [""]
         command = f"{given.command} {given.action}" if given.command == "data" else given.command
-        print(f"python -m ppcl {command}: {lines[0] or type(error).__name__}", file=sys.stderr)
+        tell(f"python -m ppcl {command}: {lines[0] or type(error).__name__}")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    if status and PROCESSES > 1:  # an orderly end would wait for the others, who wait for this one
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise SystemExit(status)

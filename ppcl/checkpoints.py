@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import distributed
 from .recipes import Recipe
 
 FORMAT = 1
@@ -146,18 +147,24 @@ class Stage:
             if difference:
                 raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or delete it")
             self.epoch, self.finished = found["epoch"], found["finished"]
+        distributed.agree(self.epoch, f"{path} is not the same for all processes: --run must be one folder for all")
 
     def resume(self, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
         """Continue after the last saved epoch, if there is one; log lines of later epochs are dropped."""
         log = self.path.with_name("log.jsonl")
         lines = log.read_text().splitlines() if log.exists() and self.epoch else []
         whole = [line for line in lines if line.endswith("}")]  # the last one may have been cut off
-        write_text(log, "".join(line + "\n" for line in whole if json.loads(line)["epoch"] < self.epoch))
+        if distributed.first():
+            write_text(log, "".join(line + "\n" for line in whole if json.loads(line)["epoch"] < self.epoch))
         if self.epoch:
             load(self.path, model, optimiser)
 
     def log(self, **values) -> None:
-        """One JSON line; tensors become numbers here, so that a step itself never waits for the device."""
+        """One JSON line; tensors become numbers here, so that a step itself never waits for the device.
+
+        Of several processes it has the mean, and the first one writes it.
+        """
+        values = distributed.mean(values)
         line = {
             k: round(float(v.detach() if isinstance(v, Tensor) else v), 6) if isinstance(v, (Tensor, float)) else v
             for k, v in values.items()
@@ -168,10 +175,14 @@ class Stage:
             raise FloatingPointError(
                 f"{self.label}: {bad[0]} is {line[bad[0]]} at {where}; the last good state is {self.path}"
             )
-        with open(self.path.with_name("log.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        if distributed.first():
+            with open(self.path.with_name("log.jsonl"), "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
 
     def save(self, model, optimiser, epoch: int, finished: bool, **more) -> None:
-        """The state after `epoch` epochs; a finished one carries no optimiser."""
+        """The state after `epoch` epochs; a finished one carries no optimiser, and all processes wait for it."""
         facts = {**self.facts, **more, "epoch": epoch, "finished": finished, "recipe": self.recipe}
-        save(self.path, model, None if finished else optimiser, **facts)
+        if distributed.first():
+            save(self.path, model, None if finished else optimiser, **facts)
+        if finished:
+            distributed.wait()

@@ -6,6 +6,8 @@ compose and invert. *Crop* takes a canvas and a box and gives the view; *place* 
 gives the canvas. `[-1, 1]` appears only in here, where `grid_sample` wants it.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,8 +17,15 @@ WHOLE = (0.5, 0.5, 1.0, 1.0)
 
 def whole(*shape: int, like: Tensor | None = None) -> Tensor:
     """The whole canvas as boxes `(*shape, 4)`, on the device and in the dtype of `like`."""
-    box = torch.tensor(WHOLE) if like is None else like.new_tensor(WHOLE)
+    box = torch.tensor(WHOLE) if like is None else constant(WHOLE, like.dtype, like.device)
     return box.expand(*shape, 4)
+
+
+@cache
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Fixed numbers on a device, brought there once: the host would wait for each such copy. Not to be written to."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def corners(box: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ The supplement names none of their inner forms; they are reconstructed in METHOD
 samples, so a batch's size does not change its scale.
 """
 
+import math
 from functools import cache
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from . import geometry
 from .data import batches
 from .data.views import JointBatch
+from .distributed import gather, share, size
 from .models.crloc import describe_stripes, stripe_weights, stripes
 from .models.ppcl import PPCL
 from .recipes import BackboneStage, GLRecStage
@@ -20,7 +22,7 @@ from .recipes import BackboneStage, GLRecStage
 
 def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe: GLRecStage) -> tuple[Tensor, Tensor]:
     """GLRec's two terms, weighted: boxes `(B, 4)`, gate logits `(B,)`, true boxes `(B, 4)`, partial bool `(B,)`."""
-    weight = torch.where(partial, 1.0, recipe.whole_weight)
+    weight = torch.full_like(gate, recipe.whole_weight).masked_fill(partial, 1.0)
     box_loss = (geometry.corner_distance(box, target) * weight).mean()
     gate_loss = F.binary_cross_entropy_with_logits(gate, partial.float())
     return recipe.box_weight * box_loss, recipe.gate_weight * gate_loss
@@ -32,7 +34,16 @@ def identity(classifier: nn.Module, embedding: Tensor, labels: Tensor, smoothing
         logits = classifier(embedding)
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
     with torch.autocast(embedding.device.type, enabled=False):  # cosines times 64 want every digit
+        if embedding.is_cuda:
+            return _margin_softmax(classifier, embedding.float(), labels)
         return classifier(embedding.float(), labels), classifier.get_logits(embedding.float())
+
+
+def _margin_softmax(classifier: nn.Module, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What the classifier computes, for a GPU: it reads the true classes by a mask, and the host would wait for it."""
+    logits = classifier.get_logits(embedding)
+    shift = torch.full_like(labels, -classifier.margin * classifier.scale, dtype=logits.dtype)
+    return F.cross_entropy(logits.scatter_add(1, labels[:, None], shift[:, None]), labels), logits
 
 
 @cache
@@ -46,9 +57,24 @@ def _batch_hard(margin: float):
 
 
 def batch_hard(embedding: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
-    """Batch-hard triplet loss on L2-normalised pooled features: `(B, C)`, `(B,)` -> scalar."""
+    """Batch-hard triplet loss on L2-normalised pooled features, of all processes: `(B, C)`, `(B,)` -> scalar."""
+    embedding, labels = gather(embedding), gather(labels)
+    if embedding.is_cuda:
+        return _hardest(embedding, labels, recipe.margin)
     loss, miner = _batch_hard(recipe.margin)
     return loss(embedding, labels, miner(embedding, labels))
+
+
+def _hardest(embedding: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """The same, for a GPU: the miner lists the triplets, and the host would wait to hear how many there are."""
+    unit = F.normalize(embedding, dim=1)
+    distance = torch.cdist(unit, unit)
+    same = labels[:, None] == labels
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    farthest = distance.masked_fill(~same | itself, -math.inf).max(1).values
+    nearest = distance.masked_fill(same, math.inf).min(1).values
+    hinge = (farthest - nearest + margin).clamp(min=0)  # 0 where an anchor has no positive or no negative
+    return hinge.sum() / (hinge > 0).sum().clamp(min=1)
 
 
 def cycle(back: Tensor, start: Tensor) -> Tensor:
@@ -115,30 +141,36 @@ def region_losses(
     """PP-Cycle, the known geometry and PP-Triplet on directed pairs r1→h2 and r2→h1 (METHOD.md §4).
 
     box `(4P, 4)`: where each picture lies on the canvas, detached; maps `(4P, C, h, w)`, visibility, pooled `(4P, C)`.
+    Of several processes each has its own P: every region is looked for in every picture of all of them, by the process
+    that has the picture, so that regions and distances travel and maps do not.
     """
     how, crloc = model.recipe.joint, model.crloc
-    people = len(box) // 4
+    own = len(box) // 4
+    people = own * size()
     device = box.device
     keys = crloc.keys(features)
-    ids = torch.arange(4 * people, device=device)
-    h1, h2, r1, r2 = ids.split(people)
+    ids = torch.arange(4 * own, device=device)
+    h1, h2, r1, r2 = ids.split(own)
     a, b = torch.cat([r1, r2]), torch.cat([h2, h1])
 
     inside = batches.uniform(0.4, 1, 2 * people, 2, draw=draw)
     corner = torch.rand(2 * people, 2, generator=draw, device=device) * (1 - inside)
     part = torch.cat([corner + inside / 2, inside], 1)
     all_of_it = torch.rand(2 * people, 1, generator=draw, device=device) < how.whole_box_share
-    region = geometry.compose(box[a], torch.where(all_of_it, geometry.whole(1, like=part), part))
+    part = torch.where(all_of_it, geometry.whole(1, like=part), part)
+    region = geometry.compose(box[a], share(part, 2))
 
     points, _ = crloc.queries(keys[a], region)
-    everywhere, _ = crloc.everywhere(points, region, keys[b], visible[b])  # each region in each picture `(2P, 2P, 4)`
+    asked = gather(points, 2), gather(region, 2)
+    everywhere, _ = crloc.everywhere(*asked, keys[b], visible[b])  # each region in each own picture `(2P, 2 all, 4)`
     pair = torch.arange(2 * people, device=device)
-    there = everywhere[pair, pair]
+    there = everywhere[torch.arange(2 * own, device=device), share(pair, 2)]
     back, _ = crloc(keys[b], keys[a], there, visible[a])
     terms = {"cycle": cycle(back, region)}
 
-    truth, known = true_region(region[:people], box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
-    same, _ = crloc(keys[r1], keys[h1], region[:people], visible[h1])
+    truth, known = true_region(region[:own], box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
+    same, _ = crloc(keys[r1], keys[h1], region[:own], visible[h1])
+    same, truth, known = gather(same), gather(truth), gather(known)
     terms["geometry"] = located(same, truth, known)
     terms["iou"] = (geometry.iou(same, truth) * known).sum().detach() / known.sum().clamp(min=1)
     if not model.method.triplet:
@@ -148,15 +180,16 @@ def region_losses(
     mine = describe_stripes(stripes(white[a], region, crloc.grid, count))
     weights = stripe_weights(everywhere, crloc.grid, tuple(keys.shape[-2:]), count)
     found = weights.flatten(1, 2) @ white[b].flatten(2).transpose(1, 2)
-    distance = 1 - torch.einsum("ad,bad->ab", mine, describe_stripes(found.unflatten(1, (2 * people, count))))
+    found = describe_stripes(found.unflatten(1, (2 * people, count)))
+    distance = gather((1 - torch.einsum("ad,bad->ab", gather(mine, 2), found)).T, 2).T
     person = pair % people
     others = person[:, None] != person[None]
     similar = F.normalize(pooled.detach(), dim=1)
-    nearest = (similar[a] @ similar[b].T).masked_fill(~others, -2).argmax(1)
+    nearest = (gather(similar[a], 2) @ gather(similar[b], 2).T).masked_fill(~others, -2).argmax(1)
     anyone = (pair + torch.randint(1, people, (2 * people,), generator=draw, device=device)) % people
-    away, fits = elsewhere(there.detach(), draw)
-    beside = 1 - (mine * describe_stripes(stripes(white[b], away, crloc.grid, count))).sum(-1)
-    wrong = torch.stack([beside, distance[pair, nearest], distance[pair, anyone]], 1)
+    away, fits = elsewhere(gather(there.detach(), 2), draw)
+    beside = 1 - (mine * describe_stripes(stripes(white[b], share(away, 2), crloc.grid, count))).sum(-1)
+    wrong = torch.stack([gather(beside, 2), distance[pair, nearest], distance[pair, anyone]], 1)
     valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
     triplet = region_triplet(distance[pair, pair], wrong, valid, how.region_margin)
     terms["region"] = triplet

@@ -139,6 +139,18 @@ def check(chosen: typing.Any) -> None:
         raise RecipeError(f"selection.heldout must lie between 0 and 1, not {chosen.selection.heldout}")
 
 
+def check_processes(chosen: typing.Any, stage: str, count: int) -> None:
+    """Raise RecipeError unless `count` processes can share the stage's batches evenly."""
+    shared = {"glrec": ("glrec.batch",), "backbone": ("backbone.identities",)}
+    for key in shared.get(stage, ("joint.identities", "joint.glrec_batch")):
+        part, _, name = key.partition(".")
+        value = getattr(getattr(chosen, part), name)
+        if value % count:
+            raise RecipeError(
+                f"{key}={value} cannot be shared evenly by {count} processes: start fewer, or --set {key}=…"
+            )
+
+
 def rows(chosen: typing.Any) -> list[str]:
     """The trained rows that the recipe asks for, in the table's order."""
     wanted = [name.strip() for name in chosen.ablation.rows.split(",") if name.strip()]

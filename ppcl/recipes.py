@@ -18,6 +18,7 @@ from .recipe_checks import (
     TASKS,
     check,
     check_files,
+    check_processes,
     keys,
     override,
     parse_overrides,
@@ -25,7 +26,7 @@ from .recipe_checks import (
 )
 
 __all__ = ["ARCHITECTURES", "DATASETS", "KINDS", "METHODS", "PROFILES", "TASKS", "Method", "RecipeError"]
-__all__ += ["check_files", "keys", "method", "parse_overrides", "recipe", "rows", "trained_by"]
+__all__ += ["check_files", "check_processes", "keys", "method", "parse_overrides", "recipe", "rows", "trained_by"]
 
 
 @dataclass(frozen=True)

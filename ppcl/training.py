@@ -2,7 +2,8 @@
 
 `train_glrec`, `train_backbone` and `train_joint` each take the recipe, the training pictures and the run folder and
 return the path of a finished checkpoint; a finished one is returned at once, a half-finished one goes on. The joint
-stage ends by choosing the fusion weight on training identities that were held out of all three.
+stage ends by choosing the fusion weight on training identities that were held out of all three. Under torchrun the
+same loops run in every process, each on its share of a batch (distributed.py).
 """
 
 import math
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, geometry, losses, progress
+from . import checkpoints, distributed, geometry, losses, progress
 from .checkpoints import Stage
 from .data import batches, images
 from .data.batches import generator
 from .data.views import TrainingData, glrec_batch, heldout_queries, joint_batch, training_data, whole_views
+from .distributed import gather, share
 from .models.glrec import GLRec, cap_gradient
 from .models.ppcl import PPCL
 from .recipes import Recipe, trained_by
@@ -86,9 +88,12 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GLRec(recipe.input.size, how)
-    model = model.to(device).train()
-    optimiser = torch.optim.SGD(model.parameters(), how.lr, how.momentum, weight_decay=how.weight_decay)
+    model = distributed.one_model(model.to(device).train())
+    optimiser = torch.optim.SGD(
+        model.parameters(), how.lr, how.momentum, weight_decay=how.weight_decay, fused=device.type == "cuda"
+    )
     stage.resume(model, optimiser)
+    average = distributed.averaging(optimiser)
 
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
@@ -101,16 +106,18 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
             if step >= total:
                 break
             draw = generator(seed, "glrec", epoch, step, device=device)
-            pictures, ratios, box, partial = glrec_batch(data.train, index, recipe, draw)
+            pictures, ratios, box, partial = map(share, glrec_batch(data.train, index, recipe, draw))
             with autocast(device):
                 predicted, gate = model(pictures, ratios)
             box_loss, gate_loss = losses.placement(predicted, gate, box, partial, how)
             optimiser.zero_grad(set_to_none=True)
             (box_loss + gate_loss).backward()
+            average()
             optimiser.step()
             if step % LOG_EVERY == 0:
-                overlap = geometry.iou(predicted.detach(), box)[partial].mean() if partial.any() else box_loss * 0
                 right = ((gate > 0) == partial).float().mean()
+                predicted, box, partial = map(gather, (predicted.detach(), box, partial))
+                overlap = geometry.iou(predicted, box)[partial].mean() if partial.any() else box_loss * 0
                 terms = {"box": box_loss, "gate": gate_loss, "iou": overlap, "gate_accuracy": right}
                 stage.log(epoch=epoch, step=step, lr=glrec_lr(recipe, epoch), **terms)
             step += 1
@@ -127,15 +134,17 @@ def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int) -> None
     """Adam to zero after the published schedule (METHOD.md §1): an option, off in the paper profile."""
     how, device = recipe.glrec, data.train.images.device
     optimiser = torch.optim.Adam(model.parameters(), how.polish_lr, fused=device.type == "cuda")
+    average = distributed.averaging(optimiser)
     for step in range(how.polish_steps):
         _set_lr(optimiser, how.polish_lr * (1 - step / how.polish_steps))
         draw = generator(seed, "polish", step, device=device)
         index = torch.randint(len(data.train), (how.batch,), generator=draw, device=device)
-        pictures, ratios, box, partial = glrec_batch(data.train, index, recipe, draw)
+        pictures, ratios, box, partial = map(share, glrec_batch(data.train, index, recipe, draw))
         with autocast(device):
             predicted, gate = model(pictures, ratios)
         optimiser.zero_grad(set_to_none=True)
         sum(losses.placement(predicted, gate, box, partial, how)).backward()
+        average()
         optimiser.step()
 
 
@@ -157,9 +166,10 @@ def train_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PPCL(recipe, data.classes, "backbone", pretrained=not stage.epoch).backbone
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = distributed.one_model(model.to(device, memory_format=torch.channels_last).train())
     optimiser = _optimiser([p for p in model.parameters() if p.requires_grad], how, device)
     stage.resume(model, optimiser)
+    average = distributed.averaging(optimiser)
 
     labels = torch.from_numpy(data.labels).to(device)
     per_epoch = max(1, len(data.train) // how.batch)
@@ -174,11 +184,12 @@ def train_backbone(
             if step >= total:
                 break
             draw = generator(seed, "backbone", epoch, step, device=device)
-            index = index.to(device)
+            index = batches.on(device, index)
             view = whole_views(len(index), recipe, draw)
             flipped = torch.rand(len(index), generator=draw, device=device) < recipe.augmentation.flip
             seen = batches.read_views(data.train.images[index], view, flipped)
-            pictures = images.normalise(batches.augment(seen, recipe.augmentation, draw))
+            pictures = images.normalise(share(batches.augment(seen, recipe.augmentation, draw)))
+            index = share(index)
             with autocast(device):
                 features = model(pictures.contiguous(memory_format=torch.channels_last))
                 pooled = features.float().mean((2, 3))
@@ -187,6 +198,7 @@ def train_backbone(
             triplet = losses.batch_hard(pooled, labels[index], how)
             optimiser.zero_grad(set_to_none=True)
             (identity + how.triplet_weight * triplet).backward()
+            average()
             optimiser.step()
             if step % LOG_EVERY == 0:
                 right = (logits.argmax(1) == labels[index]).float().mean()
@@ -227,7 +239,7 @@ def train_joint(
         found = checkpoints.load(base / part / "checkpoint.safetensors", net)
         if not found["finished"]:
             raise checkpoints.CheckpointError(f"{base / part} is not finished: run its stage again first")
-    model = model.to(device, memory_format=torch.channels_last).train()
+    model = distributed.one_model(model.to(device, memory_format=torch.channels_last).train())
     model.glrec.eval()  # its statistics are those of pre-training, where half the pictures are whole
     method = model.method
     placed = method.layout == "glrec"
@@ -239,6 +251,7 @@ def train_joint(
         groups.append({"params": [*model.crloc.parameters()], "share": how.crloc_lr_fraction})
     optimiser = _optimiser(groups, how, device)
     stage.resume(model, optimiser)
+    average = distributed.averaging(optimiser)
 
     labels = torch.from_numpy(data.labels).to(device)
     per_epoch = max(1, len(data.train) // how.batch)
@@ -253,7 +266,7 @@ def train_joint(
             lr = joint_lr(recipe, step, per_epoch, total)
             _set_lr(optimiser, lr)
             draw = generator(seed, "joint", epoch, step, device=device)
-            batch = joint_batch(data, labels, index, recipe, method.views, draw)
+            batch = joint_batch(data, labels, index, recipe, method.views, draw).share()
             with autocast(device):
                 box, gate = model.predict(batch.pictures, batch.ratios)
                 if placed:  # wide views of whole pictures stay as they are, and no outside gradient reaches the gate
@@ -276,13 +289,14 @@ def train_joint(
                     terms["region"] = how.region_weight * found["region"]
             if placed:
                 own = torch.randint(len(data.train), (how.glrec_batch,), generator=draw, device=device)
-                pictures, ratios, target, partial = glrec_batch(data.train, own, recipe, draw)
+                pictures, ratios, target, partial = map(share, glrec_batch(data.train, own, recipe, draw))
                 with autocast(device):
                     predicted, own_gate = model.glrec(pictures, ratios)
                 terms["box"], terms["gate"] = losses.placement(predicted, own_gate, target, partial, recipe.glrec)
                 seen["gate_accuracy"] = ((own_gate > 0) == partial).float().mean()
             optimiser.zero_grad(set_to_none=True)
             sum(terms.values()).backward()
+            average()
             optimiser.step()
             if step % LOG_EVERY == 0:
                 stage.log(epoch=epoch, step=step, lr=lr, **terms, **seen)
@@ -290,6 +304,6 @@ def train_joint(
             shown.update()
         stage.save(model, optimiser, epoch + 1, False)
     shown.close()
-    weights, scores = choose_fusion(model.eval(), data)
+    weights, scores = choose_fusion(model.eval(), data) if distributed.first() else ({}, {})
     stage.save(model, None, how.epochs, True, fusion_weights=weights, heldout=scores)
     return path

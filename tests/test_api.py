@@ -51,6 +51,7 @@ def test_imports_point_one_way():
         "recipes",
         "geometry",
         "progress",
+        "distributed",
         "data",
         "models",
         "losses",

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ppcl import geometry, losses
+from ppcl.models.backbone import Backbone
 from ppcl.recipes import BackboneStage, GLRecStage
 
 
@@ -68,6 +69,34 @@ def test_batch_hard_is_the_naive_loop(draw, margin):
 def test_batch_hard_is_zero_where_identities_lie_far_apart():
     labels = torch.tensor([0, 0, 1, 1])
     assert losses.batch_hard(torch.eye(4)[labels], labels, BackboneStage(margin=0.3)).item() == 0
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 0, 0, 1, 1, 1, 2, 2], [0, 1, 2, 3, 4, 5, 6, 7], [0] * 8, [0, 0, 0, 0, 0, 0, 0, 1]]
+)
+def test_a_gpus_form_of_batch_hard_is_the_miners(draw, labels):
+    embedding, labels = torch.randn(8, 6, generator=draw), torch.tensor(labels)
+    found = []
+    for form in (lambda x: losses.batch_hard(x, labels, BackboneStage()), lambda x: losses._hardest(x, labels, 0.3)):
+        x = embedding.clone().requires_grad_()
+        loss = form(x)
+        loss.backward()
+        found.append((loss.detach(), x.grad))
+    torch.testing.assert_close(*found)
+
+
+def test_a_gpus_form_of_the_margin_softmax_is_the_classifiers(draw):
+    stage = BackboneStage(architecture="small", weights="none", softmax="cosface")
+    classifier = Backbone(stage, 5).classifier
+    embedding, labels = torch.randn(6, 128, generator=draw), torch.tensor([0, 1, 2, 3, 4, 0])
+    found = []
+    for form in (losses._margin_softmax, lambda *given: losses.identity(*given, 0.1)):
+        x = embedding.clone().requires_grad_()
+        classifier.W.grad = None
+        loss, logits = form(classifier, x, labels)
+        loss.backward()
+        found.append((loss.detach(), logits.detach(), x.grad, classifier.W.grad))
+    torch.testing.assert_close(*found)
 
 
 def test_cycle_is_the_naive_loop(draw):

@@ -12,13 +12,25 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line and line[0] != "#"]
-PPCL = [line for line in LINES if "-m ppcl" in line]
+PPCL = [line for line in LINES if "-m ppcl" in line or "-m -- ppcl" in line]
 
 
 @pytest.mark.parametrize("line", PPCL)
 def test_every_command_of_the_readme_is_one(line):
     words = shlex.split(line.split("#")[0])
     parser().parse_args(words[words.index("ppcl") + 1 :])
+
+
+def test_torchruns_lines_are_read_as_meant_by_torchrun():
+    """Its own options end before ours begin, or it would take `--run` for `--run-path`."""
+    from torch.distributed.run import parse_args
+
+    lines = [line for line in PPCL if "torchrun" in line]
+    assert len(lines) == 2
+    for line in lines:
+        read = parse_args(shlex.split(line)[1:])
+        assert read.module and read.training_script == "ppcl" and read.training_script_args[:2] == ["train", "backbone"]
+        assert int(read.nnodes.split(":")[0]) * int(read.nproc_per_node) == 8
 
 
 def test_the_two_commands_set_everything_up_themselves():

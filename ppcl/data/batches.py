@@ -53,6 +53,13 @@ def identity_batches(identities: np.ndarray, people: int, each: int, draw: torch
         yield torch.from_numpy(np.concatenate(batch))
 
 
+def on(device: torch.device, index: Tensor) -> Tensor:
+    """Indices on a device; a GPU takes them from pinned memory, without the host waiting."""
+    if device.type == "cuda" and index.device.type == "cpu":
+        return index.pin_memory().to(device, non_blocking=True)
+    return index.to(device)
+
+
 def shuffled_batches(count: int, size: int, draw: torch.Generator) -> Iterator[Tensor]:
     """One epoch of batches in random order: indices `(size,)`; a set smaller than a batch gives one smaller batch."""
     order = torch.randperm(count, generator=draw)
@@ -67,7 +74,7 @@ def part_boxes(
     Sides keep 0.35-0.7 of the canvas along one axis and 0.8-1 along the other; random boxes keep `area` of it.
     """
     device = draw.device
-    allowed = torch.tensor([KINDS.index(kind) for kind in kinds], device=device)
+    allowed = geometry.constant(tuple(KINDS.index(kind) for kind in kinds), torch.int64, device)
     kind = allowed[torch.randint(len(kinds), (count,), generator=draw, device=device)]
     kept, across = uniform(0.35, 0.7, count, draw=draw), uniform(0.8, 1, count, draw=draw)
     slide, edge = torch.rand(2, count, generator=draw, device=device)
@@ -113,7 +120,9 @@ def read_views(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
     A mirrored picture is turned first: the box lies on the mirrored canvas.
     """
     grid = geometry.sampling_grid(boxes, tuple(images.shape[-2:]))
-    grid = torch.where(mirrored[:, None, None, None], grid * grid.new_tensor([-1.0, 1.0]), grid)
+    grid = torch.where(
+        mirrored[:, None, None, None], grid * geometry.constant((-1.0, 1.0), grid.dtype, grid.device), grid
+    )
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
@@ -121,6 +130,8 @@ def augment(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
     """Blur, colour, noise and erasing for float pictures `(B, 3, H, W)` in 0..255, each picture its own; same shape.
 
     Whole and partial views are blurred and made noisy alike, after the crop: sharpness must not betray a crop.
+    Blur and erasing befall some: those alone are worked on, but on a GPU all, the others with strength 0, because the
+    host would wait for the answer to which they are.
     """
     count, _, *size = images.shape
     device = draw.device
@@ -128,10 +139,18 @@ def augment(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, device=device)
 
-    blurred = (torch.rand(count, generator=draw, device=device) < how.blur).nonzero().squeeze(1)
+    def some(part: float) -> tuple[Tensor | slice, Tensor]:
+        hit = torch.rand(count, generator=draw, device=device) < part
+        if device.type == "cuda":
+            return slice(None), hit.float()
+        index = hit.nonzero().squeeze(1)
+        return index, torch.ones(len(index), device=device)
+
+    blurred, strength = some(how.blur)
     small = F.avg_pool2d(images[blurred], 2)
     soft = F.interpolate(small, size=size, mode="bilinear", align_corners=False)
-    images[blurred] = images[blurred].lerp_(soft, torch.rand(len(blurred), 1, 1, 1, generator=draw, device=device))
+    strength = strength[:, None, None, None] * torch.rand(len(small), 1, 1, 1, generator=draw, device=device)
+    images[blurred] = images[blurred].lerp_(soft, strength)
 
     contrast, gain = 1 + how.colour * normal(2, count, 1, 1, 1)
     scale = contrast * gain * (1 + 0.3 * how.colour * normal(count, 3, 1, 1))
@@ -144,10 +163,9 @@ def augment(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
     ]  # one field serves eight pictures, each its strength
     images.addcmul_(field, 255 * how.noise * normal(count, 1, 1, 1))
 
-    erased = (torch.rand(count, generator=draw, device=device) < how.erase).nonzero().squeeze(1)
-    box = torch.cat(
-        [torch.rand(len(erased), 2, generator=draw, device=device), uniform(0.15, 0.45, len(erased), 2, draw=draw)], 1
-    )
-    fill = 255 * torch.rand(len(erased), 3, 1, 1, generator=draw, device=device)
+    erased, strength = some(how.erase)
+    place = torch.rand(len(strength), 2, generator=draw, device=device)
+    box = torch.cat([place, uniform(0.15, 0.45, len(strength), 2, draw=draw) * strength[:, None]], 1)  # or no size
+    fill = 255 * torch.rand(len(strength), 3, 1, 1, generator=draw, device=device)
     images[erased] = images[erased].lerp_(fill, geometry.coverage(box, tuple(size)))
     return images.clamp_(0, 255)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..geometry import constant
 from ..progress import bar
 from .folders import Cut, DataError
 
@@ -134,7 +135,7 @@ def bank(pictures, size: tuple[int, int], label: str = "decoding", quiet: bool |
 
 def normalise(images: Tensor) -> Tensor:
     """Pictures in 0..255 `(B, 3, H, W)`, uint8 or float -> float, ImageNet's mean 0, deviation 1; 0 is grey."""
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) * 255 for v in (MEAN, STD))
+    mean, std = (constant(v, torch.float32, images.device).view(3, 1, 1) * 255 for v in (MEAN, STD))
     return torch.addcmul(-mean / std, images.float(), 1 / std)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import geometry
+from .. import distributed, geometry
 from ..recipes import Recipe, check_files
 from . import batches, datasets, images
 from .batches import generator
@@ -66,7 +66,7 @@ def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: tor
     odd = batches.uniform(-recipe.glrec.stretch, recipe.glrec.stretch, count, draw=draw)  # nor of one shape
     view = torch.cat([view[:, :2], view[:, 2:] * torch.stack([odd, -odd], 1).clamp(min=0).exp()], 1)
     flipped = torch.rand(count, generator=draw, device=device) < recipe.augmentation.flip
-    seen = batches.read_views(bank.images[index.to(device)], geometry.compose(view, box), flipped)
+    seen = batches.read_views(bank.images[batches.on(device, index)], geometry.compose(view, box), flipped)
     how = dataclasses.replace(recipe.augmentation, colour=recipe.glrec.colour)
     pictures = images.normalise(batches.augment(seen, how, draw))
     return pictures, odd + batches.ratio_of(box, recipe.glrec.ratio_jitter, draw), box, partial
@@ -95,13 +95,17 @@ class JointBatch:
     crop: Tensor
     partial: Tensor
 
+    def share(self) -> "JointBatch":
+        """The views of this process's identities, in the same order."""
+        return JointBatch(*(distributed.share(each, 4) for each in vars(self).values()))
+
 
 def joint_batch(
     data: TrainingData, labels: Tensor, index: Tensor, recipe: Recipe, views: str, draw: torch.Generator
 ) -> JointBatch:
     """The batch of METHOD.md §4 from pictures `index` `(P * 4,)`, an identity's four together; `views` as in Method."""
     device = data.train.images.device
-    a, b, c = index.to(device).view(-1, 4)[:, :3].T
+    a, b, c = batches.on(device, index).view(-1, 4)[:, :3].T
     people = len(a)
     chosen = torch.cat([a, b, a, c])
     whole = whole_views(4 * people, recipe, draw, recipe.joint.wide_share)

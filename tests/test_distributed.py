@@ -1,0 +1,275 @@
+"""Several processes: the gradients of one, its checkpoints, one line when something is wrong."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import train
+from torch.nn import functional as F
+
+from ppcl import __main__, checkpoints, distributed, training
+from ppcl.data import views
+from ppcl.methods import RecipeError
+from ppcl.recipes import check_processes, recipe
+
+ROOT = Path(__main__.__file__).resolve().parent.parent
+PROCESSES = 2
+SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 2, "joint.epochs": 2}
+COSFACE = {"backbone.softmax": "cosface", "backbone.triplet_weight": 0.0, "backbone.optimiser": "sgd"}
+CASES = {  # task, recipe, stage or row of the joint stage
+    "glrec": ("person", SMALL, "glrec"),
+    "polish": ("person", SMALL | {"glrec.polish_steps": 2}, "polish"),
+    "backbone": ("person", SMALL, "backbone"),
+    "joint, all of it": ("person", SMALL, "ppcl"),
+    "joint, no regions": ("person", SMALL, "+glrec"),
+    "joint, whole pictures": ("person", SMALL, "backbone-row"),
+    "face backbone": ("face", SMALL, "backbone"),
+    "face, margin softmax": ("face", SMALL | COSFACE, "backbone"),
+    "face joint": ("face", SMALL, "ppcl"),
+}
+
+
+class Enough(Exception):  # noqa: N818
+    """The gradients that a first step would have used."""
+
+
+def run_stage(name, chosen, pictures, folder):
+    if name in ("glrec", "backbone"):
+        return getattr(training, f"train_{name}")(chosen, pictures, folder, quiet=True)
+    return training.train_joint(chosen, pictures, folder, name.removesuffix("-row"), quiet=True)
+
+
+def first_gradients(case, data, base, folder):
+    """What the first step's optimiser would see, in fp64: its rounding moves no sample over the edge of a pixel."""
+    task, overrides, name = CASES[case]
+    chosen = recipe(task, "tiny", **overrides)
+    pictures = views.training_data(chosen, data[task], quiet=True)
+    if case.startswith("joint") or case.endswith("joint"):
+        shutil.copytree(base[task], folder)
+    averaging = distributed.averaging
+
+    def and_stop(optimiser):
+        finish = averaging(optimiser)
+
+        def stop():
+            finish()
+            raise Enough([p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None])
+
+        return stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "autocast", lambda device: contextlib.nullcontext())
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        torch.set_default_dtype(torch.float64)
+        patch.setattr(distributed, "averaging", and_stop)
+        with pytest.raises(Enough) as found:
+            if name == "polish":
+                torch.manual_seed(0)
+                model = distributed.one_model(training.GLRec(chosen.input.size, chosen.glrec))
+                training._polish(chosen, model, pictures, 0)
+            run_stage(name, chosen, pictures, folder)
+    torch.set_default_dtype(torch.float32)
+    return found.value.args[0]
+
+
+def normalised(layer, x):
+    """A BatchNorm layer's output, the gradients of its input and parameters, and its state."""
+    x = x.clone().requires_grad_()
+    out = layer(x)
+    (out.square() * torch.linspace(0, 1, out[0].numel()).view_as(out[0])).mean().backward()
+    return out.detach(), x.grad, layer.weight.grad, layer.bias.grad, *layer.state_dict().values()
+
+
+def alone_in(number, folder, port, data, base):
+    """One of the processes: writes what it found to the folder."""
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(PROCESSES)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    distributed.start("cpu")
+    found = {}
+    for case in CASES:
+        found[case] = first_gradients(case, data, base, folder / f"{case} {number}")
+
+    layer = distributed.one_model(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
+    draw = torch.Generator().manual_seed(0)
+    whole = torch.randn(8, 3, 4, 5, generator=draw)
+    found["norm"] = normalised(layer[0], distributed.share(whole))
+    layer.eval()
+    assert torch.equal(layer(whole), F.batch_norm(whole, layer[0].running_mean, layer[0].running_var))
+    assert torch.equal(distributed.gather(distributed.share(whole, 2), 2), whole)
+    assert len({float(v) for v in distributed.mean({"x": torch.tensor(float(number))}).values()} - {0.5}) == 0
+    with pytest.raises(RuntimeError, match="not one"):
+        distributed.agree(number, "not one")
+    with pytest.raises(RecipeError, match="shared evenly by 2"):
+        distributed.share(whole[:7])
+
+    chosen = recipe("person", "tiny", **SMALL)
+    pictures = views.training_data(chosen, data["person"], quiet=True)
+    save = checkpoints.Stage.save
+
+    def save_then_die(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        distributed.wait()
+        raise KeyboardInterrupt
+
+    for name in ("glrec", "backbone", "ppcl"):
+        run_stage(name, chosen, pictures, folder / "undisturbed")
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(checkpoints.Stage, "save", save_then_die)
+            run_stage(name, chosen, pictures, folder / "killed")
+        run_stage(name, chosen, pictures, folder / "killed")
+    torch.save(found, folder / f"found{number}.pt")
+    distributed.stop()
+
+
+@pytest.fixture(scope="module")
+def data(drawn, faces):
+    return {"person": drawn, "face": faces}
+
+
+@pytest.fixture(scope="module")
+def base(data, tmp_path_factory):
+    """Stages 1 and 2 of both tasks, by one process."""
+    found = {}
+    for task, folder in data.items():
+        chosen = recipe(task, "tiny", **SMALL)
+        pictures = views.training_data(chosen, folder, quiet=True)
+        found[task] = train(chosen, pictures, tmp_path_factory.mktemp(task))
+    return found
+
+
+@pytest.fixture(scope="module")
+def several(data, base, tmp_path_factory):
+    """The folder in which two processes worked."""
+    folder = tmp_path_factory.mktemp("several")
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    del store
+    torch.multiprocessing.spawn(alone_in, (folder, port, data, base), PROCESSES)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_have_the_gradients_of_one(case, several, data, base, tmp_path):
+    alone = first_gradients(case, data, base, tmp_path / "alone")
+    assert sum(float(gradient.abs().sum()) for gradient in alone) > 0
+    for number in range(PROCESSES):
+        found = torch.load(several / f"found{number}.pt")[case]
+        assert len(found) == len(alone)
+        for mine, theirs in zip(found, alone, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_batchnorm_sees_the_whole_batch(several):
+    whole = torch.randn(8, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    out, back, weight, bias, *state = normalised(torch.nn.BatchNorm2d(3), whole)
+    shares = [torch.load(several / f"found{number}.pt")["norm"] for number in range(PROCESSES)]
+    torch.testing.assert_close(torch.cat([share[0] for share in shares]), out)
+    torch.testing.assert_close(torch.cat([share[1] for share in shares]) / PROCESSES, back)
+    torch.testing.assert_close(sum(share[2] for share in shares) / PROCESSES, weight)
+    torch.testing.assert_close(sum(share[3] for share in shares) / PROCESSES, bias)
+    for share in shares:
+        torch.testing.assert_close(list(share[4:]), state)
+
+
+@pytest.mark.parametrize("stage", ["glrec", "backbone", "joint/ppcl/seed0"])
+def test_a_killed_stage_of_two_processes_resumes_to_the_same_bits(stage, several):
+    for name in ("checkpoint.safetensors", "log.jsonl"):
+        files = [several / folder / "person" / stage / name for folder in ("undisturbed", "killed")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_two_processes_leave_what_one_would(several, data, tmp_path):
+    """The same names, shapes, facts and number of log lines; and one process finds the stage finished."""
+    chosen = recipe("person", "tiny", **SMALL)
+    pictures = views.training_data(chosen, data["person"], quiet=True)
+    for name, stage in {"glrec": "glrec", "backbone": "backbone", "ppcl": "joint/ppcl/seed0"}.items():
+        path = several / "undisturbed/person" / stage / "checkpoint.safetensors"
+        before = path.stat().st_mtime_ns
+        assert run_stage(name, chosen, pictures, several / "undisturbed") == path
+        assert path.stat().st_mtime_ns == before
+        alone = run_stage(name, chosen, pictures, tmp_path)
+        mine, theirs = checkpoints.header(path), checkpoints.header(alone)
+        assert mine.keys() == theirs.keys() and mine["finished"]
+        assert {k: v for k, v in mine.items() if k not in ("fusion_weights", "heldout")} == {
+            k: v for k, v in theirs.items() if k not in ("fusion_weights", "heldout")
+        }
+        model = training.PPCL(chosen, pictures.classes, "ppcl")
+        part = {"glrec": model.glrec, "backbone": model.backbone}.get(name, model)
+        checkpoints.load(path, part)
+        logs = [file.with_name("log.jsonl").read_text().splitlines() for file in (path, alone)]
+        assert len(logs[0]) == len(logs[1])
+
+
+# --- torchrun ---
+
+FAILING = """
+import os, sys
+from ppcl import __main__, checkpoints
+
+if os.environ["RANK"] == "1" and "--fail" in sys.argv:
+    def log(self, **values):
+        raise RuntimeError("this process fell over")
+    checkpoints.Stage.log = log
+sys.exit(__main__.main([word for word in sys.argv[1:] if word != "--fail"]))
+"""
+
+
+def torchrun(*words):
+    """(exit status, stdout, the lines of ppcl's own on stderr)"""
+    call = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(PROCESSES), *map(str, words)]
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(call, capture_output=True, text=True, timeout=600, env=settings, cwd=ROOT)
+    return done.returncode, done.stdout, [line for line in done.stderr.splitlines() if line.startswith("python -m")]
+
+
+def test_a_process_that_fails_ends_all_with_one_line_and_torchrun_goes_on(base, data, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(FAILING)
+    shutil.copytree(base["person"], tmp_path / "run")
+    call = ["train", "joint", "--profile", "tiny", "--run", tmp_path / "run", "--data", data["person"]]
+    call += [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+    status, _, lines = torchrun("--", script, *call, "--fail")
+    assert status != 0 and lines == ["python -m ppcl train: this process fell over"]
+    path = tmp_path / "run/person/joint/ppcl/seed0/checkpoint.safetensors"
+    assert not path.exists()
+
+    status, out, lines = torchrun("-m", "--", "ppcl", *call)
+    assert (status, out, lines) == (0, f"{path}\n", [])
+    before = path.stat().st_mtime_ns
+    assert __main__.main([str(word) for word in call]) == 0
+    assert path.stat().st_mtime_ns == before and checkpoints.header(path)["finished"]
+
+
+def test_a_batch_that_cannot_be_shared_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(__main__, "PROCESSES", 3)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    call = ["train", "joint", "--run", "r", "--data", "d", "--profile", "tiny"]
+    for number, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", number)
+        assert __main__.main(call) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == lines
+        assert not lines or "joint.identities=4" in told[0] and "3 processes" in told[0]
+
+
+def test_only_train_runs_under_torchrun(capsys, monkeypatch):
+    monkeypatch.setattr(__main__, "PROCESSES", 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert __main__.main(["reproduce"]) == 2
+    assert "reproduce" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stage, key, count", [("glrec", "glrec.batch=128", 3), ("backbone", "identities=16", 32), ("joint", "glrec", 128)]
+)
+def test_every_published_batch_is_checked(stage, key, count):
+    chosen = recipe("person", "paper", **{"joint.identities": 128, "joint.batch": 512})
+    check_processes(chosen, stage, 8)
+    with pytest.raises(RecipeError, match=key):
+        check_processes(chosen, stage, count)

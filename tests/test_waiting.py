@@ -1,0 +1,86 @@
+"""The host never waits for a GPU inside a training step: no copy to it, no question to it, once the first step is done.
+
+No GPU is needed: the steps run on tensors that only claim to lie on one, and refuse every question about their content.
+"""
+
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ppcl import geometry, losses
+from ppcl.data import batches, images, views
+from ppcl.models.glrec import cap_gradient
+from ppcl.models.ppcl import PPCL
+from ppcl.recipes import recipe
+
+fake_tensor = pytest.importorskip("torch._subclasses.fake_tensor")
+
+
+class Copies(TorchDispatchMode):
+    """Where something went from the host to the GPU; a number on its way as an argument is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given, made = ([v for v in tree_leaves(x) if isinstance(v, torch.Tensor)] for x in ((args, kwargs), out))
+        if any(v.is_cuda for v in made) and any(not v.is_cuda for v in given) and func._opname != "fill_":
+            lines = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_stack() if "/ppcl/" in f.filename]
+            self.seen.append((str(func), *lines))
+        return out
+
+
+class Draw:
+    """Stands for a generator on the GPU."""
+
+    device = torch.device("cuda")
+
+
+def steps(model, data, index, draw):
+    """What the three loops do until backward."""
+    chosen, labels = model.recipe, torch.zeros(len(data.train), dtype=torch.int64, device="cuda")
+    pictures, ratios, box, partial = views.glrec_batch(data.train, index, chosen, draw)
+    losses.placement(*model.glrec(pictures, ratios), box, partial, chosen.glrec)
+
+    view = views.whole_views(len(index), chosen, draw)
+    seen = batches.read_views(data.train.images[index], view, batches.uniform(0, 1, len(index), draw=draw) < 0.5)
+    pictures = images.normalise(batches.augment(seen, chosen.augmentation, draw))
+    pooled = model.backbone(pictures).float().mean((2, 3))
+    losses.identity(model.backbone.classifier, model.backbone.neck(pooled), labels[index], 0.1)
+    losses.batch_hard(pooled, labels[index], chosen.backbone)
+
+    batch = views.joint_batch(data, labels, index, chosen, "crops", draw).share()
+    box, gate = model.predict(batch.pictures, batch.ratios)
+    layout = model.layout(batch.pictures, batch.ratios, (cap_gradient(box, 1.0), gate.detach()))
+    features, visible, pooled = model.features(layout)
+    losses.region_losses(model, batch, layout.box.detach(), features.float(), visible, pooled, draw)
+
+
+@pytest.mark.parametrize("task, softmax", [("person", "plain"), ("face", "cosface")])
+def test_no_step_makes_the_host_wait_for_a_gpu(task, softmax, monkeypatch):
+    chosen = recipe(task, "tiny", **{"backbone.softmax": softmax})
+    for name in ("rand", "randn", "randint"):
+        plain = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *args, plain=plain, generator=None, **more: plain(*args, **more))
+    geometry.constant.cache_clear()
+    try:
+        with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+            model = PPCL(chosen, 5, "ppcl").train()
+            if softmax == "cosface":  # made by a constructor that does not ask which device is the default
+                model.backbone.classifier.W = torch.nn.Parameter(torch.zeros(model.backbone.channels, 5))
+            bank = images.ImageBank(torch.zeros(40, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(40))
+            data, index = views.TrainingData(bank, None, None, None), torch.zeros(16, dtype=torch.int64)
+            with Copies() as first:
+                steps(model, data, index, Draw())
+            with Copies() as second:
+                steps(model, data, index, Draw())
+    finally:
+        geometry.constant.cache_clear()
+    assert first.seen and all("geometry.py" in seen[-1] for seen in first.seen)  # constants, once
+    assert second.seen == []
