@@ -1,6 +1,7 @@
 """ImageBank: a whole set decoded once into one uint8 tensor, with each picture's original size."""
 
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -158,15 +159,19 @@ def _decode(pictures: list, label: str, quiet: bool | None, images: Tensor, rati
         ratios[index] = torch.tensor(picture.width / picture.height / canvas).log()
         return None
 
+    def several(some: range) -> list[DataError]:
+        return [error for error in map(decode, some) if error]
+
     problems = []
-    with ThreadPoolExecutor() as pool, bar(None, label, len(pictures), quiet) as shown:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(None, label, len(pictures), quiet) as shown:
         for start in range(0, len(pictures), room):
-            some = range(start, min(start + room, len(pictures)))
-            for error in pool.map(decode, some):
-                problems += [error] if error else []
-                shown.update()
+            end = min(start + room, len(pictures))
+            parts = [range(first, min(first + 32, end)) for first in range(start, end, 32)]
+            for part, errors in zip(parts, pool.map(several, parts), strict=True):
+                problems += errors
+                shown.update(len(part))
             if not problems:
-                yield images[: len(some)]
+                yield images[: end - start]
     if problems:
         raise DataError(f"{len(problems)} unreadable picture(s): " + "; ".join(str(problem) for problem in problems))
 
