@@ -103,6 +103,9 @@ def parser() -> Parser:
     sub.add_argument("--top", type=at_least(1), default=10, metavar="N")
     sub.add_argument("--method", default="ppcl", metavar="M")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
+
+    sub = command("bench", "measure speed and memory against references and this machine's bounds; five minutes")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="the record; default: figures/benchmarks.json")
     return top
 
 
@@ -184,6 +187,15 @@ def run_rank(given) -> None:
     print(given.out / "ranking.csv", given.out / "ranking.png")
 
 
+def run_bench(given) -> None:
+    from . import bench
+    from .reproduce import device
+
+    path = given.json or bench.RECORD
+    bench.bench(path, device=device())
+    print(path)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C."""
     given = parser().parse_args(arguments)
@@ -196,6 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
             "train": run_train,
             "evaluate": run_evaluate,
             "rank": run_rank,
+            "bench": run_bench,
         }[given.command](given)
     except KeyboardInterrupt:
         tell("stopped; the same command goes on from the last saved epoch")

@@ -129,3 +129,49 @@ def comparison(table: pandas.DataFrame, label: str) -> Figure:
         one.margins(x=0.2)
     axes[0].invert_yaxis()
     return figure
+
+
+def speed(entries: dict[str, dict]) -> Figure:
+    """Recorded benchmarks: how many times the reference, and the share of the bound; a bar for each machine's run."""
+    tables = {name: pandas.DataFrame(entry["items"]).set_index("name") for name, entry in entries.items()}
+    figure, axes = _charts(2, 4.2, 0.8 + 0.28 * max(len(table) for table in tables.values()))
+    for one, (column, scale, label) in zip(
+        axes, (("ratio", 1, "times the reference"), ("share_of_bound", 100, "% of the bound")), strict=True
+    ):
+        rows = pandas.concat({name: table[column] for name, table in tables.items()}, axis=1).astype(float)
+        rows = scale * rows.dropna(how="all")
+        for i, name in enumerate(rows):
+            y = np.arange(len(rows)) + 0.8 * (i + 0.5) / len(rows.columns) - 0.4
+            one.barh(y, rows[name], 0.75 / len(rows.columns), color=PALETTE[i % 10], label=name, hatch="/" * (i % 3))
+            for at, value in zip(y, rows[name], strict=True):
+                if np.isfinite(value):
+                    text = f"{value:.3g}"
+                    one.annotate(text, (value, at), (3, 0), textcoords="offset points", va="center", fontsize=8)
+        one.set(yticks=range(len(rows)), yticklabels=rows.index, xlabel=label)
+        one.invert_yaxis()
+        one.grid(axis="y", visible=False)
+        one.margins(x=0.2)
+    axes[0].axvline(1, color="black", lw=1, ls="--")
+    axes[0].set_xscale("log")
+    _shared_legend(figure, axes)
+    return figure
+
+
+def gallery_cost(entries: dict[str, dict]) -> Figure:
+    """What a larger gallery costs: seconds a query of the global and of the part step, and what has to be kept."""
+    figure, axes = _charts(2, 3.3, 2.6)
+    for machine, entry in entries.items():
+        found = {row["name"]: row["value"] for row in entry["items"]}
+        look = _look(machine)
+        for one, stem in zip(axes, ("global step", "features"), strict=True):
+            points = [(int(k.rpartition(", ")[2]), v) for k, v in found.items() if k.startswith(f"{stem}, ")]
+            if points:
+                one.plot(*zip(*points, strict=True), **look)
+        if "part step" in found:
+            axes[0].axhline(found["part step"], color=look["color"], lw=1, ls=":")
+    axes[0].set(title="a query: global step, and (dotted) part step", ylabel="seconds", xlabel="gallery pictures")
+    axes[1].set(title="features that are kept", ylabel="GiB", xlabel="gallery pictures")
+    for one in axes:
+        one.set(xscale="log", yscale="log")
+    _shared_legend(figure, axes)
+    return figure

@@ -6,8 +6,6 @@ else (recipe, stage, epoch, fusion weights) is JSON in the file's own header.
 
 import json
 import math
-import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import distributed
+from .files import replacing, write_text
 from .recipes import Recipe
 
 FORMAT = 1
@@ -23,27 +22,6 @@ FORMAT = 1
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged, or of another recipe: the file and the remedy, in one line."""
-
-
-@contextmanager
-def replacing(path: Path | str):
-    """Write to a temporary name beside `path`; it appears under its own name whole, or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path | str, text: str) -> None:
-    """A small text file, whole or absent."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None, **header) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import geometry
 from .boards import BOXES, TITLE, board, judge, legend, outline, pixels, placed, show
-from .charts import PALETTE, by_subset, cmc, comparison, curves, gate_histogram, roc
+from .charts import PALETTE, by_subset, cmc, comparison, curves, gallery_cost, gate_histogram, roc, speed
 from .checkpoints import replacing
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "comparison",
     "curves",
     "figure_one",
+    "gallery_cost",
     "gate_histogram",
     "grid",
     "judge",
@@ -44,6 +45,7 @@ __all__ = [
     "show",
     "sketch",
     "small_png",
+    "speed",
     "style",
 ]
 

@@ -94,6 +94,8 @@ def check(chosen: typing.Any) -> None:
         raise RecipeError(f"matching.placements must be 1 or 7, not {chosen.matching.placements}")
     if min(chosen.input.size) < 32 or chosen.input.height % 16 or chosen.input.width % 16:
         raise RecipeError(f"input.height and input.width must be multiples of 16, at least 32, not {chosen.input.size}")
+    if chosen.backbone.pad >= min(chosen.input.size):
+        raise RecipeError(f"backbone.pad must be less than the input's sides, not {chosen.backbone.pad}")
     for name in ("glrec", "backbone", "joint"):
         stage = getattr(chosen, name)
         if stage.epochs < 1 or stage.batch < 2 or stage.lr <= 0:
@@ -126,6 +128,7 @@ def check(chosen: typing.Any) -> None:
         ("backbone.optimiser", chosen.backbone.optimiser, ("adam", "sgd")),
         ("joint.optimiser", chosen.joint.optimiser, ("adam", "sgd")),
         ("backbone.softmax", chosen.backbone.softmax, ("plain", "cosface")),
+        ("backbone.views", chosen.backbone.views, ("usual", "moved")),
         *(("glrec.crops", kind, KINDS) for kind in chosen.glrec.crops.split(",")),
     ):
         if value not in known:

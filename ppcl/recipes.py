@@ -93,6 +93,10 @@ class BackboneStage:
     label_smoothing: float = 0.1  # not published: of the plain softmax
     margin: float = 0.3  # not published: batch-hard triplet
     triplet_weight: float = 1.0  # not published
+    views: str = (
+        "usual"  # not published: flip, shifted crop of the padded picture, erasing; "moved": as the joint stage's
+    )
+    pad: int = 10  # not published: pixels a side, of the usual views
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,7 @@ _FACE = {
     "backbone.lr": 0.1,  # not published
     "backbone.batch": 256,  # not published
     "backbone.identities": 64,  # not published
+    "backbone.views": "moved",  # not published: aligned faces are not shifted by pixels
     "joint.optimiser": "sgd",  # §2.2
     "joint.lr": 1e-1,  # §2.2
     "joint.batch": 200,  # §2.2
@@ -249,6 +254,7 @@ _DEMO = {
     "backbone.weights": "none",
     "backbone.epochs": 60,
     "backbone.decay_epochs": 20,
+    "backbone.views": "moved",
     "joint.epochs": 20,
     "selection.heldout": 1 / 6,
 }

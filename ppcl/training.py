@@ -15,7 +15,7 @@ from . import checkpoints, distributed, geometry, losses, progress
 from .checkpoints import Stage
 from .data import batches, images
 from .data.batches import generator
-from .data.views import TrainingData, glrec_batch, heldout_queries, joint_batch, training_data, whole_views
+from .data.views import TrainingData, backbone_batch, glrec_batch, heldout_queries, joint_batch, training_data
 from .distributed import gather, share
 from .models.glrec import GLRec, cap_gradient
 from .models.ppcl import PPCL
@@ -84,7 +84,7 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
     stage = Stage(path, recipe, ("glrec",), "GLRec", stage="glrec", task=recipe.task, seed=seed)
     if stage.finished:
         return path
-    device = data.train.images.device
+    device = data.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GLRec(recipe.input.size, how)
@@ -132,7 +132,7 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
 
 def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int) -> None:
     """Adam to zero after the published schedule (METHOD.md §1): an option, off in the paper profile."""
-    how, device = recipe.glrec, data.train.images.device
+    how, device = recipe.glrec, data.device
     optimiser = torch.optim.Adam(model.parameters(), how.polish_lr, fused=device.type == "cuda")
     average = distributed.averaging(optimiser)
     for step in range(how.polish_steps):
@@ -162,7 +162,7 @@ def train_backbone(
     )
     if stage.finished:
         return path
-    device = data.train.images.device
+    device = data.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PPCL(recipe, data.classes, "backbone", pretrained=not stage.epoch).backbone
@@ -176,7 +176,7 @@ def train_backbone(
     total = min(how.steps or math.inf, how.epochs * per_epoch)
     step = min(stage.epoch * per_epoch, total)
     shown = progress.bar(None, stage.label, total, quiet, step)
-    each = how.batch // how.identities
+    each, seen = how.batch // how.identities, None
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         _set_lr(optimiser, backbone_lr(recipe, epoch))
         order = generator(seed, "backbone", epoch)
@@ -184,12 +184,9 @@ def train_backbone(
             if step >= total:
                 break
             draw = generator(seed, "backbone", epoch, step, device=device)
-            index = batches.on(device, index)
-            view = whole_views(len(index), recipe, draw)
-            flipped = torch.rand(len(index), generator=draw, device=device) < recipe.augmentation.flip
-            seen = batches.read_views(data.train.images[index], view, flipped)
-            pictures = images.normalise(share(batches.augment(seen, recipe.augmentation, draw)))
-            index = share(index)
+            index = images.on(device, index)
+            seen = backbone_batch(data.train, index, recipe, draw, seen)  # no step needs those of the last one
+            pictures, index = share(seen), share(index)
             with autocast(device):
                 features = model(pictures.contiguous(memory_format=torch.channels_last))
                 pooled = features.float().mean((2, 3))
@@ -231,7 +228,7 @@ def train_joint(
     )
     if stage.finished:
         return path
-    device = data.train.images.device
+    device = data.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PPCL(recipe, data.classes, row)

@@ -50,6 +50,7 @@ def test_imports_point_one_way():
         "recipe_checks",
         "recipes",
         "geometry",
+        "files",
         "progress",
         "distributed",
         "data",
@@ -70,7 +71,7 @@ def test_imports_point_one_way():
         "boards",
         "plots",
     ]
-    line += ["search", "reproduce", "__main__"]
+    line += ["search", "reproduce", "timing", "bench_data", "bench_models", "bench", "__main__"]
     root = Path(ppcl.__file__).parent
     line.remove("results")
     line.insert(line.index("evaluation"), "results")

@@ -3,11 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ppcl import geometry
+from ppcl.data import usual
 from ppcl.data.batches import (
     KINDS,
     augment,
+    erasing_boxes,
     generator,
     identity_batches,
     part_boxes,
@@ -17,6 +20,8 @@ from ppcl.data.batches import (
     uniform,
     view_boxes,
 )
+from ppcl.data.images import normalise
+from ppcl.data.usual import usual_views
 from ppcl.recipes import Augmentation
 
 # 12 people: one with a single picture, one with two, the others with five
@@ -183,6 +188,93 @@ def test_read_views_is_crop(draw):
     pictures, box = some_pictures(draw), view_boxes(6, (0.6, 1.3), 0.2, draw)
     found = read_views(pictures, box, torch.zeros(6, dtype=torch.bool))
     torch.testing.assert_close(found, geometry.crop(pictures.float(), box, (32, 16)))
+
+
+def test_read_views_of_a_bank_into_a_buffer_are_crops_to_the_bit(draw):
+    """More than are read at a time, by index, mirrored ones too: the slow version builds the whole grid."""
+    bank, box, index = some_pictures(draw, 30), view_boxes(11, (0.3, 1.3), 0.3, draw), torch.randint(30, (11,))
+    mirrored, buffer = torch.rand(11, generator=draw) < 0.5, torch.full((11, 3, 32, 16), 7.0)
+    found = read_views(bank, box, mirrored, index, buffer)
+    grid = geometry.sampling_grid(box, (32, 16))
+    grid = torch.where(mirrored[:, None, None, None], grid * torch.tensor([-1.0, 1.0]), grid)
+    slow = F.grid_sample(bank[index].float(), grid, padding_mode="border", align_corners=False)
+    assert found is buffer and torch.equal(found, slow)
+
+
+def slow_augment(images, how, draw):
+    """One operation after the other on the whole batch."""
+    count, _, *size = images.shape
+    blurred = (torch.rand(count, generator=draw) < how.blur).nonzero().squeeze(1)
+    soft = F.interpolate(F.avg_pool2d(images[blurred], 2), size=size, mode="bilinear", align_corners=False)
+    images[blurred] = images[blurred].lerp(soft, torch.rand(len(blurred), 1, 1, 1, generator=draw))
+    contrast, gain = 1 + how.colour * torch.randn(2, count, 1, 1, 1, generator=draw)
+    scale = contrast * gain * (1 + 0.3 * how.colour * torch.randn(count, 3, 1, 1, generator=draw))
+    mean = images.mean((1, 2, 3), keepdim=True)
+    light = mean * (scale / contrast - scale) + 127.5 * how.colour * torch.randn(count, 1, 1, 1, generator=draw)
+    images = torch.addcmul(light, images, scale)
+    field = torch.randn(-(-count // 8), 3, *size, generator=draw).repeat(8, 1, 1, 1)[:count]
+    images = images + field * 255 * how.noise * torch.randn(count, 1, 1, 1, generator=draw)
+    erased = (torch.rand(count, generator=draw) < how.erase).nonzero().squeeze(1)
+    box = torch.cat([torch.rand(len(erased), 2, generator=draw), uniform(0.15, 0.45, len(erased), 2, draw=draw)], 1)
+    fill = 255 * torch.rand(len(erased), 3, 1, 1, generator=draw)
+    images[erased] = images[erased].lerp(fill, geometry.coverage(box, tuple(size)))
+    return images.clamp(0, 255)
+
+
+@pytest.mark.parametrize("count", [1, 5, 17, 64])
+def test_augment_is_the_slow_version_up_to_rounding(draw, count):
+    pictures = some_pictures(draw, count).float()
+    for how in (Augmentation(), Augmentation(erase=1, blur=1, colour=0.5), Augmentation(blur=0, erase=0)):
+        slow = slow_augment(pictures.clone(), how, generator(0, "a"))
+        fast = augment(pictures.clone(), how, generator(0, "a"))
+        torch.testing.assert_close(fast, slow, atol=1e-3, rtol=0)
+
+
+# --- the usual views of whole pictures ---
+
+
+def slow_usual(bank, index, how, pad, draw):
+    """Picture by picture: mirror, pad with grey, crop, erase, normalise."""
+    height, width = bank.shape[-2:]
+    count = len(index)
+    mirrored = torch.rand(count, generator=draw) < how.flip
+    shift = torch.randint(-pad, pad + 1, (count, 2), generator=draw).tolist()
+    erased = torch.rand(count, generator=draw) < how.erase
+    corner = geometry.corners(erasing_boxes(count, draw)) * torch.tensor([width, height, width, height])
+    seen = []
+    for k, (dx, dy) in enumerate(shift):
+        picture = normalise(bank[index[k]][None])[0]
+        picture = picture.flip(-1) if mirrored[k] else picture
+        picture = F.pad(picture, (pad,) * 4)[:, pad - dy : pad - dy + height, pad - dx : pad - dx + width]
+        if erased[k]:
+            left, top, right, bottom = corner[k].round().long().clamp(min=0).tolist()
+            picture = picture.clone()
+            picture[:, top:bottom, left:right] = 0
+        seen.append(picture)
+    return torch.stack(seen)
+
+
+@pytest.mark.parametrize("pad", [0, 3, 15])
+def test_usual_views_are_the_slow_version_on_every_kind_of_device(draw, monkeypatch, pad):
+    bank, index, how = some_pictures(draw, 9), torch.randint(9, (40,)), Augmentation(erase=0.6)
+    expected = slow_usual(bank, index, how, pad, generator(0, "u"))
+    buffer = torch.full((40, 3, 32, 16), float("nan"))
+    found = usual_views(bank, index, how, pad, generator(0, "u"), buffer)
+    assert found is buffer and torch.equal(found, expected)
+    monkeypatch.setattr(usual, "_one_by_one", lambda b, i, *draws: usual._all_at_once(b[i], *draws[:-1]))
+    assert torch.equal(usual_views(bank, index, how, pad, generator(0, "u")), expected)
+
+
+def test_usual_views_take_a_new_buffer_where_the_given_one_does_not_fit(draw):
+    bank, short = some_pictures(draw, 9), torch.zeros(3, 3, 32, 16)
+    found = usual_views(bank, torch.arange(9), Augmentation(), 2, draw, short)
+    assert found.shape == (9, 3, 32, 16) and (short == 0).all()
+
+
+def test_usual_views_with_nothing_asked_are_the_pictures(draw):
+    bank = some_pictures(draw, 9)
+    found = usual_views(bank, torch.arange(9), Augmentation(flip=0, erase=0), 0, draw)
+    assert torch.equal(found, normalise(bank))
 
 
 def test_mirrored_view_is_the_view_of_the_mirrored_picture(draw):

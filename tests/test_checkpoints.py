@@ -213,8 +213,8 @@ def half_written(tensors, path, metadata=None):
 @pytest.mark.parametrize(
     "owner, name, fail",
     [
-        (checkpoints.os, "replace", no_room),
-        (checkpoints.os, "fsync", no_room),
+        (os, "replace", no_room),
+        (os, "fsync", no_room),
         (checkpoints, "save_file", no_room),
         (checkpoints, "save_file", half_written),
     ],
@@ -252,7 +252,7 @@ def test_folder_that_cannot_be_made_is_said(tmp_path):
 def test_text_is_whole_or_absent(tmp_path, monkeypatch):
     checkpoints.write_text(tmp_path / "deep" / "log.jsonl", "ä\n")
     assert (tmp_path / "deep" / "log.jsonl").read_text(encoding="utf-8") == "ä\n"
-    monkeypatch.setattr(checkpoints.os, "replace", no_room)
+    monkeypatch.setattr(os, "replace", no_room)
     with pytest.raises(OSError):
         checkpoints.write_text(tmp_path / "deep" / "log.jsonl", "other")
     assert (tmp_path / "deep" / "log.jsonl").read_text(encoding="utf-8") == "ä\n"

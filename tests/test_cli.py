@@ -69,7 +69,16 @@ def test_a_wrong_call_is_one_clear_line_and_exit_2(capsys, arguments, words):
 
 
 def test_every_command_has_help(capsys):
-    for command in ([], ["reproduce"], ["data", "check"], ["data", "synthesise"], ["train"], ["evaluate"], ["rank"]):
+    for command in (
+        [],
+        ["reproduce"],
+        ["data", "check"],
+        ["data", "synthesise"],
+        ["train"],
+        ["evaluate"],
+        ["rank"],
+        ["bench"],
+    ):
         with pytest.raises(SystemExit) as stop:
             main([*command, "--help"])
         assert stop.value.code == 0

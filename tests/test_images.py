@@ -212,6 +212,24 @@ def test_bank_keeps_channels_rows_and_columns_apart():
     assert np.array_equal(found.images[0].permute(1, 2, 0).numpy(), pixels)
 
 
+@pytest.mark.parametrize("size", [(64, 128), (128, 64), (1, 1), (7, 31)])
+def test_a_doubled_picture_is_pillows_to_the_bit(size):
+    """Market-1501's case, which takes a faster way."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        picture = Image.fromarray(rng.integers(256, size=(*size[::-1], 3), dtype=np.uint8))
+        slow = picture.resize((2 * size[0], 2 * size[1]), Image.Resampling.BILINEAR)
+        found = images.to_tensor(picture, (2 * size[1], 2 * size[0]))
+        assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(slow))
+
+
+def test_many_pictures_keep_their_places():
+    """More than a thread takes at a time."""
+    pictures = [Image.new("RGB", (8, 16), (number, 0, 255 - number)) for number in range(150)]
+    found = bank(pictures, (16, 8), quiet=True)
+    assert found.images[:, 0, 0, 0].tolist() == list(range(150)) and found.ratios.abs().max() < 1e-6
+
+
 def test_normalise_and_back():
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
     torch.testing.assert_close(images.denormalise(images.normalise(pixels)) * 255, pixels.float(), atol=1e-3, rtol=0)

@@ -242,6 +242,8 @@ def test_parse_overrides():
     [
         {"backbone.batch": 63},
         {"backbone.identities": 1},
+        {"backbone.views": "any"},
+        {"backbone.pad": 64},
         {"joint.batch": 32},
         {"joint.identities": 8},
         {"matching.placements": 3},

@@ -10,18 +10,22 @@ from torch import Tensor
 
 from .. import distributed, geometry
 from ..recipes import Recipe, check_files
-from . import batches, datasets, images
+from . import batches, datasets, images, usual
 from .batches import generator
 
 
 @dataclass
 class TrainingData:
-    """Training pictures on the device, split by identity: `train` for the stages, `heldout` for selection alone."""
+    """Training pictures, split by identity: `train` for the stages, `heldout` for selection alone.
+
+    They lie on the device that the stages compute on, or, where that has no room for them, in memory or a mapped file.
+    """
 
     train: images.ImageBank
     labels: np.ndarray  # (N,) class of each training picture, 0..classes-1
     heldout: images.ImageBank
     heldout_ids: np.ndarray
+    device: torch.device = torch.device("cpu")
 
     @property
     def classes(self) -> int:
@@ -47,16 +51,21 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
         )
     order = torch.randperm(len(several), generator=generator(0, "heldout")).numpy()
     away = np.isin(pictures.identities, several[order[:kept_back]])
-    bank = images.bank(pictures.pictures, recipe.input.size, "decoding training pictures", quiet)
-    _, labels = np.unique(pictures.identities[~away], return_inverse=True)
-    mask = torch.from_numpy(away)
-    return TrainingData(bank[~mask].to(device), labels, bank[mask].to(device), pictures.identities[away])
+    first = pictures.keep(np.argsort(away, kind="stable"))  # training pictures, then those held out: slices, no copies
+    count, size = int((~away).sum()), recipe.input.size
+    kept = Path(data) / "decoded" / f"{pictures.name.replace('/', '-')}-{size[0]}x{size[1]}.safetensors"
+    bank = images.bank(first.pictures, size, "decoding training pictures", quiet, kept)
+    _, labels = np.unique(first.identities[:count], return_inverse=True)
+    where = torch.device(device)
+    if where.type == "cuda" and bank.images.nbytes < torch.cuda.mem_get_info(where)[0] / 2:
+        bank = bank.to(where)
+    return TrainingData(bank[:count], labels, bank[count:], first.identities[count:], where)
 
 
 def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: torch.Generator):
     """Half cropped, half whole -> normalised `(B, 3, H, W)`, log ratios `(B,)`, boxes `(B, 4)`, partial `(B,)`."""
     count = len(index)
-    device = bank.images.device
+    device = draw.device
     crop = batches.training_crops(count, recipe.glrec, draw)
     partial = torch.rand(count, generator=draw, device=device) < 0.5
     box = torch.where(partial[:, None], crop, geometry.whole(count, like=crop))
@@ -66,10 +75,23 @@ def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: tor
     odd = batches.uniform(-recipe.glrec.stretch, recipe.glrec.stretch, count, draw=draw)  # nor of one shape
     view = torch.cat([view[:, :2], view[:, 2:] * torch.stack([odd, -odd], 1).clamp(min=0).exp()], 1)
     flipped = torch.rand(count, generator=draw, device=device) < recipe.augmentation.flip
-    seen = batches.read_views(bank.images[batches.on(device, index)], geometry.compose(view, box), flipped)
+    seen = batches.read_views(bank.images, geometry.compose(view, box), flipped, index)
     how = dataclasses.replace(recipe.augmentation, colour=recipe.glrec.colour)
-    pictures = images.normalise(batches.augment(seen, how, draw))
+    pictures = images.normalise(batches.augment(seen, how, draw), out=seen)
     return pictures, odd + batches.ratio_of(box, recipe.glrec.ratio_jitter, draw), box, partial
+
+
+def backbone_batch(
+    bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: torch.Generator, out: Tensor | None = None
+) -> Tensor:
+    """Whole pictures as `backbone.views` wants them: normalised `(B, 3, H, W)`, in `out` where its shape fits."""
+    if recipe.backbone.views == "usual":
+        return usual.usual_views(bank.images, index, recipe.augmentation, recipe.backbone.pad, draw, out)
+    view = whole_views(len(index), recipe, draw)
+    flipped = torch.rand(len(index), generator=draw, device=draw.device) < recipe.augmentation.flip
+    fits = out is not None and len(out) == len(index)
+    seen = batches.read_views(bank.images, view, flipped, index, out if fits else None)
+    return images.normalise(batches.augment(seen, recipe.augmentation, draw), out=seen)
 
 
 def whole_views(count: int, recipe: Recipe, draw: torch.Generator, wide_share: float = 0.0) -> Tensor:
@@ -104,8 +126,8 @@ def joint_batch(
     data: TrainingData, labels: Tensor, index: Tensor, recipe: Recipe, views: str, draw: torch.Generator
 ) -> JointBatch:
     """The batch of METHOD.md §4 from pictures `index` `(P * 4,)`, an identity's four together; `views` as in Method."""
-    device = data.train.images.device
-    a, b, c = batches.on(device, index).view(-1, 4)[:, :3].T
+    device = draw.device
+    a, b, c = images.on(device, index).view(-1, 4)[:, :3].T
     people = len(a)
     chosen = torch.cat([a, b, a, c])
     whole = whole_views(4 * people, recipe, draw, recipe.joint.wide_share)
@@ -119,8 +141,8 @@ def joint_batch(
         view, crop = torch.cat([whole[: 2 * people], near]), torch.cat([canvas[: 2 * people], part])
     else:
         view, crop = whole, canvas
-    seen = batches.read_views(data.train.images[chosen], geometry.compose(view, crop), flipped)
-    pictures = images.normalise(batches.augment(seen, recipe.augmentation, draw))
+    seen = batches.read_views(data.train.images, geometry.compose(view, crop), flipped, chosen)
+    pictures = images.normalise(batches.augment(seen, recipe.augmentation, draw), out=seen)
     ratios = batches.ratio_of(crop, recipe.glrec.ratio_jitter, draw)
     return JointBatch(pictures, ratios, labels[chosen], view, crop, partial)
 

@@ -1,0 +1,149 @@
+"""What `bench` measures of the data path, and of importing: each function gives records."""
+
+import importlib.util
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import geometry
+from .data import bank_files, batches, images, usual, views
+from .recipes import recipe
+from .timing import Sizes, bandwidth, fact, interleaved, item, threads
+
+PARTS = "training, evaluation, search, plots, results, reproduce"
+
+
+def draw_files(folder: Path, count: int, size: tuple[int, int] = (128, 64)) -> list[Path]:
+    """JPEGs of about the bytes of Market-1501's, 64 x 128 pixels."""
+    rng, paths = np.random.default_rng(0), []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (16, 8, 3), dtype=np.uint8)).resize(size[::-1])
+        pixels = np.asarray(coarse) + rng.normal(0, 9, (*size, 3))
+        paths.append(folder / f"{number:06d}.jpg")
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=80)
+    return paths
+
+
+def plain_pipeline(size: tuple[int, int]) -> tuple[str, object]:
+    """What a DataLoader's worker does with one picture after the other: torchreid's transforms, or torchvision's."""
+    if importlib.util.find_spec("torchreid"):
+        from torchreid.data.transforms import build_transforms
+
+        wanted = ["random_flip", "random_crop", "random_erase"]
+        return "torchreid's transforms, picture by picture", build_transforms(*size, transforms=wanted)[0]
+    from torchvision import transforms
+
+    steps = [transforms.Resize(size), transforms.RandomHorizontalFlip(), transforms.Pad(10)]
+    steps += [transforms.RandomCrop(size), transforms.ToTensor(), transforms.Normalize(images.MEAN, images.STD)]
+    return "torchvision, picture by picture", transforms.Compose([*steps, transforms.RandomErasing()])
+
+
+def plain_batch(paths: list[Path], transform) -> torch.Tensor:
+    return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+
+
+def training_batches(sizes: Sizes, _device: str) -> list[dict]:
+    """Batches from a bank, on one core, into a buffer that is used again; against the files, picture by picture."""
+    chosen = recipe("person", "paper", **{"input.height": sizes.size[0], "input.width": sizes.size[1]})
+    shape, count = (3, *sizes.size), sizes.batch
+    pixels = torch.randint(256, (8 * count, *shape), dtype=torch.uint8)
+    bank, out = images.ImageBank(pixels, torch.zeros(len(pixels))), torch.empty(count, *shape)
+    draw = batches.generator(0, "bench")
+    order = iter(lambda: torch.randint(len(pixels), (count,), generator=draw), None)
+    nobody = torch.zeros(count, dtype=torch.bool)
+    boxes = geometry.compose(views.whole_views(count, chosen, draw), batches.training_crops(count, chosen.glrec, draw))
+
+    def whole() -> None:
+        usual.usual_views(pixels, next(order), chosen.augmentation, min(10, sizes.size[1] // 4), draw, out)
+
+    def parts() -> None:
+        images.normalise(batches.read_views(pixels, boxes, nobody, next(order), out), out)
+
+    def everything() -> None:
+        views.glrec_batch(bank, next(order), chosen, draw)
+
+    with tempfile.TemporaryDirectory() as folder, threads(1):
+        paths = draw_files(Path(folder), min(count, sizes.pictures))
+        name, transform = plain_pipeline(sizes.size)
+        random.seed(0)
+        reference = (name, partial(plain_batch, paths, transform), len(paths))
+        touched = 5 * pixels[0].numel()  # bytes: a picture is read as uint8 and written as float
+        bound = ("memory bandwidth", bandwidth(sizes) / touched)
+        many = {"work": count, "reference": reference, "bound": bound, "rounds": sizes.rounds}
+        said = "flip, shifted crop, erasing, normalised, float"
+        return [
+            item("training batches", "img/s", whole, note=said, **many),
+            item("partial views", "img/s", parts, note="crop at a known box, resampled, normalised", **many),
+            item("partial views, all augmentation", "img/s", everything, note="and blur, colour, noise", **many),
+        ]
+
+
+def bank(sizes: Sizes, _device: str) -> list[dict]:
+    """Building a bank from files, and opening one that is kept on the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = draw_files(Path(folder), sizes.pictures)
+
+        def plainly() -> None:
+            for path in paths:
+                resized = Image.open(path).convert("RGB").resize(sizes.size[::-1], Image.Resampling.BILINEAR)
+                torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+        def decode() -> None:
+            for path in paths:
+                Image.open(path).load()
+
+        alone = item("decoding", "img/s", decode, len(paths), rounds=2)["value"] * torch.get_num_threads()
+        build = partial(images.bank, paths, sizes.size, quiet=True)
+        many = [paths[number % len(paths)] for number in range(sizes.bank)]
+        shape, kept = (sizes.bank, 3, *sizes.size), Path(folder) / "kept" / "bank.safetensors"
+        block = torch.zeros(min(256, sizes.bank), *shape[1:], dtype=torch.uint8)
+        parts = (block[: min(len(block), sizes.bank - start)] for start in range(0, sizes.bank, len(block)))
+        bank_files.write(kept, bank_files.key(many, sizes.size), shape, parts, torch.zeros(sizes.bank))
+
+        def reopen() -> None:
+            found = bank_files.opened(kept, bank_files.key(many, sizes.size), shape)
+            found[0][: sizes.batch].float()
+
+        again = ("building it", build, len(paths) / sizes.bank)
+        plain = ("Pillow, picture by picture", plainly, len(paths))
+        bound = ("decoding alone, on every thread", alone)
+        return [
+            item("building the bank", "img/s", build, len(paths), plain, bound, sizes.rounds),
+            item(
+                "opening a kept bank",
+                "s",
+                reopen,
+                1,
+                again,
+                rounds=sizes.rounds,
+                note=f"{sizes.bank} pictures, a batch",
+            ),
+        ]
+
+
+def imports(sizes: Sizes, _device: str) -> list[dict]:
+    """What `import ppcl` adds to torch and torchvision, and what all of its parts add."""
+    base, rounds = "import torch, torchvision", min(3, sizes.rounds)
+    codes = {base: base, "import ppcl": f"{base}; import ppcl"}
+    codes["import ppcl, every part"] = f"{base}; from ppcl import {PARTS}"
+    if importlib.util.find_spec("torchreid"):
+        codes["import torchreid"] = "import torchreid"
+    calls = [partial(subprocess.run, [sys.executable, "-c", code], check=True) for code in codes.values()]
+    seconds = dict(zip(codes, interleaved(calls, rounds), strict=True))
+    alone, reference, found = statistics.median(seconds[base]), list(codes)[-1] if len(codes) > 3 else base, []
+    for name in list(codes)[1:3]:
+        own, ratio = sorted(time - alone for time in seconds[name]), statistics.median(seconds[reference])
+        more = {"spread": [own[0], own[-1]], "reference": reference, "ratio": ratio / statistics.median(seconds[name])}
+        found.append(fact(name, statistics.median(own), "s", note=f"beside {alone:.2f} s of {base}", **more))
+    return found
+
+
+ITEMS = (training_batches, bank, imports)

@@ -1,0 +1,263 @@
+"""What `bench` measures of networks and matching: training steps, evaluation, part to part, shortlists."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import losses, matching, metrics, training
+from .data import images, views
+from .models.backbone import Backbone
+from .models.ppcl import PPCL
+from .recipes import Recipe, recipe
+from .timing import Sizes, bandwidth, fact, item, product
+
+STAGES = {"glrec": training.train_glrec, "backbone": training.train_backbone, "joint": training.train_joint}
+FUSED = 0.7  # the part distance's weight, for want of a trained one
+
+
+def _flops(call: Callable) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+# --- training ---
+
+
+def training_step(sizes: Sizes, device: str) -> list[dict]:
+    """A step of stage 2 as `training` makes it; against fp32, channels first, as torchreid's loop."""
+    overrides = {"backbone.architecture": sizes.architecture, "backbone.weights": "none"}
+    how, count, kind = recipe("person", "paper", **overrides).backbone, sizes.step_batch, torch.device(device).type
+    labels = torch.arange(count, device=device) // 4
+    pictures = torch.randn(count, 3, *sizes.size, device=device)
+
+    def step(model: Backbone, optimiser: torch.optim.Optimizer, seen: Tensor, context: Callable) -> None:
+        with context():
+            features = model(seen)
+            pooled = features.float().mean((2, 3))
+            loss, _ = losses.identity(model.classifier, model.neck(pooled), labels, how.label_smoothing)
+        optimiser.zero_grad(set_to_none=True)
+        (loss + losses.batch_hard(pooled, labels, how)).backward()
+        optimiser.step()
+
+    ways = {"ours": (torch.channels_last, partial(training.autocast, device))}
+    ways["plain"] = torch.contiguous_format, contextlib.nullcontext
+    steps = {}
+    for name, (layout, context) in ways.items():
+        model = Backbone(how, 751).to(device, memory_format=layout).train()
+        optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], how.lr)
+        steps[name] = partial(step, model, optimiser, pictures.contiguous(memory_format=layout), context)
+    with training.autocast(device):
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    each = _flops(steps["plain"]) / count
+    bound = (f"matrix product in {str(dtype)[6:]}", product(sizes, dtype, device) / each)
+    plain = ("fp32, channels first", steps["plain"], count)
+    note = f"{sizes.architecture}, batch {count}, {each / 1e9:.1f} GFLOP a picture"
+    return [item("training step", "img/s", steps["ours"], count, plain, bound, min(3, sizes.rounds), note)]
+
+
+def stages(sizes: Sizes, device: str, chosen: Recipe | None = None) -> list[dict]:
+    """Pictures a second of each stage, the GPU's idle share, and the whole paper recipe in minutes, extrapolated.
+
+    A run of few steps is taken from one of more, so that what comes before the first step and after the last does not
+    count. On a CPU only for a recipe that is given: the paper's takes a minute a step there.
+    """
+    if device != "cuda" and chosen is None:
+        return []
+    chosen = chosen or recipe("person", "paper", **{"backbone.weights": "none"})
+    few, many = sizes.stage_steps // 4 or 1, (sizes.stage_steps // 4 or 1) + sizes.stage_steps
+    each, held = 8, 32  # pictures a person, pictures held out
+    people = -(-many * max(getattr(chosen, stage).batch for stage in STAGES) // each)  # one epoch: nothing is saved
+    pixels = torch.randint(256, (people * each + held, 3, *chosen.input.size), dtype=torch.uint8).to(device)
+    bank, ids = images.ImageBank(pixels, torch.zeros(len(pixels), device=device)), np.arange(len(pixels)) // each
+    data = views.TrainingData(bank[held:], ids[:-held], bank[:held], ids[:held], torch.device(device))
+    seconds, kernels = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for turn, steps in enumerate((few, few, many, many)):  # the first warms up, the last is looked into
+            parts = {stage: dataclasses.replace(getattr(chosen, stage), steps=steps) for stage in STAGES}
+            some = dataclasses.replace(chosen, **parts)
+            for stage, train in STAGES.items():
+                run = partial(train, some, data, Path(folder) / str(turn), quiet=True)
+                if turn < 3:
+                    seconds[stage, steps] = _seconds(run)
+                elif device == "cuda":
+                    kernels[stage] = _kernel_seconds(run) / steps
+    found, minutes = [], 0.0
+    for stage in STAGES:
+        how = getattr(chosen, stage)
+        step = (seconds[stage, many] - seconds[stage, few]) / (many - few)
+        found.append(fact(f"stage {stage}", how.batch / step, "img/s", note=f"batch {how.batch}"))
+        if stage in kernels:
+            idle = max(0.0, 1 - kernels[stage] / step)
+            found.append(fact(f"stage {stage}, GPU idle", 100 * idle, "%", note="of the time of a step"))
+        minutes += how.epochs * max(1, sizes.bank // how.batch) * step / 60
+    note = f"EXTRAPOLATED from {many - few} steps a stage on random pictures to {sizes.bank} pictures, all epochs"
+    return [*found, fact("the whole recipe", minutes, "min", note=note)]
+
+
+def _seconds(call: Callable) -> float:
+    began = time.perf_counter()
+    call()  # it ends by saving, which waits for the device
+    return time.perf_counter() - began
+
+
+def _kernel_seconds(call: Callable) -> float:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        call()
+    return sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
+
+
+# --- evaluation ---
+
+
+def textbook(distances, query_ids, gallery_ids, query_cameras, gallery_cameras) -> float:
+    """mAP as the field's NumPy evaluators find it: sort everything, then walk through each query's list."""
+    order = np.argsort(distances, axis=1)
+    matches = gallery_ids[order] == query_ids[:, None]
+    precisions = []
+    for i in range(len(query_ids)):
+        keep = ~((gallery_ids[order[i]] == query_ids[i]) & (gallery_cameras[order[i]] == query_cameras[i]))
+        found = matches[i][keep].astype(np.int32)
+        if found.any():
+            cumulative = found.cumsum() / (np.arange(len(found)) + 1.0)
+            precisions.append((cumulative * found).sum() / found.sum())
+    return float(np.mean(precisions))
+
+
+def evaluation(sizes: Sizes, _device: str) -> list[dict]:
+    """CMC and mAP of a Market-1501-sized matrix, and what they need beside it."""
+    rng = np.random.default_rng(0)
+    people = max(2, sizes.gallery // 20)
+    ids = [rng.integers(people, size=count) for count in (sizes.queries, sizes.gallery)]
+    cameras = [rng.integers(6, size=count) for count in (sizes.queries, sizes.gallery)]
+    distances = rng.random((sizes.queries, sizes.gallery), np.float32)
+    distances -= 0.3 * (ids[0][:, None] == ids[1][None])
+    everything = partial(metrics.cmc_map, distances, *ids, *cameras)
+    few = min(sizes.textbook, sizes.queries)
+    some = partial(textbook, distances[:few], ids[0][:few], ids[1], cameras[0][:few], cameras[1])
+    ours = metrics.cmc_map(distances[:few], ids[0][:few], ids[1], cameras[0][:few], cameras[1]).mAP
+    plain = (f"textbook NumPy, by {few} queries", some, few / sizes.queries)
+    bound = ("one read of the matrix", 2 * bandwidth(sizes) / 2 / distances.nbytes)
+    note = f"{sizes.queries} x {sizes.gallery}; mAP differs from the textbook's by {abs(ours - some()):.1e}"
+    found = item("CMC and mAP", "s", everything, 1, plain, bound, min(3, sizes.rounds), note)
+    tracemalloc.start()
+    everything()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    share = f"{100 * peak / distances.nbytes:.0f} % of the matrix"
+    return [found, fact("CMC and mAP, extra memory", peak / 2**20, "MiB", note=share)]
+
+
+# --- matching ---
+
+
+def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool = True) -> matching.Features:
+    """Features as a described gallery has them, of people who resemble themselves; without maps only embeddings."""
+    draw = torch.Generator().manual_seed(seed)
+    cells, who = (sizes.size[0] // 16, sizes.size[1] // 16), torch.arange(count) % people
+
+    def of(people_draw: torch.Generator, spread: float, *shape: int) -> Tensor:
+        centre = torch.randn(people, *shape, generator=people_draw)
+        return centre[who] + spread * torch.randn(count, *shape, generator=draw)
+
+    same = torch.Generator().manual_seed(0)  # the same people in queries and gallery
+    embedding = F.normalize(of(same, 2.0, 1, sizes.width), dim=-1)
+    box, gate = torch.tensor([0.5, 0.5, 0.9, 0.9]).repeat(count, 1, 1), torch.ones(count)
+    if not parts:
+        nothing = torch.zeros(count, 0)
+        return matching.Features(embedding, box, gate, *[nothing] * 5)
+    points = F.normalize(of(same, 1.0, 1, 18, 64), dim=-1)
+    stripes = of(same, 1.0, 1, matching.STRIPES, sizes.channels)
+    keys, maps = F.normalize(of(same, 1.0, 64, *cells), dim=1), of(same, 1.0, sizes.channels, *cells)
+    return matching.Features(embedding, box, gate, points, stripes, keys, maps, torch.ones(count, 1, *cells))
+
+
+def _matcher(sizes: Sizes) -> PPCL:
+    small = {"backbone.architecture": "small", "backbone.weights": "none"}
+    model = PPCL(recipe("person", "paper", **small), 2).eval()
+    model.fusion_weights = {"ppcl": FUSED}
+    return model
+
+
+def part_matching(sizes: Sizes, device: str) -> list[dict]:
+    """Pairs matched part to part; against one pair after the other, and the product of the operations it counts."""
+    model = _matcher(sizes).to(device)
+    asked, there = (
+        _to(drawn_features(count, 64, sizes, seed), device) for seed, count in ((1, sizes.asked), (2, sizes.parts))
+    )
+    pairs, few = sizes.asked * sizes.parts, min(8, sizes.parts)
+    everything = partial(matching.region_distances, model, asked, there)
+
+    def one_by_one() -> None:
+        for j in range(few):
+            matching.region_distances(model, asked[:1], there[j : j + 1])
+
+    each = _flops(everything) / pairs
+    plain, note = ("pair by pair", one_by_one, few), f"{sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
+    bound = ("matrix product in float32", product(sizes, torch.float32, device) / each)
+    found = [item("part to part", "pairs/s", everything, pairs, plain, bound, sizes.rounds, note)]
+    if hasattr(there, "bfloat16"):
+        half = there.bfloat16()
+        faster = partial(matching.region_distances, model, asked, half)
+        moved = metrics.rank_changes(everything().cpu(), faster().float().cpu()).max()
+        note = f"against float32 the ten nearest move by {moved} places at most"
+        bound = ("matrix product in bfloat16", product(sizes, torch.bfloat16, device) / each)
+        full = ("float32", everything, pairs)
+        found.append(item("part to part, bfloat16", "pairs/s", faster, pairs, full, bound, sizes.rounds, note))
+    return found
+
+
+def shortlists(sizes: Sizes, device: str) -> list[dict]:
+    """A search in large galleries: the global step, the part step, what must be kept, and what the shortlist loses."""
+    model, length, found = _matcher(sizes).to(device), recipe("person", "paper").matching.shortlist, []
+    length = min(length, sizes.parts // 4)
+    asked = _to(drawn_features(sizes.asked, 64, sizes, 1), device)
+    some = _to(drawn_features(sizes.parts, 64, sizes, 2), device)
+    a_picture = sum(getattr(some, field.name).nbytes for field in dataclasses.fields(some)) / len(some)
+    for count in sizes.galleries:
+        gallery = _to(drawn_features(count, max(64, count // 20), sizes, 2, parts=False), device)
+        each = 2 * count * sizes.width  # operations a query
+        bound = ("matrix product in float32", product(sizes, torch.float32, device) / each)
+        step = partial(nearest, asked, gallery, length)
+        row = item(f"global step, {count}", "s", step, len(asked), None, bound, min(3, sizes.rounds), "a query")
+        found += [
+            row,
+            fact(f"features, {count}", count * a_picture / 2**30, "GiB", note="to be kept, on a disk if large"),
+        ]
+    overall, index = nearest(asked, some, length)
+    parts = partial(matching.region_distances, model, asked, some, index)
+    whole = ("the whole gallery by parts", partial(matching.region_distances, model, asked, some), len(asked))
+    note = f"a query, its {length} nearest of {len(some)}"
+    found.append(item("part step", "s", parts, len(asked), whole, rounds=sizes.rounds, note=note))
+    full = matching.match(model, asked, some, 0, FUSED).topk(10, largest=False).indices
+    kept = (full[..., None] == index[:, None]).any(-1).float().mean().item()
+    note = f"of the ten nearest in the full matrix of {len(some)}, in the {length} of the shortlist"
+    return [*found, fact("shortlist, recall", 100 * kept, "%", note=note)]
+
+
+def nearest(asked: matching.Features, gallery: matching.Features, length: int) -> tuple[Tensor, Tensor]:
+    """The global step: distances and indices of the nearest pictures `(Q, S)`."""
+    if hasattr(matching, "nearest"):
+        return matching.nearest(asked, gallery, length)
+    return matching.global_distances(asked, gallery).topk(length, largest=False)
+
+
+def _to(features: matching.Features, device: str) -> matching.Features:
+    names = [field.name for field in dataclasses.fields(features)]
+    return matching.Features(**{name: getattr(features, name).to(device) for name in names})
+
+
+ITEMS = (training_step, stages, evaluation, part_matching, shortlists)

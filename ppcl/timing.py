@@ -1,0 +1,121 @@
+"""How `bench` measures: calls timed in turns, medians with their spread, bounds measured on the spot."""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+KEYS = ("name", "value", "unit", "spread", "ratio", "reference", "bound", "share_of_bound", "note", "threads")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the items are; the defaults take about five minutes on two cores."""
+
+    rounds: int = 5
+    batch: int = 64
+    pictures: int = 512  # files that are drawn
+    size: tuple[int, int] = (256, 128)
+    bank: int = 12936  # Market-1501's training pictures
+    step_batch: int = 16
+    architecture: str = "resnet50"
+    queries: int = 3368  # Market-1501's, by its gallery without junk
+    gallery: int = 15913
+    textbook: int = 60  # queries of the textbook evaluator
+    asked: int = 16  # queries matched by parts
+    parts: int = 512  # gallery pictures matched by parts
+    channels: int = 2048
+    galleries: tuple[int, ...] = (10**4, 10**5, 10**6)
+    width: int = 256  # numbers of a drawn embedding
+    product: int = 2048  # rows and columns of the product that gives the bound
+    buffer: int = 1 << 26  # bytes copied for the bandwidth
+    stage_steps: int = 20  # on CUDA
+
+
+def interleaved(calls: list[Callable], rounds: int) -> list[list[float]]:
+    """Seconds of each call, `rounds` times in turns after a turn that is not counted."""
+    times = [[] for _ in calls]
+    for turn in range(rounds + 1):
+        for call, found in zip(calls, times, strict=True):
+            _wait()
+            began = time.perf_counter()
+            call()
+            _wait()
+            if turn:
+                found.append(time.perf_counter() - began)
+    return times
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def item(
+    name: str,
+    unit: str,
+    mine: Callable,
+    work: float = 1,
+    reference: tuple[str, Callable, float] | None = None,
+    bound: tuple[str, float] | None = None,
+    rounds: int = 5,
+    note: str = "",
+) -> dict:
+    """Time a call that does so much work -> a record of KEYS.
+
+    A unit per second (`img/s`) is a rate, any other a time for a unit of work. reference: its name, a call, the work
+    that this does. bound: its name, and the work a second that it would allow. ratio: how many times the reference.
+    """
+    times = interleaved([mine, *([reference[1]] if reference else [])], rounds)
+    each = statistics.median(times[0]) / work
+    rate = unit.endswith("/s")
+    seen = sorted((work / t if rate else t / work) for t in times[0])
+    found = dict.fromkeys(KEYS) | {"name": name, "unit": unit, "note": note, "threads": torch.get_num_threads()}
+    found |= {"value": 1 / each if rate else each, "spread": [seen[0], seen[-1]]}
+    if reference:
+        found |= {"reference": reference[0], "ratio": statistics.median(times[1]) / reference[2] / each}
+    if bound:
+        found |= {"bound": f"{bound[0]}: {bound[1]:.4g} /s", "share_of_bound": 1 / each / bound[1]}
+    return found
+
+
+def fact(name: str, value: float, unit: str, **more) -> dict:
+    """A record of something counted, not timed."""
+    return dict.fromkeys(KEYS) | {"name": name, "value": value, "unit": unit, "note": ""} | more
+
+
+@contextlib.contextmanager
+def threads(count: int):
+    """So many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def bandwidth(sizes: Sizes) -> float:
+    """Bytes a second that a large copy reads and writes, by the present number of threads."""
+    return _bandwidth(sizes.buffer, torch.get_num_threads())
+
+
+@cache
+def _bandwidth(size: int, _threads: int) -> float:
+    source, target = torch.zeros(size // 4), torch.empty(size // 4)
+    return 2 * size / statistics.median(interleaved([lambda: target.copy_(source)], 9)[0])
+
+
+def product(sizes: Sizes, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
+    """Floating point operations a second of a large matrix product."""
+    return _product(sizes.product, dtype, device, torch.get_num_threads())
+
+
+@cache
+def _product(size: int, dtype: torch.dtype, device: str, _threads: int) -> float:
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / statistics.median(interleaved([lambda: a @ b], 5)[0])
