@@ -35,7 +35,7 @@ def test_describe_and_match_pictures_of_any_kind(untrained, tmp_path):
     gallery = ppcl.describe(untrained, [Image.open(path) for path in paths], several=False)
     distances = ppcl.match(untrained, query, gallery, shortlist=0, weight=0.5)
     assert distances.shape == (2, 3) and torch.isfinite(distances).all()
-    assert query.embedding.shape[1] == 7 and gallery.embedding.shape[1] == 1
+    assert query.embedding.shape[1] == 14 and gallery.embedding.shape[1] == 1
     again = ppcl.match(untrained, ppcl.describe(untrained, paths[:2]), gallery, shortlist=0, weight=0.5)
     assert torch.equal(distances, again)
 
