@@ -75,8 +75,7 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
         name, transform = plain_pipeline(sizes.size)
         random.seed(0)
         reference = (name, partial(plain_batch, paths, transform), len(paths))
-        touched = 5 * pixels[0].numel()  # bytes: a picture is read as uint8 and written as float
-        bound = ("memory bandwidth", bandwidth(sizes) / touched)
+        bound = bandwidth(sizes, 5 * pixels[0].numel())  # a picture is read as uint8 and written as float
         many = {"work": count, "reference": reference, "bound": bound, "rounds": sizes.rounds}
         said = "flip, shifted crop, erasing, normalised, float"
         return [
@@ -100,7 +99,6 @@ def bank(sizes: Sizes, _device: str) -> list[dict]:
             for path in paths:
                 Image.open(path).load()
 
-        alone = item("decoding", "img/s", decode, len(paths), rounds=2)["value"] * torch.get_num_threads()
         build = partial(images.bank, paths, sizes.size, quiet=True)
         many = [paths[number % len(paths)] for number in range(sizes.bank)]
         shape, kept = (sizes.bank, 3, *sizes.size), Path(folder) / "kept" / "bank.safetensors"
@@ -114,7 +112,7 @@ def bank(sizes: Sizes, _device: str) -> list[dict]:
 
         again = ("building it", build, len(paths) / sizes.bank)
         plain = ("Pillow, picture by picture", plainly, len(paths))
-        bound = ("decoding alone, on every thread", alone)
+        bound = ("decoding alone, on every thread", decode, len(paths) * torch.get_num_threads())
         return [
             item("building the bank", "img/s", build, len(paths), plain, bound, sizes.rounds),
             item(
