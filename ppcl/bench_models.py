@@ -171,7 +171,7 @@ def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool
 
     def of(people_draw: torch.Generator, spread: float, *shape: int) -> Tensor:
         centre = torch.randn(people, *shape, generator=people_draw)
-        return centre[who] + spread * torch.randn(count, *shape, generator=draw)
+        return torch.randn(count, *shape, generator=draw).mul_(spread).add_(centre[who])
 
     same = torch.Generator().manual_seed(0)  # the same people in queries and gallery
     embedding = F.normalize(of(same, 2.0, 1, sizes.width), dim=-1)
