@@ -1,6 +1,7 @@
 """What `bench` measures of the data path, and of importing: each function gives records."""
 
 import importlib.util
+import os
 import random
 import statistics
 import subprocess
@@ -75,8 +76,7 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
         name, transform = plain_pipeline(sizes.size)
         random.seed(0)
         reference = (name, partial(plain_batch, paths, transform), len(paths))
-        touched = 5 * pixels[0].numel()  # bytes: a picture is read as uint8 and written as float
-        bound = ("memory bandwidth", bandwidth(sizes) / touched)
+        bound = bandwidth(sizes, 5 * pixels[0].numel())  # a picture is read as uint8 and written as float
         many = {"work": count, "reference": reference, "bound": bound, "rounds": sizes.rounds}
         said = "flip, shifted crop, erasing, normalised, float"
         return [
@@ -100,7 +100,6 @@ def bank(sizes: Sizes, _device: str) -> list[dict]:
             for path in paths:
                 Image.open(path).load()
 
-        alone = item("decoding", "img/s", decode, len(paths), rounds=2)["value"] * torch.get_num_threads()
         build = partial(images.bank, paths, sizes.size, quiet=True)
         many = [paths[number % len(paths)] for number in range(sizes.bank)]
         shape, kept = (sizes.bank, 3, *sizes.size), Path(folder) / "kept" / "bank.safetensors"
@@ -114,7 +113,7 @@ def bank(sizes: Sizes, _device: str) -> list[dict]:
 
         again = ("building it", build, len(paths) / sizes.bank)
         plain = ("Pillow, picture by picture", plainly, len(paths))
-        bound = ("decoding alone, on every thread", alone)
+        bound = ("decoding alone, on every thread", decode, len(paths) * torch.get_num_threads())
         return [
             item("building the bank", "img/s", build, len(paths), plain, bound, sizes.rounds),
             item(
@@ -130,20 +129,25 @@ def bank(sizes: Sizes, _device: str) -> list[dict]:
 
 
 def imports(sizes: Sizes, _device: str) -> list[dict]:
-    """What `import ppcl` adds to torch and torchvision, and what all of its parts add."""
+    """What `import ppcl` adds to torch and torchvision, and what all of its parts add: processor time."""
     base, rounds = "import torch, torchvision", min(3, sizes.rounds)
     codes = {base: base, "import ppcl": f"{base}; import ppcl"}
     codes["import ppcl, every part"] = f"{base}; from ppcl import {PARTS}"
     if importlib.util.find_spec("torchreid"):
         codes["import torchreid"] = "import torchreid"
     calls = [partial(subprocess.run, [sys.executable, "-c", code], check=True) for code in codes.values()]
-    seconds = dict(zip(codes, interleaved(calls, rounds), strict=True))
+    seconds = dict(zip(codes, interleaved(calls, rounds, _of_children), strict=True))
     alone, reference, found = statistics.median(seconds[base]), list(codes)[-1] if len(codes) > 3 else base, []
     for name in list(codes)[1:3]:
         own, ratio = sorted(time - alone for time in seconds[name]), statistics.median(seconds[reference])
         more = {"spread": [own[0], own[-1]], "reference": reference, "ratio": ratio / statistics.median(seconds[name])}
         found.append(fact(name, statistics.median(own), "s", note=f"beside {alone:.2f} s of {base}", **more))
     return found
+
+
+def _of_children() -> float:
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 ITEMS = (training_batches, bank, imports)

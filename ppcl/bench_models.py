@@ -61,7 +61,7 @@ def training_step(sizes: Sizes, device: str) -> list[dict]:
     with training.autocast(device):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     each = _flops(steps["plain"]) / count
-    bound = (f"matrix product in {str(dtype)[6:]}", product(sizes, dtype, device) / each)
+    bound = product(sizes, each, dtype, device)
     plain = ("fp32, channels first", steps["plain"], count)
     note = f"{sizes.architecture}, batch {count}, {each / 1e9:.1f} GFLOP a picture"
     return [item("training step", "img/s", steps["ours"], count, plain, bound, min(3, sizes.rounds), note)]
@@ -150,7 +150,7 @@ def evaluation(sizes: Sizes, _device: str) -> list[dict]:
     some = partial(textbook, distances[:few], ids[0][:few], ids[1], cameras[0][:few], cameras[1])
     ours = metrics.cmc_map(distances[:few], ids[0][:few], ids[1], cameras[0][:few], cameras[1]).mAP
     plain = (f"textbook NumPy, by {few} queries", some, few / sizes.queries)
-    bound = ("one read of the matrix", 2 * bandwidth(sizes) / 2 / distances.nbytes)
+    bound = bandwidth(sizes, distances.nbytes)  # the matrix is read once
     note = f"{sizes.queries} x {sizes.gallery}; mAP differs from the textbook's by {abs(ours - some()):.1e}"
     found = item("CMC and mAP", "s", everything, 1, plain, bound, min(3, sizes.rounds), note)
     tracemalloc.start()
@@ -171,7 +171,7 @@ def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool
 
     def of(people_draw: torch.Generator, spread: float, *shape: int) -> Tensor:
         centre = torch.randn(people, *shape, generator=people_draw)
-        return centre[who] + spread * torch.randn(count, *shape, generator=draw)
+        return torch.randn(count, *shape, generator=draw).mul_(spread).add_(centre[who])
 
     same = torch.Generator().manual_seed(0)  # the same people in queries and gallery
     embedding = F.normalize(of(same, 2.0, 1, sizes.width), dim=-1)
@@ -207,14 +207,14 @@ def part_matching(sizes: Sizes, device: str) -> list[dict]:
 
     each = _flops(everything) / pairs
     plain, note = ("pair by pair", one_by_one, few), f"{sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
-    bound = ("matrix product in float32", product(sizes, torch.float32, device) / each)
+    bound = product(sizes, each, torch.float32, device)
     found = [item("part to part", "pairs/s", everything, pairs, plain, bound, sizes.rounds, note)]
     if hasattr(there, "bfloat16"):
         half = there.bfloat16()
         faster = partial(matching.region_distances, model, asked, half)
         moved = metrics.rank_changes(everything().cpu(), faster().float().cpu()).max()
         note = f"against float32 the ten nearest move by {moved} places at most"
-        bound = ("matrix product in bfloat16", product(sizes, torch.bfloat16, device) / each)
+        bound = product(sizes, each, torch.bfloat16, device)
         full = ("float32", everything, pairs)
         found.append(item("part to part, bfloat16", "pairs/s", faster, pairs, full, bound, sizes.rounds, note))
     return found
@@ -229,8 +229,7 @@ def shortlists(sizes: Sizes, device: str) -> list[dict]:
     a_picture = sum(getattr(some, field.name).nbytes for field in dataclasses.fields(some)) / len(some)
     for count in sizes.galleries:
         gallery = _to(drawn_features(count, max(64, count // 20), sizes, 2, parts=False), device)
-        each = 2 * count * sizes.width  # operations a query
-        bound = ("matrix product in float32", product(sizes, torch.float32, device) / each)
+        bound = product(sizes, 2 * count * sizes.width, torch.float32, device)
         step = partial(nearest, asked, gallery, length)
         row = item(f"global step, {count}", "s", step, len(asked), None, bound, min(3, sizes.rounds), "a query")
         found += [

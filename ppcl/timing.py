@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 
 import torch
 
@@ -36,17 +36,18 @@ class Sizes:
     stage_steps: int = 20  # on CUDA
 
 
-def interleaved(calls: list[Callable], rounds: int) -> list[list[float]]:
-    """Seconds of each call, `rounds` times in turns after a turn that is not counted."""
+def interleaved(calls: list[Callable], rounds: int, clock: Callable | None = None) -> list[list[float]]:
+    """Seconds of each call, `rounds` times in turns after a turn that is not counted; by the wall, or another clock."""
+    clock = clock or time.perf_counter
     times = [[] for _ in calls]
     for turn in range(rounds + 1):
         for call, found in zip(calls, times, strict=True):
             _wait()
-            began = time.perf_counter()
+            began = clock()
             call()
             _wait()
             if turn:
-                found.append(time.perf_counter() - began)
+                found.append(clock() - began)
     return times
 
 
@@ -61,16 +62,17 @@ def item(
     mine: Callable,
     work: float = 1,
     reference: tuple[str, Callable, float] | None = None,
-    bound: tuple[str, float] | None = None,
+    bound: tuple[str, Callable, float] | None = None,
     rounds: int = 5,
     note: str = "",
 ) -> dict:
     """Time a call that does so much work -> a record of KEYS.
 
-    A unit per second (`img/s`) is a rate, any other a time for a unit of work. reference: its name, a call, the work
-    that this does. bound: its name, and the work a second that it would allow. ratio: how many times the reference.
+    A unit per second (`img/s`) is a rate, any other a time for a unit of work. reference, bound: a name, a call, and
+    the work that this does, timed in turns with ours. ratio: how many times the reference.
     """
-    times = interleaved([mine, *([reference[1]] if reference else [])], rounds)
+    others = [other for other in (reference, bound) if other]
+    times = interleaved([mine, *(call for _, call, _ in others)], rounds)
     each = statistics.median(times[0]) / work
     rate = unit.endswith("/s")
     seen = sorted((work / t if rate else t / work) for t in times[0])
@@ -79,7 +81,8 @@ def item(
     if reference:
         found |= {"reference": reference[0], "ratio": statistics.median(times[1]) / reference[2] / each}
     if bound:
-        found |= {"bound": f"{bound[0]}: {bound[1]:.4g} /s", "share_of_bound": 1 / each / bound[1]}
+        least = statistics.median(times[-1]) / bound[2]
+        found |= {"bound": f"{bound[0]}: {1 / least:.4g} /s", "share_of_bound": least / each}
     return found
 
 
@@ -99,23 +102,15 @@ def threads(count: int):
         torch.set_num_threads(before)
 
 
-def bandwidth(sizes: Sizes) -> float:
-    """Bytes a second that a large copy reads and writes, by the present number of threads."""
-    return _bandwidth(sizes.buffer, torch.get_num_threads())
+def bandwidth(sizes: Sizes, touched: float) -> tuple[str, Callable, float]:
+    """The bound of work that touches so many bytes a piece: a large copy, and how many pieces that is worth."""
+    source, target = torch.zeros(sizes.buffer // 4), torch.empty(sizes.buffer // 4)
+    return "memory bandwidth", partial(target.copy_, source), 2 * sizes.buffer / touched
 
 
-@cache
-def _bandwidth(size: int, _threads: int) -> float:
-    source, target = torch.zeros(size // 4), torch.empty(size // 4)
-    return 2 * size / statistics.median(interleaved([lambda: target.copy_(source)], 9)[0])
-
-
-def product(sizes: Sizes, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
-    """Floating point operations a second of a large matrix product."""
-    return _product(sizes.product, dtype, device, torch.get_num_threads())
-
-
-@cache
-def _product(size: int, dtype: torch.dtype, device: str, _threads: int) -> float:
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return 2 * size**3 / statistics.median(interleaved([lambda: a @ b], 5)[0])
+def product(
+    sizes: Sizes, operations: float, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[str, Callable, float]:
+    """The bound of work of so many operations a piece: a large matrix product, and how many pieces that is worth."""
+    a, b = (torch.randn(sizes.product, sizes.product, device=device).to(dtype) for _ in range(2))
+    return f"matrix product in {str(dtype)[6:]}", partial(torch.mm, a, b), 2 * sizes.product**3 / operations

@@ -54,20 +54,20 @@ def test_another_run_replaces_this_machines_entry_and_keeps_the_others(tmp_path)
 
 
 def test_calls_take_turns_and_the_first_turn_does_not_count(monkeypatch):
-    clock, order = [0.0], []
-    costs = {"a": iter([100, 1, 2, 9]), "b": iter([100, 6, 4, 8])}
+    clock, order, costs = [0.0], [], {}
 
     def call(name):
         order.append(name)
         clock[0] += next(costs[name])
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    reference = ("the other", lambda: call("b"), 2)
-    row = timing.item("x", "img/s", lambda: call("a"), 10, reference, ("a wall", 20.0), rounds=3)
-    assert order == ["a", "b"] * 4
+    reference, wall = ("the other", lambda: call("b"), 2), ("a wall", lambda: call("c"), 4)
+    costs = {"a": iter([100, 1, 2, 9]), "b": iter([100, 6, 4, 8]), "c": iter([100, 0.2, 0.1, 0.4])}
+    row = timing.item("x", "img/s", lambda: call("a"), 10, reference, wall, rounds=3)
+    assert order == ["a", "b", "c"] * 4
     assert row["value"] == pytest.approx(10 / 2)  # of 1, 2 and 9 seconds the median
     assert row["spread"] == pytest.approx([10 / 9, 10])
-    assert row["ratio"] == pytest.approx((6 / 2) / (2 / 10)) and row["share_of_bound"] == pytest.approx(0.25)
+    assert row["ratio"] == pytest.approx((6 / 2) / (2 / 10)) and row["share_of_bound"] == pytest.approx(5 / 20)
     costs = {"a": iter([100, 1, 2, 9]), "b": iter([100, 6, 4, 8])}
     row = timing.item("x", "s", lambda: call("a"), 10, reference, rounds=3)
     assert row["value"] == pytest.approx(0.2) and row["spread"] == pytest.approx([0.1, 0.9])
