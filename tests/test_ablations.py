@@ -92,7 +92,7 @@ def test_without_whitening_the_map_is_read_as_it_is(run, small):
 def test_the_oracle_lies_where_the_truth_says(run, small, drawn):
     found = evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl", "oracle-placement"], quiet=True)
     model = evaluation.load(run, "person", "oracle-placement")
-    query = matching.describe(model, found.query_bank, boxes=ground_truth.view_boxes(found))
+    query = matching.describe(model, found.query_bank, True, ground_truth.view_boxes(found))
     gallery = matching.describe(model, found.gallery_bank)
     assert np.allclose(found.distances["oracle-placement"], matching.match(model, query, gallery), atol=1e-5)
     rows = [row for row in found.rows if row["method"] == "oracle-placement"]
