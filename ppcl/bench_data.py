@@ -1,7 +1,6 @@
 """What `bench` measures of the data path, and of importing: each function gives records."""
 
 import importlib.util
-import os
 import random
 import statistics
 import subprocess
@@ -17,8 +16,10 @@ from PIL import Image
 from . import geometry
 from .data import bank_files, batches, images, usual, views
 from .recipes import recipe
-from .timing import Sizes, bandwidth, fact, interleaved, item, threads
+from .timing import Sizes, bandwidth, fact, item, threads
 
+SEVERAL = 8  # batches that are timed at once: as long as the reference takes for one
+BASE = "import torch, torchvision"
 PARTS = "training, evaluation, search, plots, results, reproduce"
 
 
@@ -63,13 +64,16 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
     boxes = geometry.compose(views.whole_views(count, chosen, draw), batches.training_crops(count, chosen.glrec, draw))
 
     def whole() -> None:
-        usual.usual_views(pixels, next(order), chosen.augmentation, min(10, sizes.size[1] // 4), draw, out)
+        for _ in range(SEVERAL):
+            usual.usual_views(pixels, next(order), chosen.augmentation, chosen.backbone.pad, draw, out)
 
     def parts() -> None:
-        images.normalise(batches.read_views(pixels, boxes, nobody, next(order), out), out)
+        for _ in range(SEVERAL):
+            images.normalise(batches.read_views(pixels, boxes, nobody, next(order), out), out)
 
     def everything() -> None:
-        views.glrec_batch(bank, next(order), chosen, draw)
+        for _ in range(SEVERAL):
+            views.glrec_batch(bank, next(order), chosen, draw)
 
     with tempfile.TemporaryDirectory() as folder, threads(1):
         paths = draw_files(Path(folder), min(count, sizes.pictures))
@@ -77,7 +81,7 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
         random.seed(0)
         reference = (name, partial(plain_batch, paths, transform), len(paths))
         bound = bandwidth(sizes, 5 * pixels[0].numel())  # a picture is read as uint8 and written as float
-        many = {"work": count, "reference": reference, "bound": bound, "rounds": sizes.rounds}
+        many = {"work": SEVERAL * count, "reference": reference, "bound": bound, "rounds": sizes.rounds}
         said = "flip, shifted crop, erasing, normalised, float"
         return [
             item("training batches", "img/s", whole, note=said, **many),
@@ -129,25 +133,34 @@ def bank(sizes: Sizes, _device: str) -> list[dict]:
 
 
 def imports(sizes: Sizes, _device: str) -> list[dict]:
-    """What `import ppcl` adds to torch and torchvision, and what all of its parts add: processor time."""
-    base, rounds = "import torch, torchvision", min(3, sizes.rounds)
-    codes = {base: base, "import ppcl": f"{base}; import ppcl"}
-    codes["import ppcl, every part"] = f"{base}; from ppcl import {PARTS}"
+    """What `import ppcl` adds to torch and torchvision, and what all of its parts add: processor time, fresh processes.
+
+    Against torchreid where it is installed.
+    """
+    wanted = {"import ppcl": "import ppcl", "import ppcl, every part": f"from ppcl import {PARTS}"}
     if importlib.util.find_spec("torchreid"):
-        codes["import torchreid"] = "import torchreid"
-    calls = [partial(subprocess.run, [sys.executable, "-c", code], check=True) for code in codes.values()]
-    seconds = dict(zip(codes, interleaved(calls, rounds, _of_children), strict=True))
-    alone, reference, found = statistics.median(seconds[base]), list(codes)[-1] if len(codes) > 3 else base, []
-    for name in list(codes)[1:3]:
-        own, ratio = sorted(time - alone for time in seconds[name]), statistics.median(seconds[reference])
-        more = {"spread": [own[0], own[-1]], "reference": reference, "ratio": ratio / statistics.median(seconds[name])}
-        found.append(fact(name, statistics.median(own), "s", note=f"beside {alone:.2f} s of {base}", **more))
+        wanted["torchreid"] = "import torchreid"
+    spent = {name: [] for name in wanted}
+    for _ in range(min(3, sizes.rounds)):
+        for name, code in wanted.items():
+            spent[name].append(_import_seconds(code))
+    found = []
+    for name in list(wanted)[:2]:
+        base, added = map(statistics.median, zip(*spent[name], strict=True))
+        more = {"spread": [min(own for _, own in spent[name]), max(own for _, own in spent[name])]}
+        if "torchreid" in spent:
+            theirs = statistics.median(sum(both) for both in spent["torchreid"])
+            more |= {"reference": "import torchreid", "ratio": theirs / (base + added)}
+        found.append(fact(name, added, "s", note=f"beside {base:.2f} s of {BASE}", **more))
     return found
 
 
-def _of_children() -> float:
-    spent = os.times()
-    return spent.children_user + spent.children_system
+def _import_seconds(code: str) -> tuple[float, float]:
+    """Of torch and torchvision, and of `code` after them."""
+    lines = "from time import process_time as now", "a = now()", BASE, "b = now()", code, "print(b - a, now() - b)"
+    run = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, text=True)
+    base, added = map(float, run.stdout.split())
+    return base, added
 
 
 ITEMS = (training_batches, bank, imports)

@@ -36,18 +36,17 @@ class Sizes:
     stage_steps: int = 20  # on CUDA
 
 
-def interleaved(calls: list[Callable], rounds: int, clock: Callable | None = None) -> list[list[float]]:
-    """Seconds of each call, `rounds` times in turns after a turn that is not counted; by the wall, or another clock."""
-    clock = clock or time.perf_counter
+def interleaved(calls: list[Callable], rounds: int) -> list[list[float]]:
+    """Seconds of each call, `rounds` times in turns after a turn that is not counted."""
     times = [[] for _ in calls]
     for turn in range(rounds + 1):
         for call, found in zip(calls, times, strict=True):
             _wait()
-            began = clock()
+            began = time.perf_counter()
             call()
             _wait()
             if turn:
-                found.append(clock() - began)
+                found.append(time.perf_counter() - began)
     return times
 
 

@@ -1,6 +1,7 @@
 """The benchmarks' form, with tiny sizes. No timing is ever a failing test."""
 
 import json
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -90,12 +91,24 @@ def test_the_stages_rates_and_the_whole_recipe_extrapolated():
 
 def test_importing_is_measured_in_fresh_processes(monkeypatch):
     ran = []
-    monkeypatch.setattr(bench_data.subprocess, "run", lambda command, **_: ran.append(command[-1]))
-    rows = bench_data.imports(TINY, "cpu")
-    assert [row["name"] for row in rows] == ["import ppcl", "import ppcl, every part"]
-    assert ran[0] == "import torch, torchvision" and any(code.endswith("import ppcl") for code in ran)
+
+    def run(command, **_):
+        ran.append(command[-1])
+        return SimpleNamespace(stdout="3.0 0.2\n")
+
+    monkeypatch.setattr(bench_data.subprocess, "run", run)
+    monkeypatch.setattr(bench_data.importlib.util, "find_spec", lambda _: True)  # torchreid is there
+    own, every = bench_data.imports(TINY, "cpu")
+    assert (own["name"], every["name"]) == ("import ppcl", "import ppcl, every part")
+    assert own["value"] == pytest.approx(0.2) and own["ratio"] == pytest.approx(1)
+    assert "\nimport ppcl\n" in ran[0] and all("import torch, torchvision" in code for code in ran)
     for module in bench_data.PARTS.split(", "):
         assert (bench.reproduce.ROOT / f"ppcl/{module}.py").is_file()
+
+
+def test_an_import_is_measured_apart_from_torchs():
+    base, added = bench_data._import_seconds("import ppcl")
+    assert base > 0 and added >= 0
 
 
 def test_the_figures_show_every_machine(recorded):

@@ -10,6 +10,7 @@ from conftest import train
 from ppcl import checkpoints, geometry, losses, training
 from ppcl.data import batches, views
 from ppcl.data.batches import generator
+from ppcl.data.images import normalise
 from ppcl.models.glrec import GLRec, cap_gradient
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
@@ -105,7 +106,7 @@ def test_backbone_overfits_a_batch(small, pictures):
     model = PPCL(small, pictures.classes, "backbone").backbone.train()
     index = next(batches.identity_batches(pictures.labels, 4, 2, generator(0, "overfit")))
     labels = torch.from_numpy(pictures.labels)[index]
-    images = training.images.normalise(pictures.train.images[index])
+    images = normalise(pictures.train.images[index])
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(60):
         pooled = model(images).mean((2, 3))
@@ -152,7 +153,7 @@ def test_gradient_at_the_box_is_capped_a_sample():
 def test_no_outside_gradient_reaches_the_gate(small, pictures):
     torch.manual_seed(0)
     model = PPCL(small, pictures.classes, "ppcl").train()
-    images = training.images.normalise(pictures.train.images[:4])
+    images = normalise(pictures.train.images[:4])
     box, _ = model.predict(images, torch.zeros(4))
     layout = model.layout(images, torch.zeros(4), (box, torch.ones(4)))
     features, _, pooled = model.features(layout)
