@@ -22,6 +22,7 @@ class TrainingData:
     labels: np.ndarray  # (N,) class of each training picture, 0..classes-1
     heldout: images.ImageBank
     heldout_ids: np.ndarray
+    names: tuple[str, ...] = ()  # (N,) file of each training picture, below the set's folder
 
     @property
     def classes(self) -> int:
@@ -50,7 +51,8 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     bank = images.bank(pictures.pictures, recipe.input.size, "decoding training pictures", quiet)
     _, labels = np.unique(pictures.identities[~away], return_inverse=True)
     mask = torch.from_numpy(away)
-    return TrainingData(bank[~mask].to(device), labels, bank[mask].to(device), pictures.identities[away])
+    names = tuple(pictures.paths[i].relative_to(pictures.folder).as_posix() for i in np.flatnonzero(~away))
+    return TrainingData(bank[~mask].to(device), labels, bank[mask].to(device), pictures.identities[away], names)
 
 
 def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: torch.Generator):
