@@ -4,8 +4,10 @@ import argparse
 import errno
 import json
 import os
+import signal
 import sys
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 from . import __version__
@@ -160,9 +162,10 @@ def run_evaluate(given) -> None:
     from .reproduce import device
 
     methods = [given.method] if given.method and method(given.method) else None
-    found = evaluation.evaluate(
-        given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
-    )
+    with checkpoints.alone(given.run) if given.run.is_dir() else nullcontext():  # a wrong path is not made a folder
+        found = evaluation.evaluate(
+            given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
+        )
     if given.json:
         checkpoints.write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
     table = results.read(given.run)
@@ -211,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
             "bench": run_bench,
         }[given.command](given)
     except KeyboardInterrupt:
-        tell("stopped; the same command goes on from the last saved epoch")
+        tell("stopped; the same command goes on where it stopped")
         return 130
     except RecipeError as error:
         tell(f"python -m ppcl: {error}")
@@ -219,7 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if given.debug:
             raise
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             error = RuntimeError("no room left on the disk: free some and start again, what is finished is kept")
         elif isinstance(error, OSError) and error.filename:
             error = RuntimeError(f"{error.filename}: {error.strerror.lower()}; give another folder or file")
@@ -231,6 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a stage ends its step and saves
     status = main()
     if status and PROCESSES > 1:  # an orderly end would wait for the others, who wait for this one
         sys.stdout.flush()

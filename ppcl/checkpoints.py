@@ -1,11 +1,19 @@
 """Checkpoints: atomic save, exact resume, safe load. safetensors only, so loading executes nothing.
 
 A file holds the model's tensors under `model.`, while training also the optimiser's under `optimiser.<i>.`; everything
-else (recipe, stage, epoch, fusion weights) is JSON in the file's own header.
+else (recipe, stage, epoch, fusion weights) is JSON in the file's own header, with a checksum of the tensors and one of
+itself. One process at a time works in a run folder, and a signal ends it after the step, saved.
 """
 
+import fcntl
+import functools
+import hashlib
 import json
 import math
+import os
+import signal
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,24 +26,145 @@ from .files import replacing, write_text
 from .recipes import Recipe
 
 FORMAT = 1
+HOLDER = "PPCL_HOLDER"  # process and run folder that it holds, for the notebooks that `reproduce` starts
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged, or of another recipe: the file and the remedy, in one line."""
 
 
+def _holder() -> tuple[int, str]:
+    """The process that holds a run folder, if it is this one or the one that started it (`reproduce` its notebooks)."""
+    number, _, run = os.environ.get(HOLDER, "0:").partition(":")
+    return int(number), run
+
+
+def _orphaned() -> bool:
+    """Whether the process that started this one, and holds the run folder, is gone."""
+    return _holder()[0] not in (0, os.getpid(), os.getppid())
+
+
+@contextmanager
+def alone(run: Path | str):
+    """Hold a run folder while something is written into it; of several processes under torchrun the first holds it.
+
+    The system gives it free when the process ends, however that comes; the empty `.lock` that stays behind means
+    nothing. Raises CheckpointError where another process holds it.
+    """
+    run = Path(run).resolve()
+    if not distributed.first() or _holder()[1] == str(run):
+        if _orphaned():
+            raise KeyboardInterrupt
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get(HOLDER, "0:")
+    with open(run / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{run}: another process works in this run folder; wait for it, or give another --run"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        os.environ[HOLDER] = f"{os.getpid()}:{run}"
+        try:
+            yield
+        finally:
+            os.environ[HOLDER] = before
+
+
+class _Asked:
+    """The signal that asked the running stage to stop; 0: none did."""
+
+    signal = 0
+
+
+@contextmanager
+def stopping():
+    """Ctrl-C and SIGTERM ask to stop: the running step ends and is saved first. A second Ctrl-C does not wait."""
+
+    def ask(number, _):
+        if _Asked.signal and distributed.size() == 1:
+            raise KeyboardInterrupt
+        _Asked.signal = number
+
+    _Asked.signal = 0
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals come to the main thread alone
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if _Asked.signal:  # after the last step; the stage is finished
+        raise KeyboardInterrupt
+
+
+def guarded(train):
+    """A stage's training function `(recipe, data, run, …)`, alone in its run folder and stopped by signals cleanly."""
+
+    @functools.wraps(train)
+    def one(recipe: Recipe, data, run, *args, **kwargs):
+        with alone(run), stopping():
+            try:
+                return train(recipe, data, run, *args, **kwargs)
+            except torch.OutOfMemoryError:
+                name = train.__name__.removeprefix("train_")
+                raise RuntimeError(_smaller(name, getattr(recipe, name))) from None
+
+    return one
+
+
+def _smaller(name: str, stage) -> str:
+    """What to do when the GPU's memory does not hold a stage's batch."""
+    if stage.batch < 4 or getattr(stage, "identities", 4) < 4:
+        return f"{name}: out of GPU memory with a batch of {stage.batch}; use a larger GPU, or --device cpu"
+    half = f"--set {name}.batch={stage.batch // 2}"
+    if hasattr(stage, "identities"):
+        half = f"--set {name}.identities={stage.identities // 2} {half}"
+    return f"{name}: out of GPU memory with a batch of {stage.batch}; half of it takes half the memory: {half}"
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU: names, kinds, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _seal(facts: dict) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None, **header) -> None:
-    """Save a model, the optimiser while training goes on, and JSON-able facts about them."""
+    """Save a model, the optimiser while training goes on, and JSON-able facts about them.
+
+    Raises CheckpointError where it cannot be written, FloatingPointError for numbers that are not finite; the file
+    that was there stays.
+    """
     tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     if optimiser is not None:
         for index, state in optimiser.state_dict()["state"].items():
             for name, value in state.items():
                 if value is not None:
                     tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    header = json.dumps({"format": FORMAT, **header})  # one key: their order in the file is not kept
+    bad = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise FloatingPointError(
+            f"{path}: {bad[0]} is not finite any more, which is not saved; the last good one is kept"
+        )
+    facts = {"format": FORMAT, **header, "tensors": _digest(tensors)}
+    text = json.dumps(facts | {"checksum": _seal(facts)})  # one key: their order in the file is not kept
     try:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"ppcl": header})
+            save_file(tensors, temporary, metadata={"ppcl": text})
     except OSError as error:
         raise CheckpointError(
             f"{path}: could not be written ({error.strerror or error}); the last good one is kept, free some room"
@@ -48,6 +177,11 @@ def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
 
 def header(path: Path | str) -> dict:
     """The facts in a checkpoint's header. Raises CheckpointError if the file is missing, damaged or not ours."""
+    return _header(path)[0]
+
+
+def _header(path: Path | str) -> tuple[dict, str | None]:
+    """The facts in a checkpoint's header and its tensors' checksum; files of the first days have none."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; train that stage first")
@@ -63,33 +197,39 @@ def header(path: Path | str) -> dict:
         raise CheckpointError(f"{path} is not a ppcl checkpoint")
     if found["format"] > FORMAT:
         raise CheckpointError(f"{path} has format {found['format']}, newer than {FORMAT}: update ppcl")
-    return found
+    seal = found.pop("checksum", None)
+    if seal != _seal(found) if seal is not None else "tensors" in found:
+        raise CheckpointError(f"{path} is damaged (its header is not what was saved); delete it and train again")
+    return found, found.pop("tensors", None)
 
 
 def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:
     """Load a checkpoint into a model (and the optimiser, where the file has its state); -> the header."""
-    found = header(path)
+    found, digest = _header(path)
     own = model.state_dict()
     tensors, states = {}, {}
     try:
         with safe_open(path, "pt") as file:
-            for key in file.keys():
-                kind, _, name = key.partition(".")
-                if kind == "model":
-                    tensors[name] = file.get_tensor(key)
-                elif kind == "optimiser" and optimiser is not None:
-                    index, _, slot = name.partition(".")
-                    states.setdefault(int(index), {})[slot] = file.get_tensor(key)
+            whole = {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it and train again") from None
+    if digest is not None and digest != _digest(whole):
+        raise CheckpointError(f"{path} is damaged (its tensors are not what was saved); delete it and train again")
+    for key, value in whole.items():
+        kind, _, name = key.partition(".")
+        if kind == "model":
+            tensors[name] = value
+        elif kind == "optimiser" and optimiser is not None and name.partition(".")[0].isdecimal():
+            index, _, slot = name.partition(".")
+            states.setdefault(int(index), {})[slot] = value
     odd = [n for n, v in tensors.items() if n not in own or v.shape != own[n].shape]
     odd += [n for n in own if n not in tensors]
     if odd:
         raise CheckpointError(f"{path} does not fit this model ({odd[0]}); it was trained by another recipe")
     model.load_state_dict(tensors)
     if optimiser is not None and states:
-        whole = optimiser.state_dict()
-        optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})
+        groups = optimiser.state_dict()["param_groups"]
+        optimiser.load_state_dict({"state": states, "param_groups": groups})
     return found
 
 
@@ -115,33 +255,84 @@ class Stage:
         self.recipe = whole
         self.parts = ("task", "input", "augmentation", "selection", *parts)
         self.epoch = 0
+        self.step = 0  # of all epochs, where the last save was inside one
+        self.recent: list = []  # (epoch, step, loss, pictures) of steps that nobody has looked at yet
         self.finished = False
         if path.exists():
             found = header(path)
+            if not {"recipe", "epoch", "finished"} <= found.keys():
+                raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
             mine = {part: whole[part] for part in self.parts}
             theirs = {part: found["recipe"].get(part) for part in self.parts}
             difference = first_difference(mine, theirs)
             difference = difference or first_difference(facts, {k: found.get(k) for k in facts})
             if difference:
                 raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or delete it")
-            self.epoch, self.finished = found["epoch"], found["finished"]
-        distributed.agree(self.epoch, f"{path} is not the same for all processes: --run must be one folder for all")
+            self.epoch, self.finished, self.step = found["epoch"], found["finished"], found.get("step", 0)
+        distributed.agree(
+            (self.epoch, self.step), f"{path} is not the same for all processes: --run must be one folder for all"
+        )
 
     def resume(self, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Continue after the last saved epoch, if there is one; log lines of later epochs are dropped."""
-        log = self.path.with_name("log.jsonl")
-        lines = log.read_text().splitlines() if log.exists() and self.epoch else []
-        whole = [line for line in lines if line.endswith("}")]  # the last one may have been cut off
+        """Continue after the last saved step, if there is one; log lines of later steps are dropped."""
+        log, begun = self.path.with_name("log.jsonl"), self.epoch or self.step
+        lines = log.read_text().splitlines() if log.exists() and begun else []
+        whole = [json.loads(line) for line in lines if line.endswith("}")]  # the last one may have been cut off
         if distributed.first():
-            write_text(log, "".join(line + "\n" for line in whole if json.loads(line)["epoch"] < self.epoch))
-        if self.epoch:
+            for part in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+                part.unlink()  # of a process that was killed while it saved
+            kept = [line for line in whole if line["epoch"] < self.epoch or line["step"] < self.step]
+            write_text(log, "".join(json.dumps(line) + "\n" for line in kept))
+        if begun:
             load(self.path, model, optimiser)
+
+    def begin(self, per_epoch: int, total: int) -> int:
+        """The step to go on with."""
+        return self.step or min(self.epoch * per_epoch, total)
+
+    def watch(self, epoch: int, step: int, loss: Tensor, data, index: Tensor) -> None:
+        """A step was made, of this loss on these of the training pictures.
+
+        The loss is looked at when something is logged or saved, so that the step itself does not wait for the device.
+        """
+        self.recent.append((epoch, step, loss.detach(), data, index))
+
+    def asked(self, step: int, every: int, device: torch.device) -> bool:
+        """Whether a signal asked to stop; of several processes all know it after the same step, one of each `every`."""
+        if distributed.size() == 1:
+            return bool(_Asked.signal)
+        return step % every == 0 and distributed.anyone(bool(_Asked.signal), device)
+
+    def stop_if_asked(self, model, optimiser, epoch: int, step: int, every: int) -> None:
+        """After `step` steps: if a signal asked for it, save and raise KeyboardInterrupt.
+
+        A notebook whose `reproduce` was killed stops without saving: another may be at work already.
+        """
+        if _orphaned():
+            raise KeyboardInterrupt
+        if self.asked(step, every, next(model.parameters()).device):
+            self.save(model, optimiser, epoch, False, step=step)
+            distributed.wait()
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raise FloatingPointError that names the first step since the last look whose loss is not finite."""
+        recent, self.recent = self.recent, []
+        fine = torch.stack([loss for _, _, loss, *_ in recent]).isfinite().tolist() if recent else []
+        for good, (epoch, step, loss, data, index) in zip(fine, recent, strict=True):
+            if not good:
+                last = f"the last good state is {self.path}" if self.path.exists() else "nothing was saved before it"
+                raise FloatingPointError(
+                    f"{self.label}: the loss is {float(loss)} at epoch {epoch}, step {step}; {last}; "
+                    f"the batch: {', '.join(data.names[i] for i in index.tolist())}"
+                )
 
     def log(self, **values) -> None:
         """One JSON line; tensors become numbers here, so that a step itself never waits for the device.
 
         Of several processes it has the mean, and the first one writes it.
         """
+        self.check()
         values = distributed.mean(values)
         line = {
             k: round(float(v.detach() if isinstance(v, Tensor) else v), 6) if isinstance(v, (Tensor, float)) else v
@@ -160,6 +351,7 @@ class Stage:
     def save(self, model, optimiser, epoch: int, finished: bool, **more) -> None:
         """The state after `epoch` epochs; a finished one carries no optimiser, and all processes wait for it."""
         facts = {**self.facts, **more, "epoch": epoch, "finished": finished, "recipe": self.recipe}
+        self.check()
         if distributed.first():
             save(self.path, model, None if finished else optimiser, **facts)
         if finished:

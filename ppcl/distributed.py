@@ -81,6 +81,14 @@ def tells() -> bool:
         return os.environ.get("RANK", "0") == "0"
 
 
+def anyone(value: bool, device: torch.device) -> bool:
+    """Whether it is true of any process; `device` is where they talk to each other."""
+    found = torch.tensor(float(value), device=device)
+    if size() > 1:
+        dist.all_reduce(found)
+    return bool(found)
+
+
 def agree(value, otherwise: str) -> None:
     """Raise RuntimeError(otherwise) in all processes unless `value` is the same in all."""
     if size() > 1:

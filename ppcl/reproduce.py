@@ -102,17 +102,18 @@ def reproduce(
         )
     began = time.time()
     work = [(path, name) for path in chosen for name in tasks]
-    for number, (path, name) in enumerate(work, 1):
-        recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
-        parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
-        parameters |= {"device": on, "overrides": list(overrides or [])}
-        record(run, recipe, where, seed)
-        seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}")
-        if seconds:
-            spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": _peak_memory()}
-            if path in (chosen[0], chosen[-1]):  # reading every byte takes minutes on the real sets
-                spent["data"] = datasets.contents(data)
-            record(run, recipe, where, seed, **spent)
+    with checkpoints.alone(run):
+        for number, (path, name) in enumerate(work, 1):
+            recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
+            parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
+            parameters |= {"device": on, "overrides": list(overrides or [])}
+            record(run, recipe, where, seed)
+            seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}")
+            if seconds:
+                spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": _peak_memory()}
+                if path in (chosen[0], chosen[-1]):  # reading every byte takes minutes on the real sets
+                    spent["data"] = datasets.contents(data)
+                record(run, recipe, where, seed, **spent)
     if publish and overrides:
         checkpoints.write_text(ROOT / "figures" / results.ABLATIONS, (run / "results.csv").read_text())
     elif publish:
@@ -149,6 +150,8 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
             extra_arguments=["--log-level=ERROR"],
         )  # fmt: skip
     except PapermillExecutionError as error:
+        if error.ename == "KeyboardInterrupt":  # Ctrl-C reached the notebook's process first
+            raise KeyboardInterrupt from None
         raise ReproduceError(
             f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue} (so far: {draft})"
         ) from None

@@ -1,4 +1,4 @@
-"""The three stages: one visible loop each, resumable after every epoch.
+"""The three stages: one visible loop each, resumable after every epoch, and after any step if a signal stops it.
 
 `train_glrec`, `train_backbone` and `train_joint` each take the recipe, the training pictures and the run folder and
 return the path of a finished checkpoint; a finished one is returned at once, a half-finished one goes on. The joint
@@ -7,12 +7,13 @@ same loops run in every process, each on its share of a batch (distributed.py).
 """
 
 import math
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from . import checkpoints, distributed, geometry, losses, progress
-from .checkpoints import Stage
+from .checkpoints import Stage, guarded
 from .data import batches, images
 from .data.batches import generator
 from .data.views import TrainingData, backbone_batch, glrec_batch, heldout_queries, joint_batch, training_data
@@ -77,6 +78,7 @@ def _optimiser(parameters, stage, device: torch.device | str) -> torch.optim.Opt
 # --- stage 1 ---
 
 
+@guarded
 def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None) -> Path:
     """Stage 1 (supplement §2.1): self-supervised pre-training of GLRec. -> its checkpoint."""
     how = recipe.glrec
@@ -97,12 +99,13 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
 
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
-    step = min(stage.epoch * per_epoch, total)
+    step = stage.begin(per_epoch, total)
     shown = progress.bar(None, stage.label, total, quiet, step)
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         _set_lr(optimiser, glrec_lr(recipe, epoch))
         order = generator(seed, "glrec", epoch)
-        for index in batches.shuffled_batches(len(data.train), how.batch, order):
+        all_of_it = batches.shuffled_batches(len(data.train), how.batch, order)
+        for index in islice(all_of_it, step - epoch * per_epoch, None):  # those that are still to do
             if step >= total:
                 break
             draw = generator(seed, "glrec", epoch, step, device=device)
@@ -111,9 +114,11 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
                 predicted, gate = model(pictures, ratios)
             box_loss, gate_loss = losses.placement(predicted, gate, box, partial, how)
             optimiser.zero_grad(set_to_none=True)
-            (box_loss + gate_loss).backward()
+            loss = box_loss + gate_loss
+            loss.backward()
             average()
             optimiser.step()
+            stage.watch(epoch, step, loss, data, index)
             if step % LOG_EVERY == 0:
                 right = ((gate > 0) == partial).float().mean()
                 predicted, box, partial = map(gather, (predicted.detach(), box, partial))
@@ -122,15 +127,16 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
                 stage.log(epoch=epoch, step=step, lr=glrec_lr(recipe, epoch), **terms)
             step += 1
             shown.update()
+            stage.stop_if_asked(model, optimiser, epoch, step, LOG_EVERY)
         stage.save(model, optimiser, epoch + 1, False)
     if how.polish_steps:
-        _polish(recipe, model, data, seed)
+        _polish(recipe, model, data, seed, stage)
     stage.save(model, None, how.epochs, True)
     shown.close()
     return path
 
 
-def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int) -> None:
+def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int, stage: Stage) -> None:
     """Adam to zero after the published schedule (METHOD.md §1): an option, off in the paper profile."""
     how, device = recipe.glrec, data.device
     optimiser = torch.optim.Adam(model.parameters(), how.polish_lr, fused=device.type == "cuda")
@@ -143,14 +149,19 @@ def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int) -> None
         with autocast(device):
             predicted, gate = model(pictures, ratios)
         optimiser.zero_grad(set_to_none=True)
-        sum(losses.placement(predicted, gate, box, partial, how)).backward()
+        loss = sum(losses.placement(predicted, gate, box, partial, how))
+        loss.backward()
         average()
         optimiser.step()
+        stage.watch(how.epochs, step, loss, data, index)
+        if stage.asked(step, LOG_EVERY, device):
+            raise KeyboardInterrupt  # it begins anew, from the last epoch, which is saved
 
 
 # --- stage 2 ---
 
 
+@guarded
 def train_backbone(
     recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None
 ) -> Path:
@@ -174,13 +185,14 @@ def train_backbone(
     labels = torch.from_numpy(data.labels).to(device)
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
-    step = min(stage.epoch * per_epoch, total)
+    step = stage.begin(per_epoch, total)
     shown = progress.bar(None, stage.label, total, quiet, step)
     each, seen = how.batch // how.identities, None
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         _set_lr(optimiser, backbone_lr(recipe, epoch))
         order = generator(seed, "backbone", epoch)
-        for index in batches.identity_batches(data.labels, how.identities, each, order):
+        all_of_it = batches.identity_batches(data.labels, how.identities, each, order)
+        for index in islice(all_of_it, step - epoch * per_epoch, None):  # those that are still to do
             if step >= total:
                 break
             draw = generator(seed, "backbone", epoch, step, device=device)
@@ -194,15 +206,18 @@ def train_backbone(
                 identity, logits = losses.identity(model.classifier, embedding, labels[index], how.label_smoothing)
             triplet = losses.batch_hard(pooled, labels[index], how)
             optimiser.zero_grad(set_to_none=True)
-            (identity + how.triplet_weight * triplet).backward()
+            loss = identity + how.triplet_weight * triplet
+            loss.backward()
             average()
             optimiser.step()
+            stage.watch(epoch, step, loss, data, index)
             if step % LOG_EVERY == 0:
                 right = (logits.argmax(1) == labels[index]).float().mean()
                 terms = {"identity": identity, "triplet": triplet, "accuracy": right}
                 stage.log(epoch=epoch, step=step, lr=backbone_lr(recipe, epoch), **terms)
             step += 1
             shown.update()
+            stage.stop_if_asked(model, optimiser, epoch, step, LOG_EVERY)
         stage.save(model, optimiser, epoch + 1, False)
     stage.save(model, None, how.epochs, True)
     shown.close()
@@ -212,6 +227,7 @@ def train_backbone(
 # --- stage 3 ---
 
 
+@guarded
 def train_joint(
     recipe: Recipe, data: TrainingData, run: Path | str, row: str = "ppcl", seed: int = 0, quiet: bool | None = None
 ) -> Path:
@@ -253,11 +269,12 @@ def train_joint(
     labels = torch.from_numpy(data.labels).to(device)
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
-    step = min(stage.epoch * per_epoch, total)
+    step = stage.begin(per_epoch, total)
     shown = progress.bar(None, stage.label, total, quiet, step)
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         order = generator(seed, "joint", epoch)
-        for index in batches.identity_batches(data.labels, how.identities, 4, order):
+        all_of_it = batches.identity_batches(data.labels, how.identities, 4, order)
+        for index in islice(all_of_it, step - epoch * per_epoch, None):  # those that are still to do
             if step >= total:
                 break
             lr = joint_lr(recipe, step, per_epoch, total)
@@ -292,13 +309,16 @@ def train_joint(
                 terms["box"], terms["gate"] = losses.placement(predicted, own_gate, target, partial, recipe.glrec)
                 seen["gate_accuracy"] = ((own_gate > 0) == partial).float().mean()
             optimiser.zero_grad(set_to_none=True)
-            sum(terms.values()).backward()
+            loss = sum(terms.values())
+            loss.backward()
             average()
             optimiser.step()
+            stage.watch(epoch, step, loss, data, index)
             if step % LOG_EVERY == 0:
                 stage.log(epoch=epoch, step=step, lr=lr, **terms, **seen)
             step += 1
             shown.update()
+            stage.stop_if_asked(model, optimiser, epoch, step, LOG_EVERY)
         stage.save(model, optimiser, epoch + 1, False)
     shown.close()
     weights, scores = choose_fusion(model.eval(), data) if distributed.first() else ({}, {})

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import resource
 
 import pytest
 import torch
@@ -162,6 +163,56 @@ def test_bad_file_is_named_and_the_model_left_alone(saved, kind):
             read(saved)
         assert str(saved) in str(caught.value) and "\n" not in str(caught.value)
     assert equal(net, untouched)
+
+
+def test_every_flipped_bit_is_noticed_or_harmless(saved):
+    """In every third byte of the header and every 31st of the tensors: refused by name, or nothing has changed."""
+    good = saved.read_bytes()
+    facts, net = checkpoints.header(saved), small(seed=9)
+    checkpoints.load(saved, net)
+    end, harmless = 8 + int.from_bytes(good[:8], "little"), 0
+    for at in [*range(0, end, 3), *range(end, len(good), 31)]:
+        for bit in (1 << at % 8,):
+            saved.write_bytes(good[:at] + bytes([good[at] ^ bit]) + good[at + 1 :])
+            again = small(seed=9)
+            try:
+                assert checkpoints.load(saved, again) == facts and equal(again, net)
+                harmless += 1
+            except CheckpointError as error:
+                assert str(saved) in str(error) and "\n" not in str(error)
+    assert harmless < 20
+
+
+def test_a_file_of_the_first_days_without_checksum_is_read(saved):
+    with checkpoints.safe_open(saved, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    save_file(tensors, saved, metadata={"ppcl": json.dumps({"format": 1, **FACTS})})
+    assert checkpoints.load(saved, small()) == json.loads(json.dumps({"format": 1, **FACTS}))
+
+
+def test_what_is_not_finite_is_not_saved(saved):
+    good, net = saved.read_bytes(), small()
+    with torch.no_grad():
+        net[2].bias[1] = float("inf")
+    with pytest.raises(FloatingPointError, match="2.bias is not finite.*last good one is kept"):
+        checkpoints.save(saved, net, None, **FACTS)
+    assert saved.read_bytes() == good
+
+
+def test_a_full_disk_keeps_the_old_file_and_says_so(saved):
+    """A limit on the size of files, as a disk that fills up while the file is written."""
+    good = saved.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="could not be written.*last good one is kept"):
+            checkpoints.save(saved, small(), train("adam", 2)[1], **FACTS)
+        with pytest.raises(OSError) as caught:
+            checkpoints.write_text(saved.with_name("results.csv"), "x" * len(good))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert saved.read_bytes() == good and [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
 def test_newer_format_says_update(saved):

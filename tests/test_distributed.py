@@ -71,7 +71,8 @@ def first_gradients(case, data, base, folder):
             if name == "polish":
                 torch.manual_seed(0)
                 model = distributed.one_model(training.GLRec(chosen.input.size, chosen.glrec))
-                training._polish(chosen, model, pictures, 0)
+                stage = checkpoints.Stage(folder / "polish.safetensors", chosen, ("glrec",), "GLRec")
+                training._polish(chosen, model, pictures, 0, stage)
             run_stage(name, chosen, pictures, folder)
     torch.set_default_dtype(torch.float32)
     return found.value.args[0]

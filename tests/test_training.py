@@ -1,7 +1,9 @@
 """The stages: a batch overfitted in each, the same bits twice and after a kill, refusals."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -209,6 +211,83 @@ def test_a_killed_stage_resumes_to_the_same_bits(stage, small, pictures, run, tm
     assert headers[0].get("fusion_weights") == headers[1].get("fusion_weights")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", ["glrec", "backbone", "joint"])
+def test_a_signal_stops_after_the_step_saved_and_the_rest_gives_the_same_bits(
+    stage, number, small, pictures, run, tmp_path, monkeypatch
+):
+    """Inside the second epoch, where no checkpoint would be written."""
+    steps = []
+
+    def train(folder):
+        if stage == "joint":
+            return training.train_joint(small, pictures, folder, "+glrec", quiet=True)
+        return getattr(training, f"train_{stage}")(small, pictures, folder, quiet=True)
+
+    def watch(self, epoch, step, *more):
+        steps.append(step)
+        if len(steps) == 1 + len(pictures.train) // 8 if stage == "backbone" else len(steps) == 3:
+            signal.raise_signal(number)
+        return seen(self, epoch, step, *more)
+
+    for folder in ("whole", "stopped") if stage == "joint" else ():
+        copy_base(run, tmp_path / folder)
+    seen = checkpoints.Stage.watch
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.Stage, "watch", watch)
+        train(tmp_path / "stopped")
+    assert signal.getsignal(number) is before
+    name = "joint/+glrec/seed0" if stage == "joint" else stage
+    found = checkpoints.header(tmp_path / "stopped/person" / name / "checkpoint.safetensors")
+    assert found["step"] == steps[-1] + 1 and not found["finished"]
+    paths = [train(tmp_path / folder) for folder in ("whole", "stopped")]
+    assert same_bits(*paths) and same_bits(*(path.with_name("log.jsonl") for path in paths))
+
+
+def test_a_run_folder_has_one_process_at_a_time(small, pictures, run, tmp_path):
+    """Another process holds it and is killed; the lock goes with it, whatever file stays."""
+    copy_base(run, tmp_path)
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with checkpoints.alone(tmp_path):
+                os.write(into, b"held")
+                signal.pause()
+        finally:
+            os._exit(1)
+    assert os.read(out, 4) == b"held"
+    with pytest.raises(checkpoints.CheckpointError, match="another process works in this run folder.*--run"):
+        training.train_glrec(small, pictures, tmp_path, quiet=True)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert training.train_glrec(small, pictures, tmp_path, quiet=True).is_file()
+    with checkpoints.alone(tmp_path), checkpoints.alone(tmp_path):  # `reproduce` and a stage in its notebook
+        assert os.environ[checkpoints.HOLDER] == f"{os.getpid()}:{tmp_path.resolve()}"
+    assert checkpoints._holder() == (0, "")
+
+
+def test_what_a_killed_save_left_is_cleared_away(small, pictures, run, tmp_path):
+    copy_base(run, tmp_path)
+    path = tmp_path / "person/glrec/checkpoint.safetensors"
+    left = path.with_name(f".{path.name}.123.tmp")
+    left.write_bytes(b"half")
+    stage = checkpoints.Stage(path, small, ("glrec",), "GLRec")
+    model = GLRec(small.input.size, small.glrec)
+    stage.resume(model, torch.optim.SGD(model.parameters(), 0.1))
+    assert not left.exists()
+
+
+def test_a_notebook_whose_reproduce_was_killed_trains_no_further(small, pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv(checkpoints.HOLDER, f"7:{tmp_path.resolve()}")
+    parents = iter([7, 7])
+    monkeypatch.setattr(checkpoints.os, "getppid", lambda: next(parents, 1))
+    with pytest.raises(KeyboardInterrupt):
+        training.train_glrec(small, pictures, tmp_path, quiet=True)
+    assert not (tmp_path / "person/glrec/checkpoint.safetensors").exists()
+
+
 def test_a_finished_stage_is_left_alone(small, pictures, run):
     path = run / "person/glrec/checkpoint.safetensors"
     before = path.stat().st_mtime_ns
@@ -232,8 +311,38 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(
 ):
     copy_base(run, tmp_path)
     monkeypatch.setattr(losses, "identity", lambda *_: (torch.tensor(float("nan"), requires_grad=True), None))
-    with pytest.raises(FloatingPointError, match=r"identity is nan at epoch 0, step 0.*checkpoint"):
+    with pytest.raises(
+        FloatingPointError, match=r"loss is nan at epoch 0, step 0; nothing was saved.*the batch: "
+    ) as found:
         training.train_joint(small, pictures, tmp_path, "+glrec", quiet=True)
+    named = str(found.value).split("the batch: ")[1].split(", ")
+    assert len(named) == 16 and set(named) <= set(pictures.names) and len(set(pictures.names)) == len(pictures.train)
+    assert not (tmp_path / "person/joint/+glrec/seed0/checkpoint.safetensors").exists()
+
+
+def test_a_loss_between_two_log_lines_that_is_not_finite_is_found_before_it_is_saved(
+    small, pictures, tmp_path, monkeypatch
+):
+    calls, placement = [], losses.placement
+
+    def bad(*given):
+        calls.append(1)
+        box, gate = placement(*given)
+        return box * (float("inf") if len(calls) == 2 else 1), gate
+
+    monkeypatch.setattr(losses, "placement", bad)
+    with pytest.raises(FloatingPointError, match=r"loss is inf at epoch 0, step 1"):
+        training.train_glrec(small, pictures, tmp_path, quiet=True)
+    assert not (tmp_path / "person/glrec/checkpoint.safetensors").exists()
+
+
+def test_memory_that_runs_out_is_told_with_a_batch_that_fits(small, pictures, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(losses, "identity", full)
+    with pytest.raises(RuntimeError, match=r"batch of 8;.*--set backbone.identities=2 --set backbone.batch=4$"):
+        training.train_backbone(small, pictures, tmp_path, quiet=True)
 
 
 def test_fusion_weights_are_stored_for_every_row_of_a_checkpoint(small, pictures, run, tmp_path):

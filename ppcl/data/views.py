@@ -26,6 +26,7 @@ class TrainingData:
     heldout: images.ImageBank
     heldout_ids: np.ndarray
     device: torch.device = torch.device("cpu")
+    names: tuple[str, ...] = ()  # (N,) file of each training picture, below the set's folder
 
     @property
     def classes(self) -> int:
@@ -59,7 +60,8 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     where = torch.device(device)
     if where.type == "cuda" and bank.images.nbytes < torch.cuda.mem_get_info(where)[0] / 2:
         bank = bank.to(where)
-    return TrainingData(bank[:count], labels, bank[count:], first.identities[count:], where)
+    names = tuple(path.relative_to(first.folder).as_posix() for path in first.paths[:count])
+    return TrainingData(bank[:count], labels, bank[count:], first.identities[count:], where, names)
 
 
 def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: torch.Generator):
