@@ -279,7 +279,7 @@ class Stage:
         lines = log.read_text().splitlines() if log.exists() and begun else []
         whole = [json.loads(line) for line in lines if line.endswith("}")]  # the last one may have been cut off
         if distributed.first():
-            for part in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+            for part in self.path.parent.glob(".*.tmp"):
                 part.unlink()  # of a process that was killed while it saved
             kept = [line for line in whole if line["epoch"] < self.epoch or line["step"] < self.step]
             write_text(log, "".join(json.dumps(line) + "\n" for line in kept))
