@@ -86,7 +86,7 @@ def evaluate(
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task}: run notebook 04_joint_training first"
         )
-    found, values = None, {}
+    found, values, kept = None, {}, {}
     for method in methods:
         model = load(run, task, method, seed, device)
         if found is None:
@@ -98,9 +98,10 @@ def evaluate(
         if model.method.oracle and not (found.knows_boxes and dataset != "lfw"):
             continue  # nobody knows the true placement of these queries
         if dataset == "lfw":
-            values |= _verify(found, facts | {"method": method}, model)
+            values |= _verify(found, facts | {"method": method}, model, kept)
         else:
-            values |= _search(found, facts | {"method": method}, model, curve=len(methods) == 1 or method in CURVES)
+            curve = len(methods) == 1 or method in CURVES
+            values |= _search(found, facts | {"method": method}, model, curve, kept)
     for protocol, method in values if "ppcl" in methods else ():
         if method != "ppcl":
             named = facts | {"protocol": protocol, "method": "ppcl"}
@@ -109,15 +110,30 @@ def evaluate(
     return found
 
 
-def _search(found: Evaluation, facts: dict, model: PPCL, curve: bool) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching.Features:
+    """The set's `query` or `gallery` as a row sees it; `kept` from the row before, if that saw them alike.
+
+    Rows that share a checkpoint stand side by side in METHODS, so the last ones are enough.
+    """
+    asking, how = part == "query", model.method
+    key = trained_by(model.row), asking and (how.placements, how.oracle)
+    if part not in kept or kept[part][0] != key:
+        kept.pop(part, None)  # before others take its room
+        boxes = ground_truth.view_boxes(found) if asking and how.oracle else None
+        bank = found.query_bank if asking else found.gallery_bank
+        kept[part] = key, matching.describe(model, bank, asking, boxes)
+    return kept[part][1]
+
+
+def _search(
+    found: Evaluation, facts: dict, model: PPCL, curve: bool, kept: dict
+) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """Rank the gallery for each query; with the curve over the input ratio, if asked for and the queries are our crops.
 
     -> values by query, for (protocol, method).
     """
     method = facts["method"]
-    boxes = ground_truth.view_boxes(found) if model.method.oracle else None
-    query = matching.describe(model, found.query_bank, True, boxes)
-    gallery = matching.describe(model, found.gallery_bank)
+    query, gallery = (_features(found, model, part, kept) for part in ("query", "gallery"))
     found.distances[method] = matching.match(model, query, gallery).cpu().numpy()
     values = {}
     for protocol, ranked in _protocols(found, method).items():
@@ -133,10 +149,10 @@ def _search(found: Evaluation, facts: dict, model: PPCL, curve: bool) -> dict[tu
     return values
 
 
-def _verify(found: Evaluation, facts: dict, model: PPCL) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """Judge LFW's pairs. -> accuracy by fold, for (protocol, method)."""
     method, pairs = facts["method"], found.pairs
-    pictures = matching.describe(model, found.query_bank, several=True)
+    pictures = _features(found, model, "query", kept)
     first, second = torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)
     found.distances[method] = matching.match_pairs(model, pictures, first, second).cpu().numpy()
     judged = metrics.verification(-found.distances[method], pairs.same, pairs.folds)

@@ -100,6 +100,17 @@ def test_the_oracle_lies_where_the_truth_says(run, small, drawn):
     assert any(row["metric"] == "rank-1 over oracle-placement" for row in found.rows)
 
 
+def test_rows_that_share_features_are_measured_as_alone(run, drawn, monkeypatch):
+    described, describe = [], matching.describe
+    monkeypatch.setattr(matching, "describe", lambda *args: described.append(args[0].row) or describe(*args))
+    rows = ["ppcl@1", "ppcl", "oracle-placement", "no-prior"]
+    together = evaluation.evaluate(run, "person", "partial-ilids", drawn, rows, quiet=True)
+    assert len(described) == 4 + 2  # each row's queries; the gallery once for three rows, once for the last
+    for row in rows:
+        alone = evaluation.evaluate(run, "person", "partial-ilids", drawn, [row], quiet=True)
+        assert np.array_equal(together.distances[row], alone.distances[row]), row
+
+
 def test_the_oracle_is_not_asked_about_photographs(run, drawn, tmp_path):
     shutil.copytree(drawn / "Partial_iLIDS", tmp_path / "Partial_iLIDS")  # without the table of truth
     found = evaluation.evaluate(run, "person", "partial-ilids", tmp_path, quiet=True)
