@@ -18,6 +18,7 @@ from .data import datasets, is_own
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+EXPLORE = NOTEBOOKS / "explore.ipynb"
 ROOM = {"tiny": 50, "demo": 300, "paper": 6000}  # MiB that a run may write
 MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # of the README's table
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "pytorch-metric-learning", "safetensors")
@@ -117,7 +118,9 @@ def reproduce(
     if publish and overrides:
         checkpoints.write_text(ROOT / "figures" / results.ABLATIONS, (run / "results.csv").read_text())
     elif publish:
-        _publish(chosen, run, tasks[-1])
+        if not only:  # as it looks without a hand on its sliders
+            _execute(EXPLORE, run, parameters, recipe, EXPLORE.stem)
+        _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
     print(f"done in {time.time() - began:.0f} s; in {_short(run)}: results.csv, figures, notebooks")
     return run
 
@@ -202,6 +205,7 @@ def _publish(chosen: list[Path], run: Path, task: str) -> None:
             for output in cell["outputs"]:
                 if "execution_count" in output:
                     output["execution_count"] = count
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # its model is gone
             cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
         for cell in cells:
             cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}

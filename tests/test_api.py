@@ -71,7 +71,17 @@ def test_imports_point_one_way():
         "boards",
         "plots",
     ]
-    line += ["search", "reproduce", "timing", "bench_data", "bench_models", "bench", "__main__"]
+    line += [
+        "search",
+        "explore",
+        "explore_view",
+        "reproduce",
+        "timing",
+        "bench_data",
+        "bench_models",
+        "bench",
+        "__main__",
+    ]
     root = Path(ppcl.__file__).parent
     line.remove("results")
     line.insert(line.index("evaluation"), "results")

@@ -112,7 +112,7 @@ def test_the_form_of_a_notebook(path):
     assert "Next" in notebook.cells[-1].source
 
 
-@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_committed_notebook_was_executed_once_in_order_without_errors(path):
     assert path.stat().st_size <= 500_000
     text = path.read_text()
