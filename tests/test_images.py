@@ -223,6 +223,64 @@ def test_a_doubled_picture_is_pillows_to_the_bit(size):
         assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(slow))
 
 
+def noise(size, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(*size, 3), dtype=np.uint8))
+
+
+def turned(picture, path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture.save(path, quality=80, exif=exif)
+
+
+@pytest.mark.parametrize("size", [(64, 32), (32, 16)])
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda picture, path: picture.save(path, quality=80),
+        lambda picture, path: picture.save(path, quality=80, progressive=True),
+        lambda picture, path: picture.save(path, quality=95, subsampling=0, optimize=True),
+        lambda picture, path: picture.save(path, quality=80, keep_rgb=True),
+        lambda picture, path: picture.convert("L").save(path),
+        lambda picture, path: picture.convert("CMYK").save(path),
+        turned,
+    ],
+)
+def test_jpegs_in_a_bank_are_pillows_to_the_bit(tmp_path, size, save):
+    """Those of the bank's size or half of it, as Market-1501's, are decoded another way."""
+    paths = [tmp_path / f"{number}.jpg" for number in range(40)]
+    for number, path in enumerate(paths):
+        save(noise(size, number), path)
+    found = bank(paths, (64, 32), quiet=True)
+    for path, mine in zip(paths, found.images, strict=True):
+        assert torch.equal(mine, images.to_tensor(open_picture(path), (64, 32)))
+    assert found.ratios.abs().max() == 0
+
+
+def test_plain_jpegs_are_decoded_the_quick_way(tmp_path):
+    noise((32, 16)).save(tmp_path / "a.jpg")
+    turned(noise((32, 16)), tmp_path / "b.jpg")
+    assert images._jpeg(tmp_path / "a.jpg", (64, 32)).shape == (3, 32, 16)
+    assert images._jpeg(tmp_path / "b.jpg", (64, 32)) is None
+    assert images._jpeg(tmp_path / "a.jpg", (128, 64)) is None
+
+
+def test_an_uncut_face_is_not_taken_whole(tmp_path):
+    path = tmp_path / "a.jpg"
+    noise((250, 250)).save(path)
+    whole, centre = (bank([images.Cut(path, cut)], (250, 250), quiet=True).images for cut in (False, True))
+    assert not torch.equal(whole, centre)
+
+
+@pytest.mark.parametrize("kept", [2, 20, 200, 600, 700, -2])
+def test_a_cut_off_jpeg_of_the_banks_size_is_named(tmp_path, kept):
+    path = tmp_path / "a.jpg"
+    noise((32, 16)).save(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match="a.jpg"):
+        bank([path], (32, 16), quiet=True)
+
+
 def test_many_pictures_keep_their_places():
     """More than a thread takes at a time."""
     pictures = [Image.new("RGB", (8, 16), (number, 0, 255 - number)) for number in range(150)]

@@ -2,6 +2,7 @@
 
 import math
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from ..geometry import constant
 from ..progress import bar
@@ -92,6 +94,38 @@ def to_tensor(picture: Image.Image, size: tuple[int, int]) -> Tensor:
     return F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0] if doubled else pixels
 
 
+def _jpeg(source, size: tuple[int, int]) -> Tensor | None:
+    """A plain JPEG of `size` or half of it as uint8 `(3, h, w)`; None for all else, and for what cannot be decoded.
+
+    torchvision's decoder gives the bits that Pillow's does, in half the time.
+    """
+    cut = isinstance(source, Cut)
+    if cut and source.box is not None or isinstance(source, Image.Image):
+        return None
+    try:
+        raw = Path(source.path if cut else source).read_bytes()
+        seen = _jpeg_size(raw)
+        if seen not in (size, (size[0] / 2, size[1] / 2)) or cut and source.centre and seen[::-1] == UNCUT:
+            return None
+        return decode_jpeg(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
+    except (OSError, RuntimeError):
+        return None
+
+
+def _jpeg_size(raw: bytes) -> tuple[int, int] | None:
+    """(height, width) of a JPEG of three channels, 8 bits each, without EXIF, which may turn it; None for all else."""
+    at = 2
+    while raw[:2] == b"\xff\xd8" and at + 10 <= len(raw) and raw[at] == 0xFF:
+        kind, length = raw[at + 1], int.from_bytes(raw[at + 2 : at + 4])
+        if kind in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive
+            bits, height, width, channels = struct.unpack(">BHHB", raw[at + 4 : at + 10])
+            return (height, width) if (bits, channels) == (8, 3) else None
+        if kind == 0xE1:
+            return None
+        at += 2 + length
+    return None
+
+
 @dataclass
 class ImageBank:
     """N pictures as one tensor, on any device.
@@ -130,7 +164,8 @@ def bank(
         raise DataError(f"{label}: no pictures")
     shape = (len(pictures), 3, *size)
     if kept is None or math.prod(shape) <= KEPT or not bank_files.has_room(kept, shape):
-        images, ratios = torch.empty(shape, dtype=torch.uint8), torch.empty(len(pictures))
+        images = torch.from_numpy(np.empty(shape, np.uint8))  # NumPy asks for huge pages: a quarter of the time
+        ratios = torch.empty(len(pictures))
         for _ in _decode(pictures, label, quiet, images, ratios):
             pass
         return ImageBank(images, ratios)
@@ -161,7 +196,16 @@ def _decode(pictures: list, label: str, quiet: bool | None, images: Tensor, rati
         return None
 
     def several(some: range) -> list[DataError]:
-        return [error for error in map(decode, some) if error]
+        quick = {index: _jpeg(pictures[index], size) for index in some}
+        halves = [index for index, found in quick.items() if found is not None and found.shape[1] < size[0]]
+        if halves:  # doubled together, as `to_tensor` does one by one
+            stack = torch.stack([quick[index] for index in halves]).contiguous(memory_format=torch.channels_last)
+            quick |= zip(halves, F.interpolate(stack, size, mode="bilinear", antialias=True), strict=True)
+        for index, found in quick.items():
+            if found is not None:
+                images[index % room].numpy()[:] = found.numpy()
+                ratios[index] = 0
+        return [error for index in some if quick[index] is None and (error := decode(index))]
 
     problems = []
     with ThreadPoolExecutor(os.cpu_count()) as pool, bar(None, label, len(pictures), quiet) as shown:
