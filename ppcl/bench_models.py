@@ -227,15 +227,17 @@ def shortlists(sizes: Sizes, device: str) -> list[dict]:
     asked = _to(drawn_features(sizes.asked, 64, sizes, 1), device)
     some = _to(drawn_features(sizes.parts, 64, sizes, 2), device)
     a_picture = sum(getattr(some, field.name).nbytes for field in dataclasses.fields(some)) / len(some)
+    many, note = _to(drawn_features(sizes.searched, 64, sizes, 1, parts=False), device), f"a query of {sizes.searched}"
     for count in sizes.galleries:
         gallery = _to(drawn_features(count, max(64, count // 20), sizes, 2, parts=False), device)
-        bound = product(sizes, 2 * count * sizes.width, torch.float32, device)
-        step = partial(nearest, asked, gallery, length)
-        row = item(f"global step, {count}", "s", step, len(asked), None, bound, min(3, sizes.rounds), "a query")
-        found += [
-            row,
-            fact(f"features, {count}", count * a_picture / 2**30, "GiB", note="to be kept, on a disk if large"),
-        ]
+        steps = {f"global step, {count}": partial(nearest, many, gallery, length)}
+        if count == sizes.galleries[len(sizes.galleries) // 2]:
+            steps[f"global distances alone, {count}"] = partial(matching.global_distances, many, gallery)
+        for name, step in steps.items():
+            bound = product(sizes, 2 * count * sizes.width, torch.float32, device)
+            found.append(item(name, "s", step, len(many), None, bound, min(3, sizes.rounds), note))
+        kept = count * a_picture / 2**30
+        found.append(fact(f"features, {count}", kept, "GiB", note="to be kept, on a disk if large"))
     overall, index = nearest(asked, some, length)
     parts = partial(matching.region_distances, model, asked, some, index)
     whole = ("the whole gallery by parts", partial(matching.region_distances, model, asked, some), len(asked))

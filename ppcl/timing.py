@@ -26,6 +26,7 @@ class Sizes:
     queries: int = 3368  # Market-1501's, by its gallery without junk
     gallery: int = 15913
     textbook: int = 60  # queries of the textbook evaluator
+    searched: int = 256  # queries of the global step
     asked: int = 16  # queries matched by parts
     parts: int = 512  # gallery pictures matched by parts
     channels: int = 2048

@@ -14,7 +14,7 @@ from ppcl.recipes import recipe
 
 TINY = timing.Sizes(
     rounds=1, batch=4, pictures=6, size=(64, 32), bank=40, step_batch=8, architecture="small", queries=20, gallery=60,
-    textbook=10, asked=3, parts=16, channels=32, galleries=(50, 100), width=16, product=64, buffer=1 << 16,
+    textbook=10, searched=5, asked=3, parts=16, channels=32, galleries=(50, 100), width=16, product=64, buffer=1 << 16,
     stage_steps=2,
 )  # fmt: skip
 QUICK = [item for item in (*bench_data.ITEMS, *bench_models.ITEMS) if item is not bench_data.imports]
