@@ -46,6 +46,7 @@ ABLATIONS = {
     "no-geometry": replace(_PPCL, geometry=False),
     "no-contrast": replace(_PPCL, contrast=False),
     "no-prior": replace(_PPCL, prior=False),
+    "no-prior-no-cycle": replace(_PPCL, prior=False, cycle=False),  # what PP-Cycle is worth where it has to locate
     "no-stripes": replace(_PPCL, stripes=1),
     "no-whitening": replace(_PPCL, whiten=False),
     "oracle-placement": replace(_PPCL, placements=False, oracle=True, checkpoint="ppcl"),
