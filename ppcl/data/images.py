@@ -103,7 +103,11 @@ def _jpeg(source, size: tuple[int, int]) -> Tensor | None:
     if cut and source.box is not None or isinstance(source, Image.Image):
         return None
     try:
-        raw = Path(source.path if cut else source).read_bytes()
+        path = Path(source.path if cut else source)
+        if not path.is_file():  # a pipe would wait
+            return None
+        with open(path, "rb") as file:
+            raw = file.read(1 << 20)  # more than a picture of that size needs
         seen = _jpeg_size(raw)
         if seen not in (size, (size[0] / 2, size[1] / 2)) or cut and source.centre and seen[::-1] == UNCUT:
             return None
@@ -113,14 +117,14 @@ def _jpeg(source, size: tuple[int, int]) -> Tensor | None:
 
 
 def _jpeg_size(raw: bytes) -> tuple[int, int] | None:
-    """(height, width) of a JPEG of three channels, 8 bits each, without EXIF, which may turn it; None for all else."""
+    """(height, width) of a JPEG that is not progressive, of three 8-bit channels, without EXIF; None for all else."""
     at = 2
     while raw[:2] == b"\xff\xd8" and at + 10 <= len(raw) and raw[at] == 0xFF:
         kind, length = raw[at + 1], int.from_bytes(raw[at + 2 : at + 4])
-        if kind in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive
+        if kind in (0xC0, 0xC1):  # baseline, extended
             bits, height, width, channels = struct.unpack(">BHHB", raw[at + 4 : at + 10])
             return (height, width) if (bits, channels) == (8, 3) else None
-        if kind == 0xE1:
+        if kind in (0xC2, 0xE1):  # progressive, EXIF
             return None
         at += 2 + length
     return None
