@@ -67,7 +67,7 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
         bank = images.bank(shown.pictures, recipe.input.size, f"decoding {dataset}", quiet)
         pairs = face_sets.Pairs(first, second, pairs.same, pairs.folds)
         return Evaluation(dataset, Path(data), shown, shown, bank, bank, pairs)
-    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw)
+    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
     banks = [images.bank(part.pictures, recipe.input.size, f"decoding {part.name}", quiet) for part in (query, gallery)]
     return Evaluation(dataset, Path(data), query, gallery, *banks)
 
