@@ -35,6 +35,7 @@ class Evaluation:
 
     @cached_property
     def drawn(self) -> bool:
+        """Whether its pictures were drawn, so that `truth.csv` knows them."""
         return datasets.is_drawn(self.data, self.dataset)
 
     @cached_property

@@ -47,6 +47,7 @@ class Features:
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
     def to(self, device: torch.device | str) -> "Features":
+        """The same features on a device."""
         return Features(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def asking(self, index: Tensor) -> "Features":
@@ -242,12 +243,6 @@ def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Te
         distances, order = distances.topk(min(length, distances.shape[1]), largest=False)
         index = index.gather(1, order)
     return distances, index
-
-
-def shortlist_recall(distances: Tensor, index: Tensor, top: int) -> Tensor:
-    """Of each query's `top` nearest by the full matrix `(Q, G)`, the share that stands in its shortlist: `(Q,)`."""
-    best = distances.topk(top, largest=False).indices
-    return (best[..., None] == index[:, None]).any(-1).float().mean(1)
 
 
 def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = None) -> Tensor:

@@ -149,7 +149,7 @@ def figure_one(groups: dict[str, dict]) -> Figure:
 
 
 def overview(queries, boxes: Tensor, partial, gallery, order, regions, correct) -> Figure:
-    """The method in one picture: a query, where GLRec places it, where CRLoc finds it in the nearest picture, and two more.
+    """The method in one picture: a query, where GLRec places it, where CRLoc finds it in the nearest, and two more.
 
     Arguments as in `ranking`, of queries that were answered rightly; the first that was taken for partial is shown.
     """

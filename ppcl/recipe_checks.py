@@ -55,6 +55,7 @@ def parse_overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
 
 
 def override(chosen: typing.Any, key: str, value) -> typing.Any:
+    """The recipe with another value of a dotted key. Raises RecipeError for an unknown key or another type."""
     if key not in keys(chosen):
         near = difflib.get_close_matches(key, keys(chosen), n=1, cutoff=0) or ["joint.epochs"]
         raise RecipeError(f"unknown recipe key {key!r}: did you mean {near[0]!r}?")

@@ -49,6 +49,7 @@ class Input:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
         return self.height, self.width
 
 

@@ -30,6 +30,7 @@ class TrainingData:
 
     @property
     def classes(self) -> int:
+        """How many people are trained on."""
         return int(self.labels.max()) + 1
 
 

@@ -18,7 +18,7 @@ HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # what torchvision's n
 
 
 class Block(nn.Module):
-    """A basic residual block: two 3 x 3 convolutions and a skip, `(B, before, h, w)` -> `(B, after, h, w)`/stride."""
+    """A basic residual block: two 3 x 3 convolutions and a skip."""
 
     def __init__(self, before: int, after: int, stride: int):
         super().__init__()
@@ -31,6 +31,7 @@ class Block(nn.Module):
             self.skip = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, before, h, w)` -> `(B, after, h / stride, w / stride)`."""
         skip = x if self.skip is None else self.skip(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         return F.relu(self.bn2(self.conv2(x)) + skip, inplace=True)
