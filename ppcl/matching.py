@@ -76,9 +76,11 @@ class Features:
 def describe(
     model: PPCL, pictures: ImageBank, several: bool = False, boxes: Tensor | None = None, batch: int = 256
 ) -> Features:
-    """Features of a bank of pictures. `several`: in several views, as queries are: their mirror images, too, and each
-    in the placements of the model's row. `boxes` `(N, 4)` are used in place of GLRec's predictions where given. The
-    model must be in eval mode.
+    """Features of a bank of pictures.
+
+    `several`: in several views, as queries are: their mirror images, too, and each in the placements of the model's
+    row. `boxes` `(N, 4)` are used in place of GLRec's predictions where given. Raises ValueError for a model that is
+    not in eval mode.
     """
     if model.training:
         raise ValueError("describe needs a model in eval mode")
