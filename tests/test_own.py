@@ -80,6 +80,11 @@ def test_folders_named_like_a_set_or_a_part_of_one_are_no_identities(tmp_path, f
         datasets.training_set("person", tmp_path / "photographs")
 
 
+def test_a_missing_folder_of_identities_is_described(tmp_path):
+    with pytest.raises(DataError, match=r"own: no identities below .*; give your own pictures as identities/<identity"):
+        datasets.evaluation_sets("own", tmp_path)
+
+
 @pytest.mark.parametrize("task", ["person", "face"])
 def test_drawn_and_downloaded_sets_hold_no_folder_of_identities(request, task, tmp_path):
     data = request.getfixturevalue({"person": "drawn", "face": "faces"}[task])

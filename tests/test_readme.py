@@ -62,6 +62,19 @@ def test_every_command_of_the_readme_is_one(line):
         recipes.recipe("person", getattr(given, "profile", "demo"), **overrides)
 
 
+def test_every_command_and_file_in_the_text_is_one():
+    text = re.sub(r"```.*?```", "", README, flags=re.S).replace("\n", " ")
+    spans = re.findall(r"`([^`]+)`", text)
+    commands = [span for span in spans if span.startswith(("python -m ppcl ", "reproduce "))]
+    assert len(commands) == 3
+    for command in commands:
+        parser().parse_args(shlex.split(command.removeprefix("python -m ppcl ")))
+    files = {span for span in spans if re.fullmatch(r"[\w/]+\.py", span)}
+    assert len(files) > 5 and {"test_datasets.py", "models/nets.py"} <= files
+    for file in files:
+        assert (ROOT / "tests" / file).is_file() or (ROOT / "ppcl" / file).is_file(), file
+
+
 def test_every_command_that_needs_nothing_else_runs_as_it_stands(folder, monkeypatch):
     """In their order, since one reads what another wrote; trained at the tiny size."""
     monkeypatch.chdir(folder)
