@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
     """One clear line for a wrong call, exit 2."""
 
     def error(self, message: str):
+        """Say what was wrong, and end with status 2."""
         tell(f"{self.prog}: {message} (see {self.prog} --help)")
         raise SystemExit(2)
 
@@ -47,6 +48,7 @@ def at_least(low: int):
 
 
 def parser() -> Parser:
+    """All commands and their options."""
     top = Parser("python -m ppcl", description="Partial person re-identification by part-part correspondence learning.")
     top.add_argument("--version", action="version", version=__version__)
     shared = argparse.ArgumentParser(add_help=False)
@@ -112,6 +114,7 @@ def parser() -> Parser:
 
 
 def run_reproduce(given) -> None:
+    """Every notebook in order."""
     from .reproduce import reproduce
 
     reproduce(
@@ -120,6 +123,7 @@ def run_reproduce(given) -> None:
 
 
 def run_data(given) -> None:
+    """Check the sets below a folder, or draw some into it."""
     from .data import datasets, synthesise
 
     if given.action == "synthesise":
@@ -134,6 +138,7 @@ def run_data(given) -> None:
 
 
 def run_train(given) -> None:
+    """One stage, alone or as one of torchrun's processes."""
     chosen = recipe(given.task, given.profile, **parse_overrides(given.set))
     method(given.method)
     check_processes(chosen, given.stage, PROCESSES)
@@ -158,6 +163,7 @@ def run_train(given) -> None:
 
 
 def run_evaluate(given) -> None:
+    """A run on a data set, and its table printed."""
     from . import checkpoints, evaluation, results
     from .reproduce import device
 
@@ -179,6 +185,7 @@ def run_evaluate(given) -> None:
 
 
 def run_rank(given) -> None:
+    """Photographs against a folder of others."""
     from . import search
     from .reproduce import device
 
@@ -191,6 +198,7 @@ def run_rank(given) -> None:
 
 
 def run_bench(given) -> None:
+    """What this machine measures."""
     from . import bench
     from .reproduce import device
 

@@ -49,6 +49,7 @@ def plain_pipeline(size: tuple[int, int]) -> tuple[str, object]:
 
 
 def plain_batch(paths: list[Path], transform) -> torch.Tensor:
+    """Files through that pipeline, one after the other: `(B, 3, H, W)`."""
     return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
 
 

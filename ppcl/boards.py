@@ -88,6 +88,7 @@ def board(rows: int, columns: int, cell=(0.6, 1.2), title: float = 0, labels=(),
 
 
 def legend(figure: Figure, meanings) -> None:
+    """Below a board, what its boxes mean: keys of `BOXES`."""
     seam = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
     lines = [Line2D([], [], color=c, ls=s, lw=1.8, label=t, path_effects=seam) for c, s, t in map(BOXES.get, meanings)]
     figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, borderaxespad=0, fontsize=8)

@@ -13,7 +13,7 @@ from . import checkpoints, ground_truth, matching, metrics, recipes, results
 from .data import face_sets
 from .ground_truth import Evaluation, prepare
 from .models.ppcl import PPCL
-from .recipes import DATASETS, METHODS, Recipe, trained_by
+from .recipes import DATASETS, METHODS, Recipe, belongs, trained_by
 
 RANKS = (1, 3, 5, 10)
 CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows of Partial-LFW's curve, if all are evaluated
@@ -76,10 +76,10 @@ def evaluate(
     """Evaluate the run's methods on a data set and write the rows into `results.csv`.
 
     With several methods at once, `ppcl` is also compared with each other row: metric `rank-1 over <row>`, paired.
-    Where Partial-LFW is made from LFW, its boxes are saved in the run folder, and some rows are measured over the input
-    ratio, too.
+    Where Partial-LFW is made from LFW, or `own` from a folder of identities, its boxes are saved in the run folder, and
+    some rows are measured over the input ratio, too.
     """
-    if DATASETS.get(dataset, task) != task:
+    if dataset in DATASETS and not belongs(dataset, task):
         raise recipes.RecipeError(f"{dataset} belongs to task {DATASETS[dataset]}, not {task}")
     methods = methods or trained(run, task, seed)
     if not methods:

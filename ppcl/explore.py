@@ -60,7 +60,7 @@ def gallery(data: Path | str, recipe, dataset: str = "") -> Gallery:
     A query is one of the set's or, where a person has several, a picture of the gallery, left out of its own ranking.
     """
     dataset = dataset or datasets.partial_sets(data, recipe.task)[0]
-    query, have = datasets.evaluation_sets(dataset, data, recipe.partial_lfw)
+    query, have = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
     files = [images.open_picture(one) for one in have.pictures]
     bank = images.bank(files, recipe.input.size, "gallery")
     for picture in files:

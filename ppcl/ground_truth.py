@@ -35,6 +35,7 @@ class Evaluation:
 
     @cached_property
     def drawn(self) -> bool:
+        """Whether its pictures were drawn, so that `truth.csv` knows them."""
         return datasets.is_drawn(self.data, self.dataset)
 
     @cached_property
@@ -67,7 +68,7 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
         bank = images.bank(shown.pictures, recipe.input.size, f"decoding {dataset}", quiet)
         pairs = face_sets.Pairs(first, second, pairs.same, pairs.folds)
         return Evaluation(dataset, Path(data), shown, shown, bank, bank, pairs)
-    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw)
+    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
     banks = [images.bank(part.pictures, recipe.input.size, f"decoding {part.name}", quiet) for part in (query, gallery)]
     return Evaluation(dataset, Path(data), query, gallery, *banks)
 

@@ -47,6 +47,7 @@ class Features:
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
     def to(self, device: torch.device | str) -> "Features":
+        """The same features on a device."""
         return Features(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
     def asking(self, index: Tensor) -> "Features":
@@ -75,9 +76,11 @@ class Features:
 def describe(
     model: PPCL, pictures: ImageBank, several: bool = False, boxes: Tensor | None = None, batch: int = 256
 ) -> Features:
-    """Features of a bank of pictures. `several`: in several views, as queries are: their mirror images, too, and each
-    in the placements of the model's row. `boxes` `(N, 4)` are used in place of GLRec's predictions where given. The
-    model must be in eval mode.
+    """Features of a bank of pictures.
+
+    `several`: in several views, as queries are: their mirror images, too, and each in the placements of the model's
+    row. `boxes` `(N, 4)` are used in place of GLRec's predictions where given. Raises ValueError for a model that is
+    not in eval mode.
     """
     if model.training:
         raise ValueError("describe needs a model in eval mode")
@@ -242,12 +245,6 @@ def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Te
         distances, order = distances.topk(min(length, distances.shape[1]), largest=False)
         index = index.gather(1, order)
     return distances, index
-
-
-def shortlist_recall(distances: Tensor, index: Tensor, top: int) -> Tensor:
-    """Of each query's `top` nearest by the full matrix `(Q, G)`, the share that stands in its shortlist: `(Q,)`."""
-    best = distances.topk(top, largest=False).indices
-    return (best[..., None] == index[:, None]).any(-1).float().mean(1)
 
 
 def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = None) -> Tensor:

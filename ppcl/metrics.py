@@ -21,14 +21,17 @@ class Ranking:
 
     @property
     def matched(self) -> np.ndarray:
+        """`(Q,)`: which queries have a valid match."""
         return self.first >= 0
 
     @property
     def unmatched(self) -> int:
+        """How many queries have none."""
         return int((~self.matched).sum())
 
     @property
     def mAP(self) -> float:  # noqa: N802 - the field's name
+        """Mean average precision over the queries that have a valid match; NaN if none has."""
         return float(self.average_precision[self.matched].mean()) if self.matched.any() else float("nan")
 
     def hits(self, k: int) -> np.ndarray:
@@ -126,6 +129,7 @@ class Verification:
 
     @property
     def mean(self) -> float:
+        """Accuracy, mean over the folds."""
         return float(self.accuracy.mean())
 
     @property

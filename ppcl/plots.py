@@ -35,6 +35,7 @@ __all__ = [
     "judge",
     "located",
     "outline",
+    "overview",
     "partial_views",
     "pixels",
     "placed",
@@ -145,6 +146,27 @@ def figure_one(groups: dict[str, dict]) -> Figure:
 
 
 # --- layouts, regions, rankings ---
+
+
+def overview(queries, boxes: Tensor, partial, gallery, order, regions, correct) -> Figure:
+    """The method in one picture: a query, where GLRec places it, where CRLoc finds it in the nearest, and two more.
+
+    Arguments as in `ranking`, of queries that were answered rightly; the first that was taken for partial is shown.
+    """
+    i = int(torch.as_tensor(partial).int().argmax())
+    titles = "a partial\npicture", "→ placed\nby GLRec", "→ located\nby CRLoc: 1st", "2nd", "3rd"
+    figure, axes = board(1, len(titles), (0.75, 1.5), 2 * TITLE, foot=0.25)
+    for one, text in zip(axes[0], titles, strict=True):
+        place = one.get_position(original=True)
+        figure.text((place.x0 + place.x1) / 2, place.y1 + 0.02, text, ha="center", va="bottom", fontsize=8)
+    show(axes[0, 0], queries.images[i], queries.ratios[i])
+    outline(show(axes[0, 1], placed(queries.images[i], boxes[i])), boxes[i], "p")
+    for one, j, right in zip(axes[0, 2:], order[i], correct[i], strict=False):
+        show(one, gallery.images[j], gallery.ratios[j]).set_axis_on()
+        judge(one, bool(right))
+    outline(axes[0, 2], regions[i][0], "q")
+    legend(figure, ["p", "q"])
+    return figure
 
 
 def placements(queries, boxes: Tensor, truth: Tensor, chosen) -> Figure:

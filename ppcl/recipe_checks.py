@@ -13,7 +13,13 @@ TASKS = ("person", "face")
 ARCHITECTURES = ("small", "resnet50", "face34")
 DATASETS = dict.fromkeys(("market1501", "partial-reid", "partial-ilids"), "person")
 DATASETS |= dict.fromkeys(("casia-webface", "lfw", "partial-lfw"), "face")  # set -> task
+DATASETS["own"] = "any"  # a folder of identities of the user's own, people or faces
 KINDS = ("left", "right", "upper", "lower", "random")  # of crops
+
+
+def belongs(dataset: str, task: str | None) -> bool:
+    """Whether a known data set is of a task; of None all are, and `own` is of either."""
+    return task is None or DATASETS[dataset] in (task, "any")
 
 
 def keys(chosen: typing.Any) -> list[str]:
@@ -49,6 +55,7 @@ def parse_overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
 
 
 def override(chosen: typing.Any, key: str, value) -> typing.Any:
+    """The recipe with another value of a dotted key. Raises RecipeError for an unknown key or another type."""
     if key not in keys(chosen):
         near = difflib.get_close_matches(key, keys(chosen), n=1, cutoff=0) or ["joint.epochs"]
         raise RecipeError(f"unknown recipe key {key!r}: did you mean {near[0]!r}?")
@@ -121,9 +128,7 @@ def check(chosen: typing.Any) -> None:
         raise RecipeError("joint.temperature, joint.sigma and selection.weight_step must be positive")
     if chosen.backbone.decay_epochs < 1 or chosen.selection.queries < 1:
         raise RecipeError("backbone.decay_epochs and selection.queries must be at least 1")
-    if chosen.backbone.architecture not in ARCHITECTURES:
-        known = " or ".join(ARCHITECTURES)
-        raise RecipeError(f"unknown backbone.architecture {chosen.backbone.architecture!r}: choose {known}")
+    _check_architecture(chosen.backbone.architecture)
     for key, value, known in (
         ("backbone.optimiser", chosen.backbone.optimiser, ("adam", "sgd")),
         ("joint.optimiser", chosen.joint.optimiser, ("adam", "sgd")),
@@ -140,6 +145,32 @@ def check(chosen: typing.Any) -> None:
         raise RecipeError("partial_lfw.people and partial_lfw.queries must be at least 1")
     if not 0 < chosen.selection.heldout < 1:
         raise RecipeError(f"selection.heldout must lie between 0 and 1, not {chosen.selection.heldout}")
+
+
+def _check_architecture(name: str) -> None:
+    """One of our nets, of torchvision's or of timm's; `own:NAME` is a notebook's, which nobody else can know."""
+    source, _, model = name.rpartition(":")
+    if name in ARCHITECTURES or (source == "own" and model):
+        return
+    if source == "timm":
+        try:
+            import timm
+        except ImportError:
+            raise RecipeError(
+                f"backbone.architecture={name}: timm is not installed (pip install timm); torchvision's nets are there"
+            ) from None
+        known = [f"timm:{one}" for one in timm.list_models()]
+    else:
+        import torchvision  # late, because it is slow to import
+
+        known = torchvision.models.list_models(torchvision.models)
+        known += [*ARCHITECTURES, *(f"torchvision:{one}" for one in known)]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+        raise RecipeError(
+            f"unknown backbone.architecture {name!r}: did you mean {near[0]!r}? ({', '.join(ARCHITECTURES)}, a net of "
+            "torchvision's, timm:NAME, own:NAME)"
+        )
 
 
 def check_processes(chosen: typing.Any, stage: str, count: int) -> None:

@@ -16,6 +16,7 @@ from .recipe_checks import (
     KINDS,
     PROFILES,
     TASKS,
+    belongs,
     check,
     check_files,
     check_processes,
@@ -26,7 +27,17 @@ from .recipe_checks import (
 )
 
 __all__ = ["ARCHITECTURES", "DATASETS", "KINDS", "METHODS", "PROFILES", "TASKS", "Method", "RecipeError"]
-__all__ += ["check_files", "check_processes", "keys", "method", "parse_overrides", "recipe", "rows", "trained_by"]
+__all__ += [
+    "belongs",
+    "check_files",
+    "check_processes",
+    "keys",
+    "method",
+    "parse_overrides",
+    "recipe",
+    "rows",
+    "trained_by",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,7 @@ class Input:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
         return self.height, self.width
 
 

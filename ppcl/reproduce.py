@@ -90,6 +90,8 @@ def reproduce(
     tasks = [task]
     own = is_own(data)
     if task == "all":  # people last, so that their notebooks can show faces, too
+        if own and all(datasets.trains_on_own(name, data) for name in recipes.TASKS):
+            raise ValueError(f"{data} is a folder of identities: say whose, with --task person or --task face")
         tasks = [name for name in reversed(recipes.TASKS) if not own or _there(name, data)] or ["person"]
     if own or profile == "paper":
         for name in tasks:
@@ -127,7 +129,7 @@ def reproduce(
 
 def _there(task: str, data: Path) -> bool:
     try:
-        return bool(datasets.training_set(task, data))
+        return bool(datasets.training_set(task, data)) and not datasets.trains_on_own(task, data)
     except datasets.DataError:
         return False
 

@@ -410,13 +410,6 @@ def test_best_keeps_the_gallery_order_of_equal_pictures(untrained, described):
     assert all(row in ([0, 3, 1, 2, 4], [1, 2, 4, 0, 3]) for row in index.tolist())
 
 
-def test_shortlist_recall_by_hand():
-    distances = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]])
-    index = torch.tensor([[0, 3], [2, 1]])
-    assert matching.shortlist_recall(distances, index, 1).tolist() == [1, 0]
-    assert matching.shortlist_recall(distances, index, 2).tolist() == [0.5, 0.5]
-
-
 def test_describe_refuses_a_model_in_training(untrained):
     with pytest.raises(ValueError, match="eval"):
         matching.describe(untrained.train(), ImageBank(torch.zeros(1, 3, 64, 32, dtype=torch.uint8), torch.zeros(1)))

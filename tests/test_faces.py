@@ -12,7 +12,8 @@ import torch
 from ppcl import losses, matching, recipes, training
 from ppcl.data import batches, images
 from ppcl.data.batches import generator
-from ppcl.models.backbone import Backbone, face34
+from ppcl.models.backbone import Backbone
+from ppcl.models.nets import face34
 from ppcl.recipes import METHODS, BackboneStage, RecipeError, recipe
 from ppcl.training import joint_lr
 

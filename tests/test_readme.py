@@ -1,24 +1,150 @@
-"""The README's commands are what they say: each is parsed, and the CI runs one of them to the letter."""
+"""The README's commands and snippets are what they say: each that can is run, the others are parsed."""
 
+import itertools
 import re
 import shlex
+import shutil
 from pathlib import Path
 
+import pandas
 import pytest
+import torch
+from conftest import SMALL, train
 
-from ppcl.__main__ import parser
+from ppcl import geometry, recipes
+from ppcl.__main__ import main, parser
+from ppcl.data import datasets, views
+from ppcl.models import nets
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line and line[0] != "#"]
 PPCL = [line for line in LINES if "-m ppcl" in line or "-m -- ppcl" in line]
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
+ELSEWHERE = {  # words of a command -> what runs it, or why nothing does
+    "torchrun": "test_distributed.py, two processes on a CPU; eight want eight GPUs",
+    "paper": "real data and a GPU; test_training.py and test_face_runs.py take a step of every stage of its recipe",
+    "timm:": "timm; test_nets.py with a stand-in for it",
+    "reproduce": "test_notebooks.py, tiny",
+    "bench": "test_bench.py, at small sizes",
+}
+
+
+def words_of(line):
+    words = shlex.split(line.split("#")[0])
+    return words[words.index("ppcl") + 1 :]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, drawn, tmp_path_factory):
+    """Where the README's lines are run: a trained run in `runs/demo`, photographs, sets in DATA, identities in MINE."""
+    top = tmp_path_factory.mktemp("readme")
+    train(recipes.recipe("person", "tiny", **SMALL), views.training_data(tiny, drawn), top / "runs/demo", ["ppcl"])
+    shutil.copytree(drawn, top / "DATA")
+    whole = sorted((drawn / "Partial-REID_Dataset/whole_body_images").glob("*.jpg"))
+    shutil.copytree(whole[0].parent, top / "photographs")
+    for name, path in zip(("half", "a", "b"), whole, strict=False):
+        shutil.copy(path, top / f"{name}.jpg")
+    for part in ("train", "gallery"):
+        some = datasets.read("market1501", part, drawn)
+        for path, person in zip(some.paths, some.identities, strict=True):
+            (top / f"MINE/{part} {person}").mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, top / f"MINE/{part} {person}")
+    return top
 
 
 @pytest.mark.parametrize("line", PPCL)
 def test_every_command_of_the_readme_is_one(line):
-    words = shlex.split(line.split("#")[0])
-    parser().parse_args(words[words.index("ppcl") + 1 :])
+    given = parser().parse_args(words_of(line))
+    if "timm:" not in line:
+        overrides = recipes.parse_overrides(getattr(given, "set", []))
+        recipes.recipe("person", getattr(given, "profile", "demo"), **overrides)
+
+
+def test_every_command_and_file_in_the_text_is_one():
+    text = re.sub(r"```.*?```", "", README, flags=re.S).replace("\n", " ")
+    spans = re.findall(r"`([^`]+)`", text)
+    commands = [span for span in spans if span.startswith(("python -m ppcl ", "reproduce "))]
+    assert len(commands) == 3
+    for command in commands:
+        parser().parse_args(shlex.split(command.removeprefix("python -m ppcl ")))
+    files = {span for span in spans if re.fullmatch(r"[\w/]+\.py", span)}
+    assert len(files) > 5 and {"test_datasets.py", "models/nets.py"} <= files
+    for file in files:
+        assert (ROOT / "tests" / file).is_file() or (ROOT / "ppcl" / file).is_file(), file
+
+
+def test_every_command_that_needs_nothing_else_runs_as_it_stands(folder, monkeypatch):
+    """In their order, since one reads what another wrote; trained at the tiny size."""
+    monkeypatch.chdir(folder)
+    run = [line for line in PPCL if not any(word in line for word in ELSEWHERE)]
+    assert {tuple(words_of(line)[:1]) for line in run} == {("rank",), ("data",), ("train",), ("evaluate",)}
+    assert len(run) == 8
+    fast = ["--profile", "tiny", *itertools.chain(*(["--set", f"{key}={value}"] for key, value in SMALL.items()))]
+    for line in run:
+        assert main(words_of(line) + (fast if words_of(line)[0] == "train" else [])) == 0, line
+    assert {"ranking.csv", "ranking.png", "ranking.pdf"} <= {path.name for path in Path("found").iterdir()}
+    assert (
+        set(pandas.read_csv("runs/mine/results.csv").dataset) == {"own"} and Path("runs/mine/person/own.csv").is_file()
+    )
+
+
+@pytest.mark.parametrize("word", ELSEWHERE)
+def test_every_command_that_is_run_elsewhere_is_there(word):
+    assert any(word in line for line in PPCL)
+    for file in re.findall(r"test_\w+\.py", ELSEWHERE[word]):
+        text = (ROOT / "tests" / file).read_text()
+        assert {"paper": '"paper"', "timm:": '"timm"'}.get(word, word) in text, file
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text.strip().splitlines()[-1][:30])
+def test_every_snippet_of_the_readme_runs_as_it_stands(snippet, folder, monkeypatch):
+    """Only the profile is smaller. What each leaves is what its comments say."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(nets, "NETS", dict(nets.NETS))
+    found = {}
+    exec(compile(snippet.replace('"person", "demo"', '"person", "tiny"'), "README.md", "exec"), found)
+    if "distances" in found:
+        assert found["distances"].shape == (1, 2) and found["distances"].isfinite().all()
+    elif "rectify" in found:
+        assert found["box"].shape == (1, 4) and found["gate"].shape == (1,)
+        assert found["canvas"].shape == found["pictures"].shape and found["visible"].shape == (1, 1, 64, 32)
+    elif "located" in found:
+        assert found["located"].shape == (1, 4) and 0 < found["confidence"] <= 1
+        assert geometry.iou(found["located"], found["upper_half"]) > 0.3  # random maps: it is the place that speaks
+    else:
+        assert found["model"].backbone.channels == 64 and not found["model"].training
+
+
+def test_there_is_a_snippet_for_each_use():
+    wanted = ("ppcl.match", "rectify", "CRLoc(", 'NETS["own:')
+    assert [sum(word in text for text in SNIPPETS) for word in wanted] == [1, 1, 1, 1] and len(SNIPPETS) == 4
+
+
+def test_crloc_alone_finds_a_part_that_moved():
+    """As in the README's snippet, on maps where the answer is known: b is a, moved down by a quarter."""
+    from ppcl.models.crloc import CRLoc
+
+    torch.manual_seed(0)
+    a = torch.randn(1, 256, 16, 8)
+    b = a.roll(4, dims=2)
+    crloc = CRLoc(channels=256, recipe=recipes.recipe("person", "paper").joint)
+    region, visible = torch.tensor([[0.5, 0.25, 1.0, 0.5]]), torch.ones(1, 1, 16, 8)
+    located, _ = crloc(crloc.keys(a), crloc.keys(b), region, visible)
+    truth = torch.tensor([[0.5, 0.5, 1.0, 0.5]])
+    assert geometry.iou(located, truth) > geometry.iou(region, truth) + 0.2
+
+
+def test_the_citation_is_the_one_of_the_file():
+    bibtex = re.search(r"```bibtex\n(.*?)```", README, re.S)[1]
+    file = (ROOT / "CITATION.cff").read_text()
+    paper = file.split("preferred-citation:")[1]
+    assert re.search(r"title: (.*)", paper)[1] in bibtex and re.search(r"year: (\d+)", paper)[1] in bibtex
+    names = re.findall(r"family-names: ([\w-]+), given-names: ([\w-]+)", paper)
+    assert " and ".join(f"{family}, {given}" for family, given in names) in bibtex
+    version = re.search(r'version = "(.*)"', (ROOT / "pyproject.toml").read_text())[1]
+    assert re.search(r"^version: (.*)", file, re.M)[1] == version
 
 
 def test_torchruns_lines_are_read_as_meant_by_torchrun():

@@ -6,11 +6,12 @@ the file system's order decides nothing.
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..recipes import DATASETS, PartialLFW
+from ..recipes import DATASETS, KINDS, PartialLFW, belongs
 from . import face_sets
 from .drawn_files import TRUTH
 from .folders import SUFFIXES, Cut, DataError, PictureSet, descend, people, pictures
@@ -24,6 +25,7 @@ FOLDERS = {
     "casia-webface": ("CASIA-WebFace", "CASIA_WebFace"),
     "lfw": tuple(f"{nest}{name}" for name in ("lfw", "lfw_funneled", "lfw-deepfunneled") for nest in (f"{name}/", "")),
     "partial-lfw": ("Partial-LFW", "Partial_LFW", "partial"),
+    "own": ("identities",),  # or the data folder itself
 }
 PARTS = {
     "market1501": {"train": ("bounding_box_train",), "query": ("query",), "gallery": ("bounding_box_test",)},
@@ -36,6 +38,7 @@ PARTS = {
     "casia-webface": {"train": (".",)},
     "lfw": {"all": (".",)},
     "partial-lfw": {"query": ("probe", "query"), "gallery": ("gallery",)},
+    "own": {"all": (".",)},
 }
 # Published counts, DATA.md: (pictures, identities that count).
 PUBLISHED = {
@@ -53,9 +56,11 @@ SOURCES = {
     "casia-webface": "CASIA, on request,",
     "lfw": "figshare 5976018 (pictures and pairs.txt)",
 }
-BY_IDENTITY = ("casia-webface", "lfw")  # a folder for each identity
+BY_IDENTITY = ("casia-webface", "lfw", "own")  # a folder for each identity
 TRAINING = {"person": "market1501", "face": "casia-webface"}
 
+_TAKEN = {name.split("/")[-1].lower() for names in FOLDERS.values() for name in names}  # names of sets and of parts
+_TAKEN |= {name.lower() for parts in PARTS.values() for names in parts.values() for name in names}
 _MARKET = re.compile(r"^(-1|\d{4,})_c(\d+)s\d+_\d+_\d+$")
 _NUMBERED = re.compile(r"^(\d+)_(\d+)$")
 _PLAIN = re.compile(r"^(\d+)$")
@@ -84,13 +89,35 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     return PictureSet(f"{dataset}/{part}", folder, paths, np.array(identities, np.int64), np.array(cameras, np.int64))
 
 
+def own_part(part: str, data: Path | str, task: str) -> PictureSet:
+    """The `train` or `test` people of a folder of identities, `<identity>/<file>`.
+
+    About one person in five is for tests, by a hash of the folder's name: whoever is added later, nobody who was
+    trained on turns into a test. Raises DataError where the part has fewer than two people.
+    """
+    found = read("own", "all", data)
+    names = [path.parent.name for path in found.paths]
+    test = np.array([hashlib.sha256(name.encode()).digest()[0] % 5 == 0 for name in names])
+    some = found.keep(test == (part == "test"))
+    if len(set(some.identities)) < 2:
+        raise DataError(
+            f"{found.folder}: of its {len(set(names))} people {len(set(some.identities))} are for {part} (one in five "
+            "is for tests, by name), and two are needed: add people"
+        )
+    return replace(some, name=f"own/{part}", centre=task == "face")
+
+
 def evaluation_sets(
-    dataset: str, data: Path | str, protocol: PartialLFW | None = None
+    dataset: str, data: Path | str, protocol: PartialLFW | None = None, task: str = "person"
 ) -> tuple[PictureSet, PictureSet]:
     """(query, gallery) of a set's standard protocol; Partial-LFW is made from LFW where no folder of it is there.
 
-    Raises DataError where a half is missing or they share nobody.
+    `own`, which can be of either task, is made from a folder of identities in the same way; people are cut at their
+    sides, too. Raises DataError where a half is missing or they share nobody.
     """
+    if dataset == "own":
+        kinds = ("random",) if task == "face" else KINDS
+        return face_sets.make_partial(own_part("test", data, task), protocol or PartialLFW(), kinds)
     if dataset == "partial-lfw" and not _has(dataset, data):
         return face_sets.make_partial(read("lfw", "all", data), protocol or PartialLFW())
     query, gallery = read(dataset, "query", data), read(dataset, "gallery", data)
@@ -112,20 +139,30 @@ def verification_set(data: Path | str) -> tuple[PictureSet, face_sets.Pairs]:
 
 
 def training_set(task: str, data: Path | str) -> PictureSet:
-    """The holistic pictures that every stage learns from. Raises DataError if there are fewer than two identities."""
+    """The holistic pictures that every stage learns from: the task's set, or, where that is not there, `own`.
+
+    Raises DataError if there are fewer than two identities.
+    """
     dataset = TRAINING[task]
+    if trains_on_own(task, data):
+        return own_part("train", data, task)
     found = read(dataset, "train", data)
     if len(set(found.identities)) < 2:
         raise DataError(f"{dataset}: {found.folder} shows fewer than two identities; {how_to_get(dataset)}")
     return found
 
 
+def trains_on_own(task: str, data: Path | str) -> bool:
+    """Whether a folder of identities stands in for the task's training set: it is there, and the set is not."""
+    return not _lies("train", TRAINING[task], data) and _lies("all", "own", data)
+
+
 def available(data: Path | str, task: str | None = None) -> list[str]:
     """The sets (of a task) that can be evaluated on: whose query and gallery, or pairs, can be read below `data`."""
     found = []
-    for dataset, belongs in DATASETS.items():
+    for dataset in DATASETS:
         try:
-            if task in (None, belongs) and dataset != "casia-webface":
+            if belongs(dataset, task) and dataset != "casia-webface":
                 verification_set(data) if dataset == "lfw" else evaluation_sets(dataset, data)
                 found.append(dataset)
         except DataError:
@@ -135,7 +172,7 @@ def available(data: Path | str, task: str | None = None) -> list[str]:
 
 def partial_sets(data: Path | str, task: str) -> list[str]:
     """The available sets of a task whose queries are partial. Raises DataError where there is none."""
-    found = [name for name in available(data, task) if name.startswith("partial")]
+    found = [name for name in available(data, task) if name.startswith("partial") or name == "own"]
     if not found:
         wanted = {"person": "partial-reid", "face": "lfw"}[task]
         raise DataError(f"{data} holds no partial set to evaluate on; {how_to_get(wanted)}")
@@ -172,7 +209,7 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
     if not Path(data).is_dir():
         raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")
     rows = []
-    for dataset in (name for name, belongs in DATASETS.items() if task in (None, belongs)):
+    for dataset in (name for name in PUBLISHED if belongs(name, task)):
         for part, published in PUBLISHED[dataset].items():
             row = {"dataset": dataset, "part": part, "folder": None, "pictures": 0, "identities": 0}
             row |= {"published": published[0], "published_identities": published[1], "note": ""}
@@ -199,6 +236,23 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
                 row["status"] = "unreadable" if row["pictures"] else "missing"
                 row["note"] = str(error) if row["pictures"] else how_to_get(dataset)
             rows.append(row)
+    return rows + _check_own(data, task)
+
+
+def _check_own(data: Path | str, task: str | None) -> list[dict]:
+    """`check`'s rows for a folder of identities, where one is there; nobody misses one."""
+    if not _lies("all", "own", data):
+        return []
+    rows, folder = [], _part_folder("own", "all", Path(data)).relative_to(Path(data)).as_posix()
+    for part in ("train", "test"):
+        row = {"dataset": "own", "part": part, "folder": folder, "pictures": 0, "identities": 0}
+        row |= {"published": None, "published_identities": None, "status": "own", "note": ""}
+        try:
+            found = own_part(part, data, task or "person")
+            row |= {"pictures": len(found), "identities": len(set(found.identities))}
+        except DataError as error:
+            row |= {"status": "unreadable", "note": str(error)}
+        rows.append(row)
     return rows
 
 
@@ -228,17 +282,24 @@ def _files(dataset: str, folder: Path) -> list[Path]:
 
 def _has(dataset: str, data: Path | str) -> bool:
     """Whether both halves of a set lie below `data`."""
+    return _lies("query", dataset, data) and _lies("gallery", dataset, data)
+
+
+def _lies(part: str, dataset: str, data: Path | str) -> bool:
     try:
-        return all(_part_folder(dataset, part, Path(data)) for part in ("query", "gallery"))
+        return bool(_part_folder(dataset, part, Path(data)))
     except DataError:
         return False
 
 
 def how_to_get(dataset: str) -> str:
     """Where a set comes from, and how to do without."""
+    if dataset == "own":
+        return "give your own pictures as identities/<identity>/<file> below --data"
     dataset = "lfw" if dataset == "partial-lfw" else dataset
+    instead = f", {how_to_get('own')}," if dataset in TRAINING.values() else ","
     return (
-        f"get {dataset} from {SOURCES[dataset]} and unpack it as {FOLDERS[dataset][0]}/ below --data, "
+        f"get {dataset} from {SOURCES[dataset]} and unpack it as {FOLDERS[dataset][0]}/ below --data{instead} "
         "or draw a stand-in into another, empty folder: "
         f"python -m ppcl data synthesise --task {DATASETS[dataset]} --out DIR"
     )
@@ -257,11 +318,20 @@ def _part_folder(dataset: str, part: str, data: Path) -> Path:
             found = top and descend(top, leaf)
             if found and (name != "." or _is_whole_layout(dataset, data)):
                 return found
-    raise DataError(f"{dataset}: no {' or '.join(PARTS[dataset][part])} below {data}; {how_to_get(dataset)}")
+    wanted = FOLDERS[dataset][:1] if dataset in BY_IDENTITY else PARTS[dataset][part]
+    raise DataError(f"{dataset}: no {' or '.join(wanted)} below {data}; {how_to_get(dataset)}")
 
 
 def _is_whole_layout(dataset: str, data: Path) -> bool:
-    """Whether `data` is the set's own folder: query and gallery both lie in it, and its name is the set's."""
+    """Whether `data` is the set's own folder: query and gallery both lie in it, and its name is the set's.
+
+    A folder of identities may have any name that no set has; no folder in it is named like a set or a part of one,
+    and at least one holds pictures.
+    """
+    if dataset == "own":
+        inside = people(data)
+        named = {path.name.lower() for path in (data.resolve(), *inside)}
+        return not named & _TAKEN and any(map(pictures, inside))
     names = {name.split("/")[-1].lower() for name in FOLDERS[dataset]}
     return data.resolve().name.lower() in names
 

@@ -59,6 +59,8 @@ class Cloth:
 
 @dataclass(frozen=True)
 class Upper:
+    """What is worn above, a shirt or a coat."""
+
     cloth: Cloth
     sleeve: float  # share of the arm that is covered, 0..1
     hem: float  # y of the lower edge
@@ -67,6 +69,8 @@ class Upper:
 
 @dataclass(frozen=True)
 class Lower:
+    """What is worn below, trousers or a skirt."""
+
     cloth: Cloth
     skirt: bool
     hem: float  # y of the lower edge

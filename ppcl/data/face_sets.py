@@ -98,26 +98,28 @@ def _composed(*names: str) -> tuple[str, ...]:
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
-def make_partial(lfw: PictureSet, protocol: PartialLFW) -> tuple[PictureSet, PictureSet]:
+def make_partial(
+    lfw: PictureSet, protocol: PartialLFW, kinds: tuple[str, ...] = ("random",)
+) -> tuple[PictureSet, PictureSet]:
     """Partial-LFW: (query, gallery). No file of it is in circulation; this is our protocol, the same for all copies.
 
     Of the people with two or more pictures, `protocol.people` are drawn by lot; of each one picture is the gallery's
-    and up to `protocol.queries` others are queries, each cropped at a random box of a share of the area between
-    `protocol.area`. All draws depend on the seed, the names and the number of pictures. Raises DataError if nobody has
-    two.
+    and up to `protocol.queries` others are queries, each cropped at a part of one of the `kinds`, the random ones at a
+    share of the area between `protocol.area`. All draws depend on the seed, the names and the number of pictures.
+    Raises DataError if nobody has two.
     """
     chosen: list[tuple[int, list[int]]] = []
     groups = [np.flatnonzero(lfw.identities == person) for person in np.unique(lfw.identities)]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
-        raise DataError(f"{lfw.folder} shows nobody twice: Partial-LFW cannot be made from it")
+        raise DataError(f"{lfw.folder} shows nobody twice: partial queries cannot be made from it")
     draw = batches.generator(protocol.seed, "partial-lfw")
     for i in sorted(torch.randperm(len(groups), generator=draw)[: protocol.people].tolist()):
         order = groups[i][torch.randperm(len(groups[i]), generator=draw).numpy()]
         chosen.append((order[0], sorted(order[1 : 1 + protocol.queries])))
     query = np.array([index for _, others in chosen for index in others])
     gallery = np.array([index for index, _ in chosen])
-    boxes, _ = batches.part_boxes(len(query), draw, ("random",), protocol.area)
+    boxes, _ = batches.part_boxes(len(query), draw, kinds, protocol.area)
     return _part(lfw.keep(query), "query", boxes.double().numpy().round(4)), _part(lfw.keep(gallery), "gallery", None)
 
 
@@ -137,4 +139,5 @@ def boxes_csv(query: PictureSet) -> str:
 
 
 def _part(some: PictureSet, part: str, boxes: np.ndarray | None) -> PictureSet:
-    return replace(some, name=f"partial-lfw/{part}", boxes=boxes)
+    made = "own" if some.name.startswith("own/") else "partial-lfw"
+    return replace(some, name=f"{made}/{part}", boxes=boxes)

@@ -145,9 +145,11 @@ class ImageBank:
 
     @property
     def size(self) -> tuple[int, int]:
+        """(height, width) of every picture, in pixels."""
         return tuple(self.images.shape[-2:])
 
     def to(self, device: torch.device | str) -> "ImageBank":
+        """The same pictures on a device."""
         return ImageBank(self.images.to(device), self.ratios.to(device))
 
     def __getitem__(self, index) -> "ImageBank":

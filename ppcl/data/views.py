@@ -30,6 +30,7 @@ class TrainingData:
 
     @property
     def classes(self) -> int:
+        """How many people are trained on."""
         return int(self.labels.max()) + 1
 
 
@@ -47,8 +48,8 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     needed = max(recipe.backbone.identities, recipe.joint.identities)
     if len(people) - kept_back < needed:
         raise datasets.DataError(
-            f"{pictures.folder} shows {len(people)} people; {kept_back} are held out and a batch needs {needed}: "
-            f"add people, or lower the batch with --set"
+            f"{pictures.folder} shows {len(people)} people to train on; {kept_back} are held out and a batch needs "
+            f"{needed}: add people, or lower the batch with --set"
         )
     order = torch.randperm(len(several), generator=generator(0, "heldout")).numpy()
     away = np.isin(pictures.identities, several[order[:kept_back]])

@@ -1,0 +1,169 @@
+"""Nets that turn pictures into feature maps: three of our own, any of torchvision's or timm's, or the user's.
+
+A net is known by its name, as a recipe and a checkpoint's header carry it: `small`, `resnet50`, `face34`; a name of
+torchvision's classification nets, also as `torchvision:NAME`; `timm:NAME`, where timm is installed; or `own:NAME`,
+which a notebook puts into NETS.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # what torchvision's nets call that which follows the last map
+
+
+class Block(nn.Module):
+    """A basic residual block: two 3 x 3 convolutions and a skip."""
+
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.skip = None
+        if stride != 1 or before != after:
+            self.skip = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, before, h, w)` -> `(B, after, h / stride, w / stride)`."""
+        skip = x if self.skip is None else self.skip(x)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)) + skip, inplace=True)
+
+
+def small_net() -> nn.Sequential:
+    """The demo's net: 16-32-64-128 channels, stride 8, so that 128 x 64 gives a 16 x 8 map."""
+    stem = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(True)]
+    return nn.Sequential(*stem, Block(16, 32, 2), Block(32, 64, 2), Block(64, 128, 1))
+
+
+def face34() -> nn.Sequential:
+    """34 layers for faces: stem at full resolution, 64-128-256-512 channels, so that 112 x 112 gives 512 x 14 x 14.
+
+    Of the kind trained on CASIA-WebFace with a margin softmax; the last stage keeps its size: regions are read there.
+    """
+    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(True)]
+    before = 64
+    for after, blocks, stride in ((64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1)):
+        layers += [Block(before if i == 0 else after, after, stride if i == 0 else 1) for i in range(blocks)]
+        before = after
+    return nn.Sequential(*layers)
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {"small": small_net, "face34": face34}  # they start from scratch
+
+
+def resnet50(weights: str) -> nn.Sequential:
+    """torchvision's ResNet-50 with last stride 1, without its head: 256 x 128 gives 2048 x 16 x 8."""
+    net = _torchvision("resnet50", weights)
+    net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
+    body = [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4]
+    return nn.Sequential(*body)
+
+
+def body(architecture: str, weights: str) -> nn.Module:
+    """The net of that name: normalised pictures `(B, 3, H, W)` -> map `(B, C, h, w)`, strides as its authors chose.
+
+    weights: `imagenet` (fetched by torchvision or timm), `none`, or a safetensors file with the names of this net or of
+    torchvision's. Of torchvision's nets the layers before the head are kept. Dropout is off in theirs and timm's, so
+    that a run that is resumed draws the same. Raises RuntimeError where there are no such weights or no such net.
+    """
+    source, _, name = architecture.rpartition(":")
+    if architecture == "resnet50":
+        net = resnet50(weights)
+    elif architecture in NETS:
+        net = NETS[architecture]()
+        if weights == "imagenet":
+            raise RuntimeError(f"there are no ImageNet weights for {architecture}: set backbone.weights=none")
+    elif source == "own":
+        known = f"ppcl.models.nets.NETS[{architecture!r}]"
+        raise RuntimeError(f"there is no net {architecture}: put a function that makes it into {known} first")
+    elif source == "timm":
+        net = _without_dropout(_timm(name, weights))
+    else:
+        whole = OrderedDict(_torchvision(name, weights).named_children())
+        layers = list(whole)
+        last = min((layers.index(head) for head in HEADS if head in whole), default=len(layers))
+        net = _without_dropout(nn.Sequential(OrderedDict((layer, whole[layer]) for layer in layers[:last])))
+    if weights not in ("imagenet", "none"):
+        _load(net, weights)
+    return net
+
+
+@torch.no_grad()
+def channels(net: nn.Module, name: str) -> int:
+    """How many channels a net's map has: it is shown an empty picture of 64 x 96.
+
+    Raises RuntimeError if what comes out is no map `(1, C, h, w)` with the picture's proportions.
+    """
+    training = net.training
+    try:
+        found = net.eval()(torch.zeros(1, 3, 64, 96))
+        good = found.dim() == 4 and abs(96 * found.shape[2] - 64 * found.shape[3]) <= 96  # a cell is cut or added
+        why = f"it gives {tuple(found.shape)} of (1, 3, 64, 96)"
+    except Exception as error:  # another one's net may raise anything
+        good, why = False, str(error).strip().partition("\n")[0] or type(error).__name__
+    if not good:
+        raise RuntimeError(f"backbone.architecture={name} has no feature map (B, C, h, w) that can be used here: {why}")
+    net.train(training)
+    return found.shape[1]
+
+
+def _torchvision(name: str, weights: str) -> nn.Module:
+    from torchvision.models import get_model
+
+    return _fetched(lambda: get_model(name, weights="DEFAULT" if weights == "imagenet" else None))
+
+
+def _timm(name: str, weights: str) -> nn.Module:
+    import timm
+
+    return _fetched(lambda: timm.create_model(name, pretrained=weights == "imagenet", num_classes=0, global_pool=""))
+
+
+def _fetched(make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return make()
+    except OSError as error:
+        raise RuntimeError(
+            f"ImageNet weights could not be fetched ({error}); give --set backbone.weights=PATH.safetensors, "
+            "or start from scratch with --set backbone.weights=none"
+        ) from None
+
+
+def _without_dropout(net: nn.Module) -> nn.Module:
+    for layer in net.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ == "StochasticDepth":
+            layer.p = 0.0
+        elif type(layer).__name__ == "DropPath":  # timm's
+            layer.drop_prob = 0.0
+    return net
+
+
+def _load(net: nn.Module, path: str) -> None:
+    """Weights from a safetensors file with this net's own names, or torchvision's ResNet's."""
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RuntimeError(f"backbone.weights={path}: not a readable safetensors file ({error})") from None
+    stems = {"conv1.": "0.", "bn1.": "1.", "layer1.": "4.", "layer2.": "5.", "layer3.": "6.", "layer4.": "7."}
+    renamed, wanted = {}, net.state_dict()
+    for name, value in found.items():
+        stem = next((stem for stem in stems if name not in wanted and name.startswith(stem)), None)
+        renamed[stems[stem] + name.removeprefix(stem) if stem else name] = value
+    missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise RuntimeError(
+            f"backbone.weights={path}: lacks {len(missing)} tensors, {missing[0]} first; is it another network's?"
+        )
+    wrong = [name for name in wanted if name in renamed and renamed[name].shape != wanted[name].shape]
+    if wrong:
+        shapes = tuple(renamed[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
+        raise RuntimeError(f"backbone.weights={path}: {wrong[0]} has shape {shapes[0]}, not {shapes[1]}")
+    net.load_state_dict({name: renamed[name] for name in wanted if name in renamed}, strict=False)

@@ -1,0 +1,149 @@
+"""Any backbone: torchvision's nets, timm's, one's own; what is no feature map is refused in one line."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from conftest import SMALL, train
+from safetensors.torch import save_file
+from torch import nn
+
+import ppcl
+from ppcl.data import views
+from ppcl.models import nets
+from ppcl.recipes import RecipeError, recipe
+
+
+@pytest.fixture(scope="module")
+def pictures(tiny, drawn):
+    return views.training_data(tiny, drawn, quiet=True)
+
+
+def with_net(name, **more):
+    return recipe("person", "tiny", **SMALL, **{"backbone.architecture": name}, **more)
+
+
+class Mine(nn.Sequential):
+    """A net of a user's: 24 channels, stride 8."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 24, 8, 8), nn.BatchNorm2d(24), nn.ReLU())
+
+
+@pytest.mark.parametrize("name, channels", [("mobilenet_v3_small", 576), ("torchvision:shufflenet_v2_x0_5", 1024)])
+def test_a_net_of_torchvisions_goes_through_every_stage(pictures, tmp_path, name, channels):
+    """At 64 x 32 their maps have 2 x 1 positions."""
+    train(with_net(name), pictures, tmp_path, ["ppcl"])
+    model = ppcl.load(tmp_path, "person")
+    assert model.backbone.channels == channels and model.recipe.backbone.architecture == name
+    features = ppcl.describe(model, pictures.heldout, several=False)
+    assert features.whitened.shape[1:] == (channels, 2, 1)
+    distances = ppcl.match(model, ppcl.describe(model, pictures.heldout[:3]), features, shortlist=0, weight=0.5)
+    assert distances.isfinite().all() and distances.std() > 0
+
+
+@pytest.mark.parametrize("name, head", [("mobilenet_v3_small", "classifier"), ("resnet18", "fc")])
+def test_the_map_is_what_torchvisions_own_head_reads(tmp_path, draw, name, head):
+    """With a file of torchvision's weights in place of the network's: pooled and classified, its own answer."""
+    torch.manual_seed(0)
+    whole = torchvision.models.get_model(name).eval()
+    save_file(whole.state_dict(), tmp_path / "weights.safetensors")
+    pictures = torch.randn(2, 3, 96, 64, generator=draw)
+    with torch.inference_mode():
+        found = nets.body(name, str(tmp_path / "weights.safetensors")).eval()(pictures)
+        torch.testing.assert_close(getattr(whole, head)(found.mean((2, 3))), whole(pictures), rtol=1e-4, atol=1e-5)
+
+
+def test_resnet50_of_ours_keeps_its_last_stride_and_torchvisions_does_not(draw):
+    picture = torch.randn(1, 3, 64, 64, generator=draw)
+    sides = {name: nets.body(name, "none").eval()(picture).shape[2:] for name in ("resnet50", "torchvision:resnet50")}
+    assert sides == {"resnet50": (4, 4), "torchvision:resnet50": (2, 2)}
+
+
+def test_dropout_is_off_so_that_a_resumed_run_draws_the_same(draw):
+    net, pictures = nets.body("efficientnet_b0", "none").train(), torch.randn(4, 3, 64, 64, generator=draw)
+    with torch.no_grad():
+        assert torch.equal(net(pictures), net(pictures))
+
+
+def test_counting_the_channels_leaves_a_net_as_it_was():
+    net = nets.body("small", "none").train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    assert nets.channels(net, "small") == 128 and all(layer.training for layer in net.modules())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_net_of_timms(monkeypatch):
+    """As timm is called: a name, its weights or none, no head, no pooling."""
+    asked = []
+
+    def create_model(name, **how):
+        asked.append((name, how))
+        return Mine()
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model, list_models=lambda: ["mini"]))
+    for weights, pretrained in (("imagenet", True), ("none", False)):
+        net = nets.body(with_net("timm:mini").backbone.architecture, weights)
+        assert nets.channels(net, "timm:mini") == 24
+        assert asked.pop() == ("mini", {"pretrained": pretrained, "num_classes": 0, "global_pool": ""})
+    with pytest.raises(RecipeError, match="'timm:mimi': did you mean 'timm:mini'"):
+        with_net("timm:mimi")
+
+
+def test_timm_that_is_not_installed_is_said_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(RecipeError, match="timm is not installed") as caught:
+        with_net("timm:resnet18")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_net_of_ones_own_is_trained_and_loaded(monkeypatch, pictures, tmp_path):
+    monkeypatch.setitem(nets.NETS, "own:mine", Mine)
+    train(with_net("own:mine"), pictures, tmp_path, ["ppcl"])
+    model = ppcl.load(tmp_path, "person")
+    assert isinstance(model.backbone.body, Mine) and model.backbone.channels == 24
+    monkeypatch.delitem(nets.NETS, "own:mine")
+    with pytest.raises(RuntimeError, match=r"NETS\['own:mine'\]"):
+        ppcl.load(tmp_path, "person")
+
+
+@pytest.mark.parametrize(
+    "forward, words",
+    [
+        (lambda x: x.mean((2, 3)), r"\(1, 3\)"),
+        (lambda x: x[:, :, ::8, ::8].movedim(1, -1), r"\(1, 8, 12, 3\)"),  # channels last
+        (lambda x: x.view(1, 3, 7, 7), "shape"),
+    ],
+)
+def test_what_is_no_map_is_refused_in_one_line(monkeypatch, forward, words):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return forward(x)
+
+    monkeypatch.setitem(nets.NETS, "own:odd", Odd)
+    with pytest.raises(RuntimeError, match=f"own:odd has no feature map.*{words}") as caught:
+        nets.channels(nets.body("own:odd", "none"), "own:odd")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name, near", [("resnet5", "resnet50"), ("smal", "small"), ("mobilenet_v3_larg", "v3_large")])
+def test_an_unknown_name_gives_the_nearest(name, near):
+    with pytest.raises(RecipeError, match=f"{name!r}: did you mean '.*{near}'"):
+        with_net(name)
+
+
+@pytest.mark.parametrize("name", ["small", "face34", "own:mine"])
+def test_imagenet_weights_that_do_not_exist_are_said(monkeypatch, name):
+    monkeypatch.setitem(nets.NETS, "own:mine", Mine)
+    with pytest.raises(RuntimeError, match=f"no ImageNet weights for {name}"):
+        nets.body(name, "imagenet")
+
+
+def test_weights_that_cannot_be_fetched_name_the_way_out(monkeypatch):
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+    with pytest.raises(RuntimeError, match="no network.*backbone.weights=none"):
+        nets.body("resnet18", "imagenet")

@@ -1,0 +1,182 @@
+"""A folder of identities of one's own, `<identity>/<file>`: trained on, tested on, searched; of people or of faces."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas
+import pytest
+from conftest import SMALL, folders_of_people
+from PIL import Image
+
+from ppcl import checkpoints
+from ppcl.__main__ import main
+from ppcl.data import datasets, ready, views
+from ppcl.data.datasets import DataError
+from ppcl.recipes import PartialLFW, recipe
+
+FAST = ["--profile", "tiny"] + [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+
+
+def by_identity(top, *sets):
+    """Pictures of sets copied into a folder for each person."""
+    for some in sets:
+        for path, person in zip(some.paths, some.identities, strict=True):
+            target = top / f"{some.name.split('/')[0]} {person:04d}"
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    return top
+
+
+@pytest.fixture(scope="module")
+def people(drawn, tmp_path_factory):
+    """Drawn people of three sets as somebody's own: 24 folders."""
+    train, partial = datasets.read("market1501", "train", drawn), datasets.read("partial-reid", "gallery", drawn)
+    gallery = datasets.read("market1501", "gallery", drawn)
+    sets = train, partial, gallery.keep(gallery.identities > 0)
+    return by_identity(tmp_path_factory.mktemp("own") / "my people", *sets)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_everybody_is_for_training_or_for_tests_and_stays_there(tmp_path, nested):
+    names = {f"person {i}": 2 for i in range(60)}
+    top = folders_of_people(tmp_path / "identities" if nested else tmp_path / "any name", names)
+    data = tmp_path if nested else top
+    parts = {part: datasets.own_part(part, data, "person") for part in ("train", "test")}
+    shown = {part: {path.parent.name for path in some.paths} for part, some in parts.items()}
+    assert not shown["train"] & shown["test"] and shown["train"] | shown["test"] == set(names)
+    assert 6 <= len(shown["test"]) <= 18 and datasets.training_set("person", data).paths == parts["train"].paths
+    folders_of_people(top, {f"anybody {i}": 3 for i in range(30)})
+    (top / "decoded").mkdir()
+    for part, before in shown.items():
+        assert before <= {path.parent.name for path in datasets.own_part(part, data, "face").paths}
+
+
+def test_queries_are_crops_of_test_people_and_lose_no_true_match(people):
+    query, gallery = datasets.evaluation_sets("own", people, PartialLFW(queries=2))
+    tested = {path.parent.name for path in datasets.own_part("test", people, "person").paths}
+    assert {path.parent.name for path in query.paths} == {path.parent.name for path in gallery.paths} <= tested
+    assert not set(query.paths) & set(gallery.paths) and set(query.identities) == set(gallery.identities)
+    assert (query.boxes[:, 2] * query.boxes[:, 3] < 0.75).all() and set(query.cameras) | set(gallery.cameras) == {0}
+    again, _ = datasets.evaluation_sets("own", people, PartialLFW(queries=2))
+    assert again.paths == query.paths and np.array_equal(again.boxes, query.boxes)
+
+
+def test_faces_are_cut_to_their_centre_and_people_are_not(tmp_path):
+    folders_of_people(tmp_path / "identities", {f"person {i}": 2 for i in range(30)})
+    assert datasets.training_set("face", tmp_path).centre and not datasets.training_set("person", tmp_path).centre
+    sides = {
+        task: [part.centre for part in datasets.evaluation_sets("own", tmp_path, task=task)]
+        for task in ("person", "face")
+    }
+    assert sides == {"person": [False, False], "face": [True, True]}
+
+
+@pytest.mark.parametrize("folders", [["query", "gallery"], ["Probe", "x"], ["lfw", "A"], ["bounding_box_train"]])
+def test_folders_named_like_a_set_or_a_part_of_one_are_no_identities(tmp_path, folders):
+    folders_of_people(tmp_path / "photographs", dict.fromkeys(folders, 2))
+    assert datasets.available(tmp_path / "photographs") == []
+    with pytest.raises(DataError, match=r"Market-1501.*identities/<identity>/<file>"):
+        datasets.training_set("person", tmp_path / "photographs")
+
+
+def test_a_missing_folder_of_identities_is_described(tmp_path):
+    with pytest.raises(DataError, match=r"own: no identities below .*; give your own pictures as identities/<identity"):
+        datasets.evaluation_sets("own", tmp_path)
+
+
+@pytest.mark.parametrize("task", ["person", "face"])
+def test_drawn_and_downloaded_sets_hold_no_folder_of_identities(request, task, tmp_path):
+    data = request.getfixturevalue({"person": "drawn", "face": "faces"}[task])
+    assert not datasets.trains_on_own(task, data) and "own" not in datasets.available(data, task)
+    folders_of_people(tmp_path / "CASIA-WebFace", {f"{i:07d}": 2 for i in range(30)})
+    for folder in (tmp_path, tmp_path / "CASIA-WebFace"):
+        assert datasets.training_set("face", folder).name == "casia-webface/train"
+        assert not datasets.trains_on_own("person", folder)
+
+
+def test_the_tasks_own_set_goes_first(drawn, people, tmp_path):
+    shutil.copytree(drawn / "Market-1501-v15.09.15", tmp_path / "Market-1501-v15.09.15")
+    shutil.copytree(people, tmp_path / "identities")
+    assert datasets.training_set("person", tmp_path).name == "market1501/train"
+    assert datasets.available(tmp_path, "person") == ["market1501", "own"]
+    with pytest.raises(DataError, match="CASIA"):
+        datasets.training_set("face", tmp_path / "Market-1501-v15.09.15")
+
+
+def test_data_check_shows_both_parts(people, capsys):
+    assert main(["data", "check", "--data", str(people), "--json"]) == 0
+    rows = {row["part"]: row for row in json.loads(capsys.readouterr().out) if row["dataset"] == "own"}
+    assert rows.keys() == {"train", "test"} and {row["status"] for row in rows.values()} == {"own"}
+    assert sum(row["identities"] for row in rows.values()) == 22
+    assert sum(row["pictures"] for row in rows.values()) == len(list(people.rglob("*.jpg")))
+    counts = datasets.contents(people)
+    assert counts["pictures"] == {"own/all": len(list(people.rglob("*.jpg")))} and not counts["drawn"]
+
+
+@pytest.mark.parametrize(
+    "counts, words", [({"A": 4}, "two are needed: add people"), ({f"{i}": 1 for i in range(40)}, "shows nobody twice")]
+)
+def test_too_few_are_said_in_one_line(tmp_path, capsys, counts, words):
+    folders_of_people(tmp_path / "identities", counts)
+    given = ["train", "glrec", "--run", str(tmp_path / "run"), "--data", str(tmp_path), *FAST]
+    assert main(given) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and words in said[0]
+    with pytest.raises(DataError, match=words):
+        datasets.evaluation_sets("own", tmp_path)
+
+
+def test_too_few_for_a_batch_are_said_before_training(people):
+    chosen = recipe("person", "tiny", **{"backbone.identities": 32, "backbone.batch": 64})
+    with pytest.raises(DataError, match="people to train on; .* a batch needs 32"):
+        views.training_data(chosen, people, quiet=True)
+
+
+def test_reproduce_asks_whose_identities_they_are(people, capsys, tmp_path):
+    given = ["reproduce", "--profile", "tiny", "--run", str(tmp_path / "run"), "--data", str(people)]
+    assert main(given) == 1
+    assert "--task person or --task face" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_people_of_ones_own_from_training_to_the_figures(people, tmp_path):
+    """The numbers are of people whom no stage has seen."""
+    run, common = tmp_path / "run", ["--run", str(tmp_path / "run"), "--data", str(people)]
+    for stage in ("glrec", "backbone", "joint"):
+        assert main(["train", stage, *common, *FAST]) == 0
+    assert main(["evaluate", *common, "--dataset", "own"]) == 0
+    header = checkpoints.header(run / "person/joint/ppcl/seed0/checkpoint.safetensors")
+    assert header["fusion_weights"].keys() >= {"ppcl", "ppcl@1"}
+    table = pandas.read_csv(run / "results.csv")
+    assert set(table.dataset) == {"own"} and not table.synthetic.any()
+    assert {"single-shot", "all-shot", "input-ratio", "truth"} == set(table.protocol)
+    assert {"rank-1", "mAP", "glrec-IoU", "gate-accuracy"} <= set(table.metric)
+    written = pandas.read_csv(run / "person/own.csv")
+    tested = {path.parent.name for path in datasets.own_part("test", people, "person").paths}
+    assert {file.split("/")[0] for file in written.file} <= tested
+    assert main(["reproduce", "--task", "person", "--only", "07", *common, *FAST]) == 0
+    assert list((run / "figures").glob("ranking_own_*.png"))
+    query = sorted(people.rglob("*.jpg"))[0]
+    found = ["rank", "--run", str(run), "--query", str(query), "--gallery", str(query.parent), "--out", str(tmp_path)]
+    assert main([*found, "--top", "2"]) == 0
+    assert len(pandas.read_csv(tmp_path / "ranking.csv")) == 2
+
+
+def test_faces_of_ones_own_are_trained_and_evaluated(faces, tmp_path):
+    train = datasets.read("casia-webface", "train", faces)
+    everybody = datasets.read("lfw", "all", faces)
+    by_identity(tmp_path / "data/identities", train, everybody)
+    Image.new("RGB", (9, 9)).save(tmp_path / "data/identities/nobody.jpg")
+    common = ["--task", "face", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "data")]
+    for stage in ("glrec", "backbone", "joint"):
+        assert main(["train", stage, *common, *FAST]) == 0
+    assert main(["evaluate", *common, "--dataset", "own"]) == 0
+    table = pandas.read_csv(tmp_path / "run/results.csv")
+    assert set(table.dataset) == {"own"} and set(table.task) == {"face"} and "input-ratio" in set(table.protocol)
+
+
+def test_nothing_is_drawn_into_a_folder_of_identities(people):
+    before = sorted(path.name for path in people.iterdir())
+    ready(recipe("person", "tiny"), people)
+    assert sorted(path.name for path in people.iterdir()) == before
