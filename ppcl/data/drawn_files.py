@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
+from .folders import DataError
+
 NOTE = "drawn.txt"  # what was drawn in a folder, a line a kind: "people: drawing 1, seed 0, scale demo"
 TRUTH = "truth.csv"  # what is true of each drawn picture; a set that stands in it is complete
 COLUMNS = (
@@ -53,3 +57,24 @@ def finish(out: Path, rows: list[list]) -> None:
     order = {name: i for i, name in enumerate(sorted({str(row[0]) for row in rows}))}
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *sorted(rows, key=lambda row: order[str(row[0])])])
     write(path, table.getvalue().encode())
+
+
+def truth(data: Path | str):
+    """`truth.csv` of drawn sets as a pandas table indexed by file: kind, figure box and view box of every picture.
+
+    Raises DataError if it is missing or damaged.
+    """
+    import pandas
+
+    path, numbers = Path(data) / TRUTH, COLUMNS[COLUMNS.index("figure_cx") :]
+    if not path.is_file():
+        raise DataError(f"{path} is missing: only drawn sets have it (python -m ppcl data synthesise --out {data})")
+    try:
+        table = pandas.read_csv(path, index_col="file", dtype=dict.fromkeys(numbers, float) | {"identity": str})
+        whole = {*table.columns, "file"} >= set(COLUMNS) and table.index.is_unique
+        whole = whole and np.isfinite(table[numbers]).all(axis=None)
+    except (OSError, ValueError):  # what pandas raises on a damaged table is a ValueError
+        whole = False
+    if not whole:
+        raise DataError(f"{path} is damaged: delete {data} and draw it again (python -m ppcl data synthesise)")
+    return table
