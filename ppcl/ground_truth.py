@@ -68,7 +68,7 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
     if dataset == "lfw":
         everybody, pairs = datasets.verification_set(data)
         if pairs.folds < 2:
-            raise datasets.DataError(f"{data}: lfw's pairs.txt has one fold, but a threshold comes from the other folds")
+            raise datasets.DataError(f"{data}: lfw's pairs.txt has one fold; a threshold comes from the others")
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
         first, second = places.reshape(2, -1)
         shown = everybody.keep(used)

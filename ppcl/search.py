@@ -64,7 +64,8 @@ def rank(
     asked = images.bank(_cut(query, task), model.recipe.input.size, "queries")
     queries = describe(model, asked)
     found, kept = _gallery(model, files, *_kept_as(run, task, files, method, seed))
-    files, sizes = zip(*((file, tuple(size)) for file, size in zip(files, kept["sizes"], strict=True) if size))
+    files = [file for file, size in zip(files, kept["sizes"], strict=True) if size]
+    sizes = [tuple(size) for size in kept["sizes"] if size]
     distances, overall, best = (part.cpu() for part in matching.best(model, queries, found, top))
     shown, place = np.unique(best, return_inverse=True)  # only these are read again
     order, near = place.reshape(best.shape), found[torch.from_numpy(shown)].to(device)

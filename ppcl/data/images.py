@@ -56,7 +56,7 @@ def open_picture(path: Path | str | Cut) -> Image.Image:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file, or a link that leads nowhere; give another, or remove it") from None
     except Image.DecompressionBombError:
         raise DataError(f"{path}: too many pixels; scale it down") from None
     except Exception as error:  # Pillow raises almost anything on a damaged file
