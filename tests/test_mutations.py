@@ -4,6 +4,7 @@ Each is read rightly, which is said here, or is named in one line; nothing shows
 layout with one mutation; `test_there_are_five_hundred` counts them.
 """
 
+import functools
 import io
 import json
 import os
@@ -88,7 +89,7 @@ def failing(command, arguments, *words):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of both tasks whose joint stage is as it was drawn: what it finds does not matter here."""
+    """A run of both tasks whose joint stage is as it was drawn: what it finds does not matter here. It is loaded once."""
     folder = tmp_path_factory.mktemp("mutations") / "run"
     for task in ("person", "face"):
         chosen = recipe(task, "tiny")
@@ -98,7 +99,9 @@ def run(tmp_path_factory):
         path = evaluation.checkpoint(folder, task, "ppcl")
         facts = {"stage": "joint", "method": "ppcl", "seed": 0, "classes": 5, "fusion_weights": {"ppcl": 0.5}}
         checkpoints.save(path, model, None, **facts, recipe=chosen.to_dict(), finished=True, epoch=1)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "load", functools.cache(evaluation.load))
+        yield folder
 
 
 # --- layouts: small, whole, of pictures that tell who is in them ---
