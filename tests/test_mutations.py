@@ -89,7 +89,7 @@ def failing(command, arguments, *words):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of both tasks whose joint stage is as it was drawn: what it finds does not matter here. It is loaded once."""
+    """A run of both tasks, loaded once, whose joint stage is untrained: what it finds does not matter here."""
     folder = tmp_path_factory.mktemp("mutations") / "run"
     for task in ("person", "face"):
         chosen = recipe(task, "tiny")
