@@ -280,7 +280,7 @@ def test_no_query_and_no_gallery_are_no_number(queries, gallery):
 
 
 def test_one_identity_is_always_found():
-    """One query of the only person: rank-1 and mAP are 1, and there is no false pair that a threshold could keep out."""
+    """One query of the only person: rank-1 and mAP are 1, and no false pair is there for a threshold to keep out."""
     found = metrics.cmc_map([[0.3, 0.1]], [7], [7, 7])
     assert found.rank(1) == found.mAP == 1 and found.unmatched == 0
     assert metrics.accepted([[0.3, 0.1]], [7], [7, 7], 1e-3).tolist() == [1]

@@ -743,6 +743,7 @@ def test_a_picture_that_is_read(case, tmp_path):
     found = images.open_picture(tmp_path / "a.jpg")
     assert found.mode == "RGB" and found.size == size
     assert np.abs(np.asarray(found, int) - colour).max() <= 4
+    assert np.array_equal(images.open_picture(io.BytesIO(content)), found)
     bank = images.bank([tmp_path / "a.jpg"], (16, 8), quiet=True)
     assert (bank.images.int() - torch.tensor(colour).view(1, 3, 1, 1)).abs().max() <= 4
     assert bank.ratios.item() == pytest.approx(np.log(2 * size[0] / size[1]), abs=1e-5)
@@ -754,6 +755,8 @@ def test_a_picture_that_is_refused(case, tmp_path, monkeypatch, command, run):
     if "bomb" in case[1]:
         monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
     refused(lambda: images.open_picture(path), str(path))
+    if case[1] in DAMAGED:  # an upload is refused, too
+        refused(lambda: images.open_picture(io.BytesIO(DAMAGED[case[1]])))
     refused(lambda: images.bank([path], (16, 8), quiet=True), "1 unreadable picture(s)", str(path))
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery/b.jpg").write_bytes(PLAIN)

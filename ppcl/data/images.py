@@ -1,5 +1,6 @@
 """ImageBank: a whole set decoded once into one uint8 tensor, with each picture's original size."""
 
+import io
 import math
 import os
 import stat
@@ -34,7 +35,7 @@ UNCUT, CENTRE = (250, 250), 125  # pixels, see `open_picture`
 MARGIN = (UNCUT[0] - CENTRE) // 2
 
 
-def open_picture(path: Path | str | Cut) -> Image.Image:
+def open_picture(path: Path | str | Cut | io.BytesIO) -> Image.Image:
     """Any ordinary photograph as 8-bit RGB, upright (EXIF honoured), alpha over white, first frame.
 
     Of a Cut the part that it names. Face pictures of 250 x 250, as LFW is given out, show a detected face enlarged 2.2
@@ -44,13 +45,16 @@ def open_picture(path: Path | str | Cut) -> Image.Image:
     if isinstance(path, Cut):
         return _cut(open_picture(path.path), path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for whoever writes into it
+        held = isinstance(path, io.BytesIO)
+        if not held and not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for whoever writes into it
             raise DataError(f"{path}: not a file; remove it, or give a picture")
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{path}: {picture.width} x {picture.height} pixels are too many; scale it down")
-            if "progressive" in picture.info and Path(path).read_bytes().count(b"\xff\xda") > MAX_SCANS:
-                raise DataError(f"{path}: more than {MAX_SCANS} scans; save it anew")
+            if "progressive" in picture.info:
+                content = path.getvalue() if held else Path(path).read_bytes()
+                if content.count(b"\xff\xda") > MAX_SCANS:
+                    raise DataError(f"{path}: more than {MAX_SCANS} scans; save it anew")
             ImageOps.exif_transpose(picture, in_place=True)
             return _rgb(picture)
     except DataError:
