@@ -25,7 +25,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ppcl import checkpoints, evaluation, ground_truth
+from ppcl import checkpoints, evaluation, ground_truth, progress
 from ppcl.__main__ import main
 from ppcl.data import datasets, images, views
 from ppcl.data.datasets import DataError
@@ -41,10 +41,11 @@ class Hung(BaseException):
 
 
 @pytest.fixture(autouse=True)
-def in_time():
+def in_time(monkeypatch):
     def stop(*_):
         raise Hung(f"this input took {SECONDS} s")
 
+    monkeypatch.setenv(progress.HEADLESS, "1")  # other tests may have loaded what makes bars appear
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)
     yield
