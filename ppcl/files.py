@@ -23,6 +23,8 @@ def replacing(path: Path | str):
 def printable(text: str) -> str:
     """Text in one line that any terminal and any file takes: line breaks, control characters and bytes that are no
     UTF-8, as file names may hold them, are written as escapes (`\\n`, `\\udcff`)."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

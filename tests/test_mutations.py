@@ -27,7 +27,7 @@ from PIL import Image
 
 from ppcl import checkpoints, evaluation, ground_truth, progress
 from ppcl.__main__ import main
-from ppcl.data import datasets, images, views
+from ppcl.data import datasets, drawn_files, images, views
 from ppcl.data.datasets import DataError
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
@@ -993,6 +993,17 @@ def test_a_damaged_truth_is_named(case, tmp_path, command, run, drawn):
     lines = [lines[0], *(line for line in lines if line.startswith("partial-ilids"))]
     (tmp_path / "truth.csv").write_text(make(lines))
     failing(command, asked(run, tmp_path, "partial-ilids", "query"), "truth.csv", said)
+
+
+def test_drawing_beside_a_damaged_note_and_table(tmp_path):
+    """They are written anew; what is told of other sets, if anything, stays for its readers to judge."""
+    (tmp_path / "drawn.txt").write_bytes(b"\xff\xfe: \n")
+    (tmp_path / "truth.csv").write_bytes(b"\n\n\xff\n\n")
+    drawn_files.claim(tmp_path, "people", "drawing 1", ["Market-1501-v15.09.15"])
+    drawn_files.finish(tmp_path, [["market1501", "a.jpg", *[1] * 12]])
+    assert "people: drawing 1" in (tmp_path / "drawn.txt").read_text()
+    assert datasets.is_drawn(tmp_path, "market1501") and not datasets.is_drawn(tmp_path, "partial-reid")
+    refused(lambda: datasets.truth(tmp_path), "truth.csv is damaged")
 
 
 def test_a_drawn_set_behind_a_link_is_known(tmp_path, drawn, tiny):

@@ -36,7 +36,7 @@ def claim(out: Path, what: str, line: str, folders: Iterable[str]) -> None:
     mix.
     """
     note = out / NOTE
-    lines = note.read_text().splitlines() if note.exists() else []
+    lines = note.read_text("utf-8", "replace").splitlines() if note.exists() else []
     known = dict(entry.split(": ", 1) for entry in lines if ": " in entry)
     if what not in known and (found := [name for name in folders if (out / name).exists()]):
         raise ValueError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
@@ -51,8 +51,8 @@ def finish(out: Path, rows: list[list]) -> None:
     """Write rows (in the order of COLUMNS) into the table of truth; those of other sets stay, sets in their order."""
     path, fresh = out / TRUTH, {str(row[0]) for row in rows}
     if path.exists():
-        with path.open(newline="") as file:
-            rows = [*rows, *(row for row in csv.reader(file) if row[0] not in fresh and row != COLUMNS)]
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = [*rows, *(row for row in csv.reader(file) if row and row[0] not in fresh and row != COLUMNS)]
     table = io.StringIO(newline="")
     order = {name: i for i, name in enumerate(sorted({str(row[0]) for row in rows}))}
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *sorted(rows, key=lambda row: order[str(row[0])])])
