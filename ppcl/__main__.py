@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from . import __version__
+from .files import printable
 from .recipes import DATASETS, METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
@@ -18,13 +19,13 @@ PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun says
 
 
 def tell(line: str) -> None:
-    """One line on stderr: of several processes that torchrun started, by the first that fails."""
+    """One line on stderr, whatever names stand in it: of several processes of torchrun, by the first that fails."""
     if PROCESSES > 1:
         from .distributed import tells
 
         if not tells():
             return
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
@@ -233,7 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             error = RuntimeError("no room left on the disk: free some and start again, what is finished is kept")
         elif isinstance(error, OSError) and error.filename:
-            error = RuntimeError(f"{error.filename}: {error.strerror.lower()}; give another folder or file")
+            name = printable(os.fsdecode(error.filename))
+            error = RuntimeError(f"{name}: {error.strerror.lower()}; give another folder or file")
         lines = str(error).strip().splitlines() or [""]
         command = f"{given.command} {given.action}" if given.command == "data" else given.command
         tell(f"python -m ppcl {command}: {lines[0] or type(error).__name__}")
@@ -242,6 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a terminal has no letters for
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a stage ends its step and saves
     status = main()
     if status and PROCESSES > 1:  # an orderly end would wait for the others, who wait for this one

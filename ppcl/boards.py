@@ -81,7 +81,8 @@ def board(rows: int, columns: int, cell=(0.6, 1.2), title: float = 0, labels=(),
     )
     for y, text in enumerate(labels):
         place = axes[y, 0].get_position()
-        figure.text((left - 0.1) / width, (place.y0 + place.y1) / 2, text, ha="right", va="center", fontsize=8)
+        at = (left - 0.1) / width, (place.y0 + place.y1) / 2
+        figure.text(*at, text, ha="right", va="center", fontsize=8, parse_math=False)  # it may be a file's name
     for one in axes.flat:
         one.set_axis_off()
     return figure, axes

@@ -15,6 +15,7 @@ from PIL import Image
 from . import checkpoints, evaluation, geometry, ground_truth, matching
 from .data import datasets, images
 from .data.folders import Cut
+from .files import printable
 from .models.ppcl import PPCL
 from .recipes import METHODS
 
@@ -65,17 +66,18 @@ def gallery(data: Path | str, recipe, dataset: str = "") -> Gallery:
     bank = images.bank(files, recipe.input.size, "gallery")
     for picture in files:
         picture.thumbnail((SMALL, SMALL))
+    names = [printable(path.name) for path in have.paths]
     people, first, count = np.unique(have.identities, return_index=True, return_counts=True)
     choices = {}
     for i in first[count > 1][:CHOICES]:
-        choices[f"whole {have.paths[i].name}"] = Choice(have.pictures[i], UPPER, have.identities[i], i)
+        choices[f"whole {names[i]}"] = Choice(have.pictures[i], UPPER, have.identities[i], i)
     for i in np.unique(query.identities, return_index=True)[1][:CHOICES]:
         choice = Choice(query.pictures[i], WHOLE, query.identities[i])
         if query.boxes is not None:  # the crop is ours: the rest of the picture is there, too
             x, y, right, low = geometry.corners(torch.from_numpy(query.boxes[i])).tolist()
             choice = replace(choice, picture=replace(query.pictures[i], box=None), crop=(x, right, y, low))
-        choices[f"partial {query.paths[i].name}"] = choice
-    return Gallery(dataset, [path.name for path in have.paths], have.identities, bank, files, choices)
+        choices[f"partial {printable(query.paths[i].name)}"] = choice
+    return Gallery(dataset, names, have.identities, bank, files, choices)
 
 
 def own(source, task: str = "person") -> Choice:

@@ -20,6 +20,14 @@ def replacing(path: Path | str):
         temporary.unlink(missing_ok=True)
 
 
+def printable(text: str) -> str:
+    """Text in one line that any terminal and any file takes: line breaks, control characters and bytes that are no
+    UTF-8, as file names may hold them, are written as escapes (`\\n`, `\\udcff`)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """A small text file, whole or absent."""
     with replacing(path) as temporary:

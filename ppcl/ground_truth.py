@@ -41,9 +41,15 @@ class Evaluation:
     @cached_property
     def truth(self) -> tuple:
         """The lines of `truth.csv` for query and gallery, in their order; drawn sets have them."""
-        table, root = datasets.truth(self.data), self.data.resolve()
-        halves = (self.query.paths, self.gallery.paths)
-        return tuple(table.loc[[path.resolve().relative_to(root).as_posix() for path in paths]] for paths in halves)
+        table = datasets.truth(self.data)
+        halves = [
+            [path.relative_to(self.data).as_posix() for path in part.paths] for part in (self.query, self.gallery)
+        ]
+        if unknown := [name for half in halves for name in half if name not in table.index]:
+            raise datasets.DataError(
+                f"{self.data}: {unknown[0]} is not in truth.csv, so it was not drawn with its set; remove it"
+            )
+        return tuple(table.loc[half] for half in halves)
 
     @property
     def knows_boxes(self) -> bool:
@@ -62,6 +68,8 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
     """Read and decode a set's query and gallery, or LFW's pictures that stand in a pair."""
     if dataset == "lfw":
         everybody, pairs = datasets.verification_set(data)
+        if pairs.folds < 2:
+            raise datasets.DataError(f"{data}: lfw's pairs.txt has one fold; a threshold comes from the others")
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
         first, second = places.reshape(2, -1)
         shown = everybody.keep(used)

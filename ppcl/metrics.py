@@ -100,7 +100,7 @@ def single_shot(distances, query_ids, gallery_ids, draws: int = 10, seed: int = 
     found = []
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
-        columns = np.array([rng.choice(group) for group in groups])
+        columns = np.array([rng.choice(group) for group in groups], int)  # of an empty gallery none
         found.append(cmc_map(np.take(distances, columns, 1), query_ids, gallery_ids[columns]))
     return found
 
@@ -176,7 +176,8 @@ def _best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
 def accepted(distances, query_ids, gallery_ids, far: float) -> np.ndarray:
     """TAR@FAR of a search, by query `(Q,)`: the share of its true matches nearer than all but `far` of the false pairs.
 
-    One threshold for all queries. NaN for a query without a true match.
+    One threshold for all queries. NaN for a query without a true match; without a false pair, of one identity alone,
+    every match is accepted.
     """
     distances = np.asarray(distances)
     same = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
@@ -192,11 +193,14 @@ def _threshold(false: np.ndarray, far: float) -> float:
 
 
 def tar_interval(scores, same, far: float, folds: int = 10, draws: int = 500, seed: int = 0):
-    """TAR at a false accept rate, with its 95 % interval: folds are resampled. -> (value, low, high)."""
+    """TAR at a false accept rate, with its 95 % interval: folds are resampled. -> (value, low, high).
+
+    NaN without a pair of the same person; draws of folds that hold none are left out of the interval.
+    """
     scores, same = np.asarray(scores, float), np.asarray(same, bool)
 
     def tar(positive: np.ndarray, negative: np.ndarray) -> float:
-        return float(np.mean(-positive < _threshold(-negative, far)))
+        return float(np.mean(-positive < _threshold(-negative, far))) if len(positive) else float("nan")
 
     fold = np.arange(len(scores)) * folds // len(scores)
     parts = [(scores[(fold == k) & same], scores[(fold == k) & ~same]) for k in range(folds)]
@@ -204,6 +208,7 @@ def tar_interval(scores, same, far: float, folds: int = 10, draws: int = 500, se
     for _ in range(draws):
         chosen = [parts[k] for k in rng.integers(folds, size=folds)]
         found.append(tar(*(np.concatenate(kind) for kind in zip(*chosen, strict=True))))
+    found = [value for value in found if not np.isnan(value)] or [float("nan")]
     return (tar(scores[same], scores[~same]), *(float(value) for value in np.quantile(found, [0.025, 0.975])))
 
 

@@ -6,6 +6,7 @@ stroke and marker, right and wrong in stroke and sign.
 """
 
 import io
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -77,7 +78,8 @@ def save(figure: Figure, path: Path | str) -> Path:
     """A PNG (150 dpi) at `path` and a PDF beside it, each whole or absent; closes the figure. -> the PNG's path."""
     path = Path(path).with_suffix(".png")
     for kind in ("pdf", "png"):
-        with replacing(path.with_suffix(f".{kind}")) as temporary:
+        with replacing(path.with_suffix(f".{kind}")) as temporary, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the font lacks a letter of a file's name
             figure.savefig(temporary, format=kind, dpi=150, bbox_inches="tight")
     matplotlib.pyplot.close(figure)
     return path

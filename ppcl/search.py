@@ -5,6 +5,7 @@ change, the next query is spared describing it. The files may be deleted at any 
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from . import __version__, checkpoints, evaluation, feature_files, geometry, ground_truth, matching, plots
 from .data import datasets, images
 from .data.folders import Cut
+from .files import printable
 from .models.ppcl import PPCL
 
 SHOWN = 20  # queries in a picture
@@ -62,7 +64,8 @@ def rank(
     asked = images.bank(_cut(query, task), model.recipe.input.size, "queries")
     queries = describe(model, asked)
     found, kept = _gallery(model, files, *_kept_as(run, task, files, method, seed))
-    files, sizes = [files[0].parent / name for name in kept["sizes"]], [tuple(size) for size in kept["sizes"].values()]
+    files = [file for file, size in zip(files, kept["sizes"], strict=True) if size]
+    sizes = [tuple(size) for size in kept["sizes"] if size]
     distances, overall, best = (part.cpu() for part in matching.best(model, queries, found, top))
     shown, place = np.unique(best, return_inverse=True)  # only these are read again
     order, near = place.reshape(best.shape), found[torch.from_numpy(shown)].to(device)
@@ -75,7 +78,7 @@ def rank(
     lines = []
     for i, row in enumerate(best.tolist()):
         for rank_, j in enumerate(row):
-            line = {"query": str(query[i]), "rank": rank_ + 1, "gallery": files[j].name}
+            line = {"query": printable(str(query[i])), "rank": rank_ + 1, "gallery": printable(files[j].name)}
             line |= {"distance": float(distances[i, rank_]), "global": float(overall[i, rank_])}
             line |= {"region": float(parts[i, rank_])} if regions is not None else {"region": None}
             line |= {"partial": bool(queries.gate[i] > 0)}
@@ -83,7 +86,7 @@ def rank(
             lines.append(line)
     table = pandas.DataFrame(lines)
     checkpoints.write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
-    names = [Path(path).stem for path in query]
+    names = [printable(Path(path).stem) for path in query]
     boxes, partial = queries.box[:, 0].cpu(), queries.gate.cpu() > 0
     figure = plots.ranking(asked, boxes, partial, have, order, regions, limit=SHOWN, names=names)
     if len(query) > SHOWN:
@@ -114,17 +117,18 @@ def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple
     """The file that keeps a gallery's features, and what they depend on."""
     with open(evaluation.checkpoint(run, task, method, seed), "rb") as file:
         facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": method, "ppcl": __version__}
-    status = {file.name: file.stat() for file in files}
+    status = {printable(file.name): file.stat() for file in files if file.is_file()}  # not a link that leads nowhere
     facts["files"] = {name: f"{one.st_size} bytes, {one.st_mtime_ns} ns" for name, one in status.items()}
+    facts["number"] = len(files)
     folder = files[0].parent.resolve()
-    key = hashlib.sha256(f"{folder} {method} {seed}".encode()).hexdigest()[:12]
-    return Path(run) / task / "galleries" / f"{folder.name}-{key}.safetensors", facts
+    key = hashlib.sha256(os.fsencode(f"{folder} {method} {seed}")).hexdigest()[:12]
+    return Path(run) / task / "galleries" / f"{printable(folder.name)[:40]}-{key}.safetensors", facts
 
 
 def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[matching.Features, dict]:
     """Features of a gallery, from an earlier call where nothing has changed since, else made and kept.
 
-    With the (width, height) of its pictures by name, `sizes`; those that cannot be read are named and left out.
+    With the (width, height) of its pictures in their order, `sizes`; those that cannot be read have none and are named.
     """
     try:
         found, kept = feature_files.load(path, facts)
@@ -136,8 +140,8 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
         return found, kept
     sizes, bad = _readable(files)
     _warn(bad)
-    kept = {"sizes": {file.name: size for file, size in sizes.items()}, "left_out": bad}
-    good = list(sizes)
+    kept = {"sizes": sizes, "left_out": bad}
+    good = [file for file, size in zip(files, sizes, strict=True) if size]
 
     def parts():
         for start in range(0, len(good), PART):
@@ -157,17 +161,18 @@ def _warn(bad: list[str]) -> None:
         print(f"left out {len(bad)} gallery picture(s): " + "; ".join(bad))
 
 
-def _readable(files: list[Path]) -> tuple[dict[Path, tuple[int, int]], list[str]]:
-    """The gallery pictures that can be read, with their (width, height), and what is wrong with the others."""
-    good, bad = {}, []
+def _readable(files: list[Path]) -> tuple[list[tuple[int, int] | None], list[str]]:
+    """(width, height) of each gallery picture, None where it cannot be read; and what is wrong with those."""
+    sizes, bad = [], []
     for file in files:
         try:
-            good[file] = images.open_picture(file).size
+            sizes.append(images.open_picture(file).size)
         except datasets.DataError as error:
+            sizes.append(None)
             bad.append(str(error))
-    if not good:
+    if len(bad) == len(files):
         raise datasets.DataError("no gallery picture can be read: " + "; ".join(bad))
-    return good, bad
+    return sizes, bad
 
 
 def _pixels(box: torch.Tensor, size: tuple[int, int], task: str) -> dict[str, int]:

@@ -103,8 +103,9 @@ def test_what_a_killed_run_left_is_cleared_away(files, kept):
     kept.parent.mkdir(parents=True)
     left, mine = (kept.with_name(f".{kept.name}.{pid}.tmp") for pid in (dead.pid, os.getppid()))
     left.write_bytes(b"half"), mine.write_bytes(b"being written")
+    (other := kept.with_name(f".{kept.name}.old.tmp")).write_bytes(b"somebody's")
     make(files, kept)
-    assert not left.exists() and mine.exists()
+    assert not left.exists() and mine.exists() and other.exists()
 
 
 def test_where_nothing_can_be_kept_pictures_are_decoded_into_memory(files, kept, capsys, monkeypatch):

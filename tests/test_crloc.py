@@ -367,6 +367,18 @@ def test_no_queries_and_empty_shortlists(untrained, described):
     assert matching.region_distances(untrained, one, gallery, torch.empty(4, 0, dtype=torch.long)).shape == (4, 0)
 
 
+@pytest.mark.parametrize("shortlist", [None, 0, 1, 99])
+def test_a_gallery_of_one_and_of_none(untrained, described, shortlist):
+    one, _, gallery = described
+    for there in (gallery[:1], gallery[:0]):
+        how = {"shortlist": shortlist, "weight": 0.5}
+        found = matching.match(untrained, one, there, **how)
+        distances, overall, index = matching.best(untrained, one, there, 10, **how)
+        assert found.shape == distances.shape == overall.shape == (4, len(there)) and found.isfinite().all()
+        assert not index.any()
+        torch.testing.assert_close(distances, found, atol=1e-5, rtol=0)
+
+
 def test_half_precision_moves_few_places(untrained, described):
     """Distances within bfloat16's 8 bits; the maps take half the memory."""
     _, several, gallery = described

@@ -264,3 +264,25 @@ def test_bootstrap_is_seeded():
     values, people = np.random.default_rng(0).random(30), np.arange(30)
     assert metrics.bootstrap(values, people) == metrics.bootstrap(values, people)
     assert metrics.bootstrap(values, people, seed=1) != metrics.bootstrap(values, people)
+
+
+# --- nothing to divide by ---
+
+
+@pytest.mark.parametrize("queries, gallery", [(0, 3), (2, 0), (0, 0)])
+def test_no_query_and_no_gallery_are_no_number(queries, gallery):
+    distances, asked, there = np.zeros((queries, gallery)), np.arange(queries), np.arange(gallery)
+    for found in (metrics.cmc_map(distances, asked, there), *metrics.single_shot(distances, asked, there, draws=2)):
+        assert np.isnan([found.mAP, found.rank(1), *found.cmc(3)]).all()
+        assert found.unmatched == len(found.hits(1)) == queries
+    assert np.isnan(metrics.accepted(distances, asked, there, 1e-3)).tolist() == [True] * queries
+    assert np.isnan(metrics.bootstrap([], [])).all()
+
+
+def test_one_identity_is_always_found():
+    """One query of the only person: rank-1 and mAP are 1, and no false pair is there for a threshold to keep out."""
+    found = metrics.cmc_map([[0.3, 0.1]], [7], [7, 7])
+    assert found.rank(1) == found.mAP == 1 and found.unmatched == 0
+    assert metrics.accepted([[0.3, 0.1]], [7], [7, 7], 1e-3).tolist() == [1]
+    assert metrics.bootstrap([0.5], [7]) == (0.5, 0.5, 0.5)
+    assert [one.rank(1) for one in metrics.single_shot([[0.3, 0.1]], [7], [7, 7], draws=3)] == [1, 1, 1]

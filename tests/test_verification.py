@@ -121,3 +121,11 @@ def test_accepted_is_the_naive_loop(far):
     expected = [np.mean(row[own]) if own.any() else np.nan for row, own in zip(near, same, strict=True)]
     np.testing.assert_allclose(accepted(distances, query, gallery, far), expected)
     assert np.isnan(expected).any()
+
+
+def test_folds_of_one_kind_are_no_number_or_left_out():
+    """Without a pair of the same person NaN; a draw of folds that hold none says nothing about the interval."""
+    assert np.isnan(tar_interval([0.1, 0.2], [False, False], 1e-3, 2)).all()
+    assert np.isnan(tar_interval([], [], 1e-3, 2)).all()
+    assert tar_interval([0.1, 0.2], [True, True], 1e-3, 2) == (1, 1, 1)  # nothing false that a threshold must keep out
+    assert tar_interval([0.9, 0.8, 0.2, 0.1], [True, True, False, False], 1e-3, 2) == (1, 1, 1)

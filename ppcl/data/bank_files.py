@@ -67,7 +67,7 @@ def write(path: Path, key: str, shape: tuple[int, ...], blocks: Iterable[Tensor]
     header = header.ljust(ALIGNED * (-(-(len(header) + 8) // ALIGNED)) - 8)
     path.parent.mkdir(exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a run that was killed
-        if not _alive(int(left.name.split(".")[-2])):
+        if (process := left.name.split(".")[-2]).isdecimal() and not _alive(int(process)):
             left.unlink(missing_ok=True)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)

@@ -5,6 +5,7 @@ the file system's order decides nothing.
 """
 
 import hashlib
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,10 @@ import numpy as np
 
 from ..recipes import DATASETS, KINDS, PartialLFW, belongs
 from . import face_sets
-from .drawn_files import TRUTH
+from .drawn_files import TRUTH, truth
 from .folders import SUFFIXES, Cut, DataError, PictureSet, descend, people, pictures
 
-__all__ = ["DATASETS", "SUFFIXES", "Cut", "DataError", "PictureSet", "pictures"]
+__all__ = ["DATASETS", "SUFFIXES", "Cut", "DataError", "PictureSet", "pictures", "truth"]
 
 FOLDERS = {
     "market1501": ("Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "market1501"),
@@ -56,21 +57,27 @@ SOURCES = {
     "casia-webface": "CASIA, on request,",
     "lfw": "figshare 5976018 (pictures and pairs.txt)",
 }
+NAMED_LIKE = {
+    "market1501": "0002_c1s1_000451_03.jpg",
+    "partial-reid": "001_001.jpg",
+    "partial-ilids": "001.jpg or 001_1.jpg",
+}
 BY_IDENTITY = ("casia-webface", "lfw", "own")  # a folder for each identity
 TRAINING = {"person": "market1501", "face": "casia-webface"}
 
 _TAKEN = {name.split("/")[-1].lower() for names in FOLDERS.values() for name in names}  # names of sets and of parts
 _TAKEN |= {name.lower() for parts in PARTS.values() for names in parts.values() for name in names}
-_MARKET = re.compile(r"^(-1|\d{4,})_c(\d+)s\d+_\d+_\d+$")
-_NUMBERED = re.compile(r"^(\d+)_(\d+)$")
-_PLAIN = re.compile(r"^(\d+)$")
+# Whole names; digits are ASCII's, and no more of them than an int64 holds.
+_MARKET = re.compile(r"(-1|[0-9]{4,18})_c([0-9]{1,18})s[0-9]+_[0-9]+_[0-9]+")
+_NUMBERED = re.compile(r"([0-9]{1,18})_([0-9]{1,18})")
+_PLAIN = re.compile(r"([0-9]{1,18})")
 
 
 def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     """One part (`train`, `query`, `gallery`, `occluded`; of LFW `all`) of a set below `data`.
 
     Market-1501's junk (`-1`) is left out; its distractors (`0000`) stay in the gallery alone, as identity 0. Raises
-    DataError if the folder is missing or empty, or if a name does not belong to the layout.
+    DataError if the folder is missing or empty, or that lists the names which do not belong to the layout.
     """
     folder = _part_folder(dataset, part, Path(data))
     if dataset in BY_IDENTITY:
@@ -80,7 +87,12 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
         raise DataError(f"{dataset}: {folder} holds no pictures; {how_to_get(dataset)}")
     if dataset == "partial-lfw":
         return face_sets.read_partial(f"{dataset}/{part}", folder)
-    named = [(path, *_parse(dataset, part, path)) for path in files]
+    parsed = [(path, _parse(dataset, part, path)) for path in files]
+    if wrong := [path for path, found in parsed if found is None]:
+        others = ", ".join(path.name for path in wrong[1:20]) + ", …" * (len(wrong) > 20)
+        which = f"{wrong[0]} is" if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more ({others}) are"
+        raise DataError(f"{dataset}: {which} not named like {NAMED_LIKE[dataset]}; is this another set's folder?")
+    named = [(path, *found) for path, found in parsed]
     ignored = (-1,) if dataset != "market1501" or part == "gallery" else (-1, 0)
     named = [entry for entry in named if entry[1] not in ignored]
     if not named:
@@ -184,20 +196,14 @@ def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
     path = Path(data) / TRUTH
     if not path.is_file():
         return False
-    known = {line.partition(",")[0] for line in path.read_text().splitlines()[1:]}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror.lower()}; it tells which sets were drawn") from error
+    known = {line.partition(",")[0] for line in lines[1:]}
     if dataset == "partial-lfw":
         dataset = "partial-lfw" if _has(dataset, data) else "lfw"
     return bool(known) if dataset is None else dataset in known
-
-
-def truth(data: Path | str):
-    """`truth.csv` of drawn sets as a pandas table indexed by file: kind, figure box and view box of every picture."""
-    import pandas
-
-    path = Path(data) / TRUTH
-    if not path.is_file():
-        raise DataError(f"{path} is missing: only drawn sets have it (python -m ppcl data synthesise --out {data})")
-    return pandas.read_csv(path, index_col="file", dtype={"identity": str})
 
 
 def check(data: Path | str, task: str | None = None) -> list[dict]:
@@ -233,8 +239,9 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
                 if row["status"] == "differs":
                     row["note"] = f"published: {published[0]} of {published[1]} people"
             except DataError as error:
-                row["status"] = "unreadable" if row["pictures"] else "missing"
-                row["note"] = str(error) if row["pictures"] else how_to_get(dataset)
+                there = row["pictures"] or isinstance(error.__cause__, OSError)  # what lies there may not be read
+                row["status"] = "unreadable" if there else "missing"
+                row["note"] = str(error) if there else how_to_get(dataset)
             rows.append(row)
     return rows + _check_own(data, task)
 
@@ -257,7 +264,10 @@ def _check_own(data: Path | str, task: str | None) -> list[dict]:
 
 
 def contents(data: Path | str) -> dict:
-    """Counts and a SHA-256 of all pictures of all sets below `data`, names and bytes, for a run's manifest."""
+    """Counts and a SHA-256 of all pictures of all sets below `data`, names and bytes, for a run's manifest.
+
+    Of a picture that cannot be read the name alone counts: it may stand in a set that this run does not use.
+    """
     digest, counts = hashlib.sha256(), {}
     for dataset in DATASETS:
         for part in PARTS[dataset]:
@@ -268,8 +278,9 @@ def contents(data: Path | str) -> dict:
                 continue
             counts[f"{dataset}/{part}"] = len(found)
             for path in found:
-                digest.update(path.relative_to(folder).as_posix().encode())
-                digest.update(path.read_bytes())
+                digest.update(os.fsencode(path.relative_to(folder).as_posix()))
+                if path.is_file() and os.access(path, os.R_OK):
+                    digest.update(path.read_bytes())
     return {"pictures": counts, "sha256": digest.hexdigest(), "drawn": is_drawn(data)}
 
 
@@ -336,23 +347,14 @@ def _is_whole_layout(dataset: str, data: Path) -> bool:
     return data.resolve().name.lower() in names
 
 
-def _parse(dataset: str, part: str, path: Path) -> tuple[int, int]:
-    """(identity, camera) of a file name."""
-    stem = path.stem
+def _parse(dataset: str, part: str, path: Path) -> tuple[int, int] | None:
+    """(identity, camera) of a file name; None where it is not named as the set's are."""
     camera = 0 if part in ("query", "occluded") else 1
     if dataset == "market1501":
-        match = _MARKET.match(stem)
-        if match:
-            return int(match[1]), int(match[2])
-        wanted = "0002_c1s1_000451_03.jpg"
-    elif dataset == "partial-reid":
-        match = _NUMBERED.match(stem)
-        if match:
-            return int(match[1]), camera
-        wanted = "001_001.jpg"
-    else:
-        match = _NUMBERED.match(stem) or _PLAIN.match(stem)
-        if match:
-            return int(match[1]), int(match[2]) if match.re is _NUMBERED else camera
-        wanted = "001.jpg or 001_1.jpg"
-    raise DataError(f"{dataset}: {path} is not named like {wanted}; is this another set's folder?")
+        match = _MARKET.fullmatch(path.stem)
+        return match and (int(match[1]), int(match[2]))
+    match = _NUMBERED.fullmatch(path.stem)
+    if dataset == "partial-ilids" and match:
+        return int(match[1]), int(match[2])
+    match = match or (dataset == "partial-ilids" and _PLAIN.fullmatch(path.stem)) or None
+    return match and (int(match[1]), camera)

@@ -6,6 +6,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
+from .folders import DataError
+
 NOTE = "drawn.txt"  # what was drawn in a folder, a line a kind: "people: drawing 1, seed 0, scale demo"
 TRUTH = "truth.csv"  # what is true of each drawn picture; a set that stands in it is complete
 COLUMNS = (
@@ -32,7 +36,7 @@ def claim(out: Path, what: str, line: str, folders: Iterable[str]) -> None:
     mix.
     """
     note = out / NOTE
-    lines = note.read_text().splitlines() if note.exists() else []
+    lines = note.read_text("utf-8", "replace").splitlines() if note.exists() else []
     known = dict(entry.split(": ", 1) for entry in lines if ": " in entry)
     if what not in known and (found := [name for name in folders if (out / name).exists()]):
         raise ValueError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
@@ -47,9 +51,30 @@ def finish(out: Path, rows: list[list]) -> None:
     """Write rows (in the order of COLUMNS) into the table of truth; those of other sets stay, sets in their order."""
     path, fresh = out / TRUTH, {str(row[0]) for row in rows}
     if path.exists():
-        with path.open(newline="") as file:
-            rows = [*rows, *(row for row in csv.reader(file) if row[0] not in fresh and row != COLUMNS)]
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = [*rows, *(row for row in csv.reader(file) if row and row[0] not in fresh and row != COLUMNS)]
     table = io.StringIO(newline="")
     order = {name: i for i, name in enumerate(sorted({str(row[0]) for row in rows}))}
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *sorted(rows, key=lambda row: order[str(row[0])])])
     write(path, table.getvalue().encode())
+
+
+def truth(data: Path | str):
+    """`truth.csv` of drawn sets as a pandas table indexed by file: kind, figure box and view box of every picture.
+
+    Raises DataError if it is missing or damaged.
+    """
+    import pandas
+
+    path, numbers = Path(data) / TRUTH, COLUMNS[COLUMNS.index("figure_cx") :]
+    if not path.is_file():
+        raise DataError(f"{path} is missing: only drawn sets have it (python -m ppcl data synthesise --out {data})")
+    try:
+        table = pandas.read_csv(path, index_col="file", dtype=dict.fromkeys(numbers, float) | {"identity": str})
+        whole = {*table.columns, "file"} >= set(COLUMNS) and table.index.is_unique
+        whole = whole and np.isfinite(table[numbers]).all(axis=None)
+    except (OSError, ValueError):  # what pandas raises on a damaged table is a ValueError
+        whole = False
+    if not whole:
+        raise DataError(f"{path} is damaged: delete {data} and draw it again (python -m ppcl data synthesise)")
+    return table

@@ -19,7 +19,7 @@ from . import batches
 from .folders import DataError, PictureSet, people, pictures
 
 PAIRS = "pairs.txt"
-_NAMED = re.compile(r"^(.+?)(?:_(\d+))?$")  # <person>_<n>, or <person>
+_NAMED = re.compile(r"(.+?)(?:_([0-9]+))?", re.DOTALL)  # <person>_<n>, or <person>
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,23 @@ def read_partial(name: str, folder: Path) -> PictureSet:
     A person's number is the rank of the name among all of them, so that the halves agree.
     """
     files = pictures(folder)
-    halves = [p for p in folder.parent.iterdir() if p.is_dir() and p.name.lower() in ("probe", "query", "gallery")]
-    names = sorted({_NAMED.match(path.stem)[1] for half in halves for path in pictures(half)})
+    halves = [half for half in people(folder.parent) if half.name.lower() in ("probe", "query", "gallery")]
+    names = sorted({_person(path) for half in halves for path in pictures(half)})
     number = {person: i for i, person in enumerate(names)}
-    identities = np.array([number[_NAMED.match(path.stem)[1]] for path in files], np.int64)
+    identities = np.array([number[_person(path)] for path in files], np.int64)
     return PictureSet(name, folder, tuple(files), identities, np.zeros(len(files), np.int64), True)
+
+
+def _person(path: Path) -> str:
+    return _composed(_NAMED.fullmatch(path.stem)[1])[0]
 
 
 def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
     """`pairs.txt`: `folds<TAB>n`, then for each fold n lines `name i j` and n lines `name i other j`.
 
-    Names are matched in Unicode's composed form, whatever the file system made of them. Raises DataError that names
-    the line for a line of another form, a picture that is not there, or counts that do not agree.
+    Names are matched in Unicode's composed form, whatever the file system made of them; they are looked up among the
+    pictures, so no name leads out of the set's folder. Raises DataError that names the line for a line of another form,
+    a picture that is not there or paired with itself, a person who differs from himself, or counts that do not agree.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -69,7 +74,7 @@ def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
         raise DataError(f"{path}: not readable as text ({type(error).__name__}); get LFW's {PAIRS} again") from None
     lines = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     counts = lines[0][1].split() if lines else []
-    if len(counts) != 2 or not all(count.isdecimal() and int(count) for count in counts):
+    if len(counts) != 2 or not all(_whole(count) and int(count) for count in counts):
         raise DataError(f"{path}, line 1: wanted the folds and the pairs of a fold (10<TAB>300)")
     folds, each = map(int, counts)
     if len(lines) - 1 != 2 * folds * each:
@@ -82,16 +87,25 @@ def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
         if len(fields) != wanted:  # a copy whose names hold spaces has tabs between the fields
             fields = [part.strip() for part in line.split("\t")]
         numbers = (fields[1:2] + fields[-1:]) if len(fields) == wanted else [""]
-        if not all(number.isdecimal() for number in numbers):
+        if not all(map(_whole, numbers)):
             kind = "name i j (same person)" if same[row] else "name i other j (different people)"
             raise DataError(f"{path}, line {at}: wanted {kind}, not {line[:60]!r}")
         names = (fields[0], fields[0]) if same[row] else (fields[0], fields[2])
         for side, (name, index) in enumerate(zip(names, (fields[1], fields[-1]), strict=True)):
             key = _composed(name, f"{name}_{int(index):04d}")
             if key not in known:
-                raise DataError(f"{path}, line {at}: {lfw.folder.name}/{key[0]}/{key[1]}.jpg is not there")
+                missing = f"{key[0]}/{key[1]}.jpg"
+                raise DataError(f"{path}, line {at}: {lfw.folder.name}/{missing[:300]} is not there")
             pairs[row, side] = known[key]
+        if pairs[row, 0] == pairs[row, 1] or (not same[row] and _composed(names[0]) == _composed(names[1])):
+            said = "a picture with itself" if same[row] else "different people, but names one"
+            raise DataError(f"{path}, line {at}: pairs {said} ({line[:60]!r}); get LFW's {PAIRS} again")
     return Pairs(pairs[:, 0], pairs[:, 1], same, folds)
+
+
+def _whole(text: str) -> bool:
+    """Whether text is a plain whole number of a sensible length: `isdecimal` takes the digits of all scripts."""
+    return len(text) < 10 and text.isascii() and text.isdecimal()
 
 
 def _composed(*names: str) -> tuple[str, ...]:

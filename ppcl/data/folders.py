@@ -1,15 +1,21 @@
 """What a set of pictures is, and how folders are read: by base names, sorted, in any case."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..files import printable
+
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
 class DataError(RuntimeError):
-    """Data that are missing or wrong: the folder or file, and the remedy, in one line."""
+    """Data that are missing or wrong: the folder or file, and the remedy, in one line whatever its name is."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,25 @@ class PictureSet:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The picture files of a folder by name; hidden files and other kinds (Thumbs.db) are none."""
-    found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted((p for p in found if p.is_file()), key=lambda p: p.name)
+    """The picture files of a folder by name; hidden files and other kinds (Thumbs.db) are none.
+
+    A link that leads nowhere and a pipe are among them: opening them says what they are, and no count is wrong unseen.
+    """
+    found = (p for p in _entries(folder) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted((p for p in found if not os.path.isdir(p)), key=lambda p: p.name)
 
 
 def people(folder: Path) -> list[Path]:
     """The folders of identities in a folder by name; hidden ones are none."""
-    found = (p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = (p for p in _entries(folder) if not p.name.startswith(".") and os.path.isdir(p))
     return sorted(found, key=lambda p: p.name)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror.lower()}; make the folder readable, or give another") from error
 
 
 def descend(folder: Path, names: str) -> Path | None:
@@ -70,8 +86,8 @@ def descend(folder: Path, names: str) -> Path | None:
         if name == ".":
             continue
         exact = folder / name
-        if not exact.is_dir():
-            same = sorted(p for p in folder.iterdir() if p.name.lower() == name.lower() and p.is_dir())
+        if not os.path.isdir(exact):
+            same = sorted(p for p in _entries(folder) if p.name.lower() == name.lower() and os.path.isdir(p))
             if not same:
                 return None
             exact = same[0]

@@ -1,7 +1,9 @@
 """ImageBank: a whole set decoded once into one uint8 tensor, with each picture's original size."""
 
+import io
 import math
 import os
+import stat
 import struct
 import warnings
 from collections.abc import Iterator
@@ -21,10 +23,13 @@ from ..progress import bar
 from . import bank_files
 from .folders import Cut, DataError
 
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")  # by content; Pillow's others may start a Ghostscript
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded, so Pillow need not warn of it
+MAX_SCANS = 100  # of a progressive JPEG, whose encoders write a dozen: each takes the time of a picture, however short
 KEPT = 1 << 28  # bytes; a larger bank is kept on the disk, where the caller names a file for it
 BLOCK = 1 << 26  # bytes that are decoded at a time into such a file
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of junk beside the pixels: they are read, or the file is named
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights want them
 
 
@@ -32,29 +37,37 @@ UNCUT, CENTRE = (250, 250), 125  # pixels, see `open_picture`
 MARGIN = (UNCUT[0] - CENTRE) // 2
 
 
-def open_picture(path: Path | str | Cut) -> Image.Image:
+def open_picture(path: Path | str | Cut | io.BytesIO) -> Image.Image:
     """Any ordinary photograph as 8-bit RGB, upright (EXIF honoured), alpha over white, first frame.
 
     Of a Cut the part that it names. Face pictures of 250 x 250, as LFW is given out, show a detected face enlarged 2.2
     times (LFW's README), so the detector's box is their central 114 pixels; the central 125 are kept (a choice).
-    Raises DataError that names the file if it cannot be read or is larger than MAX_PIXELS.
+    Raises DataError that names the file if it cannot be read, is of no known kind or is larger than MAX_PIXELS.
     """
     if isinstance(path, Cut):
         return _cut(open_picture(path.path), path)
     try:
-        with Image.open(path) as picture:
+        held = isinstance(path, io.BytesIO)
+        if not held and not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for whoever writes into it
+            raise DataError(f"{path}: not a file; remove it, or give a picture")
+        with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{path}: {picture.width} x {picture.height} pixels are too many; scale it down")
+            if "progressive" in picture.info:
+                content = path.getvalue() if held else Path(path).read_bytes()
+                if content.count(b"\xff\xda") > MAX_SCANS:
+                    raise DataError(f"{path}: more than {MAX_SCANS} scans; save it anew")
             ImageOps.exif_transpose(picture, in_place=True)
             return _rgb(picture)
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file, or a link that leads nowhere; give another, or remove it") from None
     except Image.DecompressionBombError:
         raise DataError(f"{path}: too many pixels; scale it down") from None
     except Exception as error:  # Pillow raises almost anything on a damaged file
-        raise DataError(f"{path}: not a readable picture ({type(error).__name__}); replace or remove it") from None
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise DataError(f"{path}: not a readable picture ({why}); replace or remove it") from None
 
 
 def _cut(picture: Image.Image, how: Cut) -> Image.Image:
@@ -71,10 +84,11 @@ def _cut(picture: Image.Image, how: Cut) -> Image.Image:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits a pixel
-        low, high = picture.getextrema()
-        scale = 255 / 65535 if high > 255 else 1.0
-        picture = picture.convert("F").point(lambda value: value * scale)
-        return picture.convert("L").convert("RGB")
+        values = np.nan_to_num(np.asarray(picture, np.float32))
+        clear, high = values == picture.info.get("transparency"), values.max()
+        tops = [1.0] * (picture.mode == "F") + [255, 65535, high]
+        grey = values * np.float32(255 / next(top for top in tops if high <= top))
+        return Image.fromarray(np.where(clear, 255, grey.clip(0, 255)).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -100,7 +114,7 @@ def _jpeg(source, size: tuple[int, int]) -> Tensor | None:
     torchvision's decoder gives the bits that Pillow's does, in half the time.
     """
     cut = isinstance(source, Cut)
-    if cut and source.box is not None or isinstance(source, Image.Image):
+    if not isinstance(source, (Cut, Path, str)) or cut and source.box is not None:
         return None
     try:
         path = Path(source.path if cut else source)
