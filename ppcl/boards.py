@@ -90,5 +90,6 @@ def board(rows: int, columns: int, cell=(0.6, 1.2), title: float = 0, labels=(),
 def legend(figure: Figure, meanings) -> None:
     seam = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
     lines = [Line2D([], [], color=c, ls=s, lw=1.8, label=t, path_effects=seam) for c, s, t in map(BOXES.get, meanings)]
-    how = {"bbox_to_anchor": (0, 0, 1, 1), "bbox_transform": figure.transFigure}  # stays when a caption is put below
-    figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, borderaxespad=0, fontsize=8, **how)
+    where = {"bbox_to_anchor": (0, 0, 1, 1), "bbox_transform": figure.transFigure}  # stays above a caption
+    how = {"ncols": len(lines), "frameon": False, "borderaxespad": 0, "fontsize": 8}
+    figure.legend(handles=lines, loc="lower center", **how, **where)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-HEADLESS = "PPCL_HEADLESS"  # set where nobody watches: seconds between lines and the file that takes them; no file: none
+HEADLESS = (
+    "PPCL_HEADLESS"  # set where nobody watches: seconds between lines and the file that takes them; no file: none
+)
 EVERY, LONG = 30.0, 10.0  # seconds: between plain lines; work that ends sooner is not spoken of
 
 
