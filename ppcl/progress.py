@@ -10,9 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-HEADLESS = (
-    "PPCL_HEADLESS"  # set where nobody watches: seconds between lines and the file that takes them; no file: none
-)
+HEADLESS = "PPCL_HEADLESS"  # set where nobody watches: seconds between lines, and the file for them (none: silent)
 EVERY, LONG = 30.0, 10.0  # seconds: between plain lines; work that ends sooner is not spoken of
 
 
@@ -74,7 +72,7 @@ class Lines:
         self.closed = True
 
     def _count(self) -> str:
-        return f"{self.n}/{self.total} {self.unit}" if self.total else f"{self.n} {self.unit}"
+        return f"{self.n}/{self.total} {self.unit}" if self.total not in (None, self.n) else f"{self.n} {self.unit}"
 
     def _say(self, text: str) -> None:
         if self.path:

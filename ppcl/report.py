@@ -18,11 +18,12 @@ MATHJAX = """<script type="text/x-mathjax-config">MathJax.Hub.Config({tex2jax: {
 </script>"""
 CSS = """body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 62rem;
 padding: 1rem } a { color: #0b57a4 } h1, h2, h3 { line-height: 1.25 } code, pre { font-size: 0.9em; overflow-x: auto }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 caption { text-align: left; padding: 0.3rem 0; color: #444 } th, td { padding: 0.2rem 0.6rem; text-align: right;
 border-bottom: 1px solid #ccc; white-space: nowrap } th[scope=row], tbody th, td.text { text-align: left }
 img { max-width: 100%; height: auto } figure { margin: 0; border: 1px solid #ccc; padding: 0.5rem }
 figcaption { font-size: 0.85em; overflow-wrap: anywhere }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem } dd { margin: 0; overflow-wrap: anywhere }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)) }
 .input_area { background: #f6f6f6; border-left: 3px solid #0b57a4; padding: 0 0.8rem } .anchor-link { display: none }
 .prompt { color: #555; font: 0.75em monospace } .cell { margin: 1rem 0 }"""
@@ -34,8 +35,9 @@ def write(run: Path | str, *private: Path) -> Path:
     pages = [_page(path, [run, *private]) for path in sorted(run.glob("notebooks/[!.]*.ipynb"))]
     path = run / "manifest.json"
     facts = json.loads(path.read_text()) if path.is_file() else {}
-    parts = [f"<h1>ppcl: {escape(run.name)}</h1>", _facts(facts), *_results(results.read(run))]
-    parts += [_notebooks(pages, facts.get("seconds", {})), *_figures(run)]
+    rows = results.read(run)
+    parts = [f"<h1>ppcl: {escape(run.name)}</h1>", _facts(facts), *_short(rows)]
+    parts += [_notebooks(pages, facts.get("seconds", {})), *_figures(run), *_results(rows)]
     files = [name for name in ("results.csv", "manifest.json") if (run / name).is_file()]
     links = ", ".join(f'<a href="../{name}">{name}</a>' for name in files)
     parts.append(f"<h2>Files</h2>\n<p>{links}</p>" if files else "")
@@ -72,7 +74,8 @@ def _facts(facts: dict) -> str:
     """What the run was made of: commit, seed, device, versions, data."""
     if not facts:
         return ""
-    shown = {key: facts[key] for key in ("commit", "seed", "device", "device_name", "threads") if key in facts}
+    known = ("commit", "seed", "device", "device_name", "threads")
+    shown = {key.replace("_", " "): facts[key] for key in known if key in facts}
     shown["profile"] = ", ".join(dict.fromkeys(recipe["profile"] for recipe in facts.get("recipes", {}).values()))
     shown["notebooks' time"] = f"{sum(facts.get('seconds', {}).values()):.0f} s"
     if "peak_memory_mib" in facts:
@@ -85,17 +88,26 @@ def _facts(facts: dict) -> str:
     return f"<h2>The run</h2>\n<dl>\n{lines}\n</dl>"
 
 
+def _short(rows: pandas.DataFrame) -> list[str]:
+    """The tables with which `reproduce` ends."""
+    found = [table(shown, name) for name, shown in results.summary(rows).items()]
+    words = "<h2>Results in short</h2>\n<p>Per cent, 95 % intervals in brackets. No published number stands here.</p>"
+    return [words, *found] if found else []
+
+
 def _results(rows: pandas.DataFrame) -> list[str]:
     """A table for each set and protocol; drawn pictures and photographs apart, and no published number beside them."""
-    parts = ["<h2>Results</h2>\n<p>Per cent, 95 % intervals in brackets. No published number stands here.</p>"]
+    parts = ["<h2>All results</h2>\n<p>Per cent, 95 % intervals in brackets; over several seeds, the mean.</p>"]
+    rows = rows.sort_values("task", key=lambda tasks: tasks.map(list(results.SUMMARY).index), kind="stable")
     whole = rows[(rows.subset == "all") & ~rows.metric.str.contains("without")]
     for (task, dataset, protocol, drawn), some in whole.groupby(
         ["task", "dataset", "protocol", "synthetic"], sort=False
     ):
-        about = f"{dataset}, {protocol}: {'drawn pictures' if drawn else 'photographs'}, {some.n_query.max()} queries"
+        about = f"{dataset}, {protocol}: {'drawn pictures' if drawn else 'photographs'}, "
+        about += f"{some.n_query.max()} {'pairs' if protocol == 'verification' else 'queries'}"
         about += f", {some.n_gallery.max()} gallery pictures, seed {', '.join(map(str, sorted(some.seed.unique())))}"
         over = some.metric.str.contains(" over ")
-        shown = {"": some[~over], "; points by which ppcl lies above a row on the same queries": some[over]}
+        shown = {"": some[~over], "; points by which ppcl lies above each row": some[over]}
         for more, chosen in shown.items():
             if len(chosen):
                 found = results.wide(chosen, dataset, protocol, list(dict.fromkeys(chosen.metric))).fillna("")
@@ -123,7 +135,7 @@ def _figures(run: Path) -> list[str]:
         name, files = escape(path.stem), [f'<a href="../figures/{path.name}">PNG</a>']
         if path.with_suffix(".pdf").is_file():
             files.append(f'<a href="../figures/{path.stem}.pdf">PDF</a>')
-        picture = f'<img src="../figures/{path.name}" alt="{name}: {words}" loading="lazy">'
+        picture = f'<img src="../figures/{path.name}" alt="{name}: {words}">'
         parts.append(f"<figure>{picture}\n<figcaption>{name}: {words} ({', '.join(files)})</figcaption></figure>")
     return ['<h2>Figures</h2>\n<div class="figures">', *parts, "</div>"] if parts else []
 

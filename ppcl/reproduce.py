@@ -139,9 +139,9 @@ def summary(run: Path) -> str:
     tables = results.summary(results.read(run)).items()
     lines = [f"\n{name}, per cent with 95 % intervals\n{shown.to_string()}" for name, shown in tables]
     spent = progress.duration(sum(known.get("seconds", {}).values()))
-    lines.append(f"\nall notebooks: {spent}, up to {known.get('peak_memory_mib', 0)} MiB")
+    lines.append(f"\nall notebooks: {spent}, up to {known.get('peak_memory_mib', 0) / 1024:.1f} GiB")
     paths = {"numbers": "results.csv", "figures": "figures", "notebooks": "notebooks", "report": "report/index.html"}
-    lines += [f"{name + ':':10} {_short(run / path)}" for name, path in paths.items()]
+    lines += [f"{name + ':':10} {_short(run / path)}" for name, path in paths.items() if (run / path).exists()]
     return "\n".join(lines)
 
 
@@ -199,6 +199,8 @@ def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) ->
     known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}
     known |= {"device": where, "device_name": name, "threads": torch.get_num_threads()}
     known["recipes"] = known.get("recipes", {}) | {recipe.task: recipe.to_dict()}
+    if "peak_memory_mib" in facts:
+        facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
     facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
     known |= facts
     checkpoints.write_text(path, json.dumps(known, indent=1) + "\n")
