@@ -128,9 +128,11 @@ def reproduce(
     return run
 
 
-def source(recipe: recipes.Recipe, data: Path | str, seed: int) -> str:
-    """What numbers and figures come from, for the eye: pictures, profile, seed."""
-    return f"{'photographs' if is_own(Path(data)) else 'drawn pictures'}, {recipe.profile} profile, seed {seed}"
+def source(recipe: recipes.Recipe, data: Path | str, seed: int, seeds: int = 1) -> str:
+    """What numbers and figures come from, for the eye: pictures, profile, seed or seeds."""
+    pictures = "photographs" if is_own(Path(data)) else "drawn pictures"
+    trained = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
+    return f"{pictures}, {recipe.profile} profile, {trained}"
 
 
 def summary(run: Path) -> str:
