@@ -39,7 +39,7 @@ def _shared_legend(figure: Figure, axes) -> None:
 
 def curves(logs: dict[str, pandas.DataFrame], columns: dict[str, str]) -> Figure:
     """Training curves against steps: a panel for each column (name -> label), a line for each log that has it."""
-    figure, axes = _charts(len(columns), 2.2, 2.0 + 0.3 * (len(logs) > 1))
+    figure, axes = _charts(len(columns), min(2.2, 6.8 / len(columns)), 2.0 + 0.3 * (len(logs) > 1))
     for one, (column, label) in zip(axes, columns.items(), strict=True):
         for name, log in logs.items():
             if column in log:
@@ -56,14 +56,15 @@ def curves(logs: dict[str, pandas.DataFrame], columns: dict[str, str]) -> Figure
 
 def gate_histogram(logits: dict[str, Tensor]) -> Figure:
     """How sure the gate is, a panel for each kind of picture; right of 0 it takes a picture for partial."""
-    figure, axes = _charts(len(logits), 2.0, 2.0, sharex=True, sharey=True)
+    figure, axes = _charts(len(logits), min(2.0, 6.8 / len(logits)), 2.0, sharex=True, sharey=True)
     for colour, one, (name, values) in zip(PALETTE, axes, logits.items(), strict=False):
         values = values.cpu().numpy().clip(-12, 12)
         weights = np.full(len(values), 100 / len(values))
         one.hist(values, np.linspace(-12, 12, 33), weights=weights, color=colour, edgecolor="white", lw=0.3)
         one.axvline(0, color="black", lw=1, ls="--")
         right = f"taken for partial: {100 * np.mean(values > 0):.0f} %"
-        one.set(title=f"{name}\n{right}", xlabel=f"gate's logit, n = {len(values)}")
+        one.set_title(f"{name}\n{right}", fontsize=8)
+        one.set_xlabel(f"gate's logit, n = {len(values)}")
     axes[0].set_ylabel("pictures, %")
     return figure
 

@@ -104,7 +104,8 @@ def _captioned(figure: Figure):
             legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
     size = 7 * _enlarged(figure)
     lines = textwrap.wrap(_words(figure), int(figure.get_figwidth() * 72 / (0.54 * size)))
-    text = figure.text(0, 0, "\n".join(lines), va="top", fontsize=size, color="0.25")
+    below = -0.04 / figure.get_figheight()
+    text = figure.text(0, below, "\n".join(lines), va="top", fontsize=size, color="0.25")
     try:
         yield
     finally:

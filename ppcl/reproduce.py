@@ -139,7 +139,7 @@ def summary(run: Path) -> str:
     """What a run came to: its results in short, its time and memory, and where everything lies."""
     known = json.loads((run / "manifest.json").read_text())
     tables = results.summary(results.read(run)).items()
-    lines = [f"\n{name}, per cent with 95 % intervals\n{shown.to_string()}" for name, shown in tables]
+    lines = [f"\n{name}, per cent with 95 % intervals\n{shown.rename_axis(None).to_string()}" for name, shown in tables]
     spent = progress.duration(sum(known.get("seconds", {}).values()))
     lines.append(f"\nall notebooks: {spent}, up to {known.get('peak_memory_mib', 0) / 1024:.1f} GiB")
     paths = {"numbers": "results.csv", "figures": "figures", "notebooks": "notebooks", "report": "report/index.html"}
