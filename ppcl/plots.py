@@ -112,7 +112,7 @@ def _captioned(figure: Figure):
         text.remove()
 
 
-def small_png(figure: Figure, colours: int = 64) -> bytes:
+def small_png(figure: Figure, colours: int = 52) -> bytes:
     """A figure as a PNG of few colours: a third of the size, so that executed notebooks stay small."""
     whole, small = io.BytesIO(), io.BytesIO()
     with _captioned(figure):
