@@ -12,8 +12,8 @@ import importlib
 
 __version__ = "0.1.0"
 _NAMES = {"recipe": "recipes", "load": "evaluation", "describe": "search", "match": "matching", "ready": "data"}
-_MODULES = "bench charts checkpoints data evaluation explore geometry losses matching metrics models plots".split()
-_MODULES += "progress recipes reproduce results search training".split()
+_MODULES = "bench charts checkpoints data evaluation explore geometry live losses matching metrics models plots".split()
+_MODULES += "progress recipes report reproduce results search training".split()
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
 

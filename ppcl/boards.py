@@ -21,7 +21,7 @@ BOXES = {  # what a box means: colour, stroke, legend
     "q": (PALETTE[6], "-", "q, located by CRLoc"),
     "truth": (PALETTE[8], "-", "truth"),
 }
-GAP, TITLE, LABEL = 0.06, 0.17, 0.75  # inches: between pictures, above one that has a title, left of a labelled row
+GAP, TITLE, LABEL = 0.06, 0.2, 0.75  # inches: between pictures, above one that has a title, left of a labelled row
 
 
 def pixels(picture) -> np.ndarray:
@@ -38,7 +38,7 @@ def show(axes: Axes, picture, ratio: float = 0.0, title: str = "") -> Axes:
     aspect = seen.shape[0] / seen.shape[1] * float(np.exp(-float(ratio)))
     axes.imshow(seen, extent=(0, 1, 1, 0), aspect=aspect)
     axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0), frame_on=False)
-    axes.set_title(title, fontsize=8, pad=2)
+    axes.set_title(title, fontsize=8, pad=4)  # room for boxes that reach over the edge
     axes.grid(False)
     return axes
 
@@ -92,4 +92,6 @@ def legend(figure: Figure, meanings) -> None:
     """Below a board, what its boxes mean: keys of `BOXES`."""
     seam = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
     lines = [Line2D([], [], color=c, ls=s, lw=1.8, label=t, path_effects=seam) for c, s, t in map(BOXES.get, meanings)]
-    figure.legend(handles=lines, loc="lower center", ncols=len(lines), frameon=False, borderaxespad=0, fontsize=8)
+    where = {"bbox_to_anchor": (0, 0, 1, 1), "bbox_transform": figure.transFigure}  # stays above a caption
+    how = {"ncols": len(lines), "frameon": False, "borderaxespad": 0, "fontsize": 8}
+    figure.legend(handles=lines, loc="lower center", **how, **where)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import checkpoints, ground_truth, matching, metrics, recipes, results
+from . import checkpoints, ground_truth, matching, metrics, progress, recipes, results
 from .data import face_sets
 from .ground_truth import Evaluation, prepare
 from .models.ppcl import PPCL
@@ -87,7 +87,7 @@ def evaluate(
             f"{run} holds no finished joint stage of task {task}: run notebook 04_joint_training first"
         )
     found, values, kept = None, {}, {}
-    for method in methods:
+    for method in progress.bar(methods, f"evaluating {task} on {dataset}", quiet=quiet, unit="rows"):
         model = load(run, task, method, seed, device)
         if found is None:
             found = prepare(dataset, data, model.recipe, quiet)

@@ -6,7 +6,9 @@ stroke and marker, right and wrong in stroke and sign.
 """
 
 import io
+import textwrap
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -26,6 +28,7 @@ from .checkpoints import replacing
 __all__ = [
     "attention",
     "by_subset",
+    "caption",
     "cmc",
     "comparison",
     "curves",
@@ -52,10 +55,23 @@ __all__ = [
 ]
 
 
-def style(dpi: int = 80) -> None:
-    """One look for all figures. In a notebook, a figure that ends a cell is shown from here on, as a small PNG."""
+WIDTH = 7.2  # inches of a page: letters of wider figures are larger, so that they stay readable when it is made to fit
+
+
+class _Style:
+    """What stands below every figure: data, profile, seed."""
+
+    note = ""
+
+
+def style(dpi: int = 80, note: str = "") -> None:
+    """One look for all figures; `note`, which says data and seed, stands below each from here on.
+
+    In a notebook, a figure that ends a cell is shown from here on, as a small PNG.
+    """
     from IPython import get_ipython
 
+    _Style.note = note
     seaborn.set_theme("paper", "whitegrid", "colorblind")
     small = dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 8)
     matplotlib.rcParams.update(
@@ -66,21 +82,58 @@ def style(dpi: int = 80) -> None:
         shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
 
 
-def small_png(figure: Figure, colours: int = 64) -> bytes:
+def caption(figure: Figure, text: str) -> Figure:
+    """Words below a figure, before the style's note: what is shown, and of how many."""
+    figure.set_label(text)
+    return figure
+
+
+def _words(figure: Figure) -> str:
+    return "; ".join(filter(None, (figure.get_label(), _Style.note)))
+
+
+def _enlarged(figure: Figure) -> float:
+    return max(1.0, figure.get_figwidth() / WIDTH)
+
+
+@contextmanager
+def _captioned(figure: Figure):
+    """The figure with its caption, for as long as it is being written. It is laid out before, once."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for legend in figure.legends:  # stays where it is, above the caption
+            legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
+    size = 7 * _enlarged(figure)
+    lines = textwrap.wrap(_words(figure), int(figure.get_figwidth() * 72 / (0.54 * size)))
+    below = -0.04 / figure.get_figheight()
+    text = figure.text(0, below, "\n".join(lines), va="top", fontsize=size, color="0.25")
+    try:
+        yield
+    finally:
+        text.remove()
+
+
+def small_png(figure: Figure, colours: int = 52) -> bytes:
     """A figure as a PNG of few colours: a third of the size, so that executed notebooks stay small."""
     whole, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(whole, format="png", dpi=figure.dpi, bbox_inches="tight", pad_inches=0.05)
+    with _captioned(figure):
+        figure.savefig(whole, format="png", dpi=figure.dpi, bbox_inches="tight", pad_inches=0.05)
     Image.open(whole).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()
 
 
 def save(figure: Figure, path: Path | str) -> Path:
-    """A PNG (150 dpi) at `path` and a PDF beside it, each whole or absent; closes the figure. -> the PNG's path."""
+    """A PNG (150 dpi) at `path` and a PDF beside it, each whole or absent; closes the figure. -> the PNG's path.
+
+    Both have the caption below the figure, and the PNG as its description, too.
+    """
     path = Path(path).with_suffix(".png")
+    facts = {"png": {"Description": _words(figure)}, "pdf": {"Subject": _words(figure), "CreationDate": None}}
     for kind in ("pdf", "png"):
-        with replacing(path.with_suffix(f".{kind}")) as temporary, warnings.catch_warnings():
+        with replacing(path.with_suffix(f".{kind}")) as temporary, _captioned(figure), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the font lacks a letter of a file's name
-            figure.savefig(temporary, format=kind, dpi=150, bbox_inches="tight")
+            figure.savefig(temporary, format=kind, dpi=150, bbox_inches="tight", metadata=facts[kind])
     matplotlib.pyplot.close(figure)
     return path
 
@@ -128,7 +181,9 @@ def figure_one(groups: dict[str, dict]) -> Figure:
     wide = [max(len(group[row]) for row in ("partial", "whole", "boxes")) for group in groups.values()]
     labels = ("partial\nimages", "holistic\nimages", "various\ninput ratios")
     figure, axes = board(3, sum(wide) + len(wide) - 1, (0.62, 1.2), TITLE, labels)
-    start = 0
+    size, start = 8 * _enlarged(figure), 0
+    for text in figure.texts:
+        text.set_fontsize(size)
     for (name, group), width in zip(groups.items(), wide, strict=True):
         mine = axes[:, start : start + width]
         first = torch.tensor(pixels(group["whole"][0])).float().permute(2, 0, 1)
@@ -140,14 +195,19 @@ def figure_one(groups: dict[str, dict]) -> Figure:
             for one, picture in zip(row, pictures, strict=False):
                 show(one, picture)
         for one, box in zip(mine[2], group["boxes"], strict=False):
-            one.set_title(f"{geometry.area(box):.1f}", fontsize=8, pad=2)
+            one.set_title(f"{geometry.area(box):.1f}", fontsize=size, pad=2)
         middle = (mine[0, 0].get_position().x0 + mine[0, -1].get_position().x1) / 2
-        figure.text(middle, 1, name, ha="center", va="bottom", fontsize=10, fontweight="bold")
+        figure.text(middle, 1, name, ha="center", va="bottom", fontsize=1.2 * size, fontweight="bold")
         start += width + 1
     return figure
 
 
 # --- layouts, regions, rankings ---
+
+
+def _height(bank) -> float:
+    """Of a picture of the bank, in widths: cells for upright people, or for square faces."""
+    return min(2.0, max(1.2, bank.size[0] / bank.size[1]))
 
 
 def overview(queries, boxes: Tensor, partial, gallery, order, regions, correct) -> Figure:
@@ -174,7 +234,8 @@ def overview(queries, boxes: Tensor, partial, gallery, order, regions, correct) 
 def placements(queries, boxes: Tensor, truth: Tensor, chosen) -> Figure:
     """Chosen queries of a bank: the file's picture, where GLRec puts it, where it belongs, and the IoU of the two."""
     chosen, overlap = list(map(int, chosen)), geometry.iou(boxes, truth)
-    figure, axes = board(3, len(chosen), title=TITLE, labels=("query", "placed by\nGLRec", "its true\nplace"))
+    cell, labels = (0.6, 0.6 * _height(queries)), ("query", "placed by\nGLRec", "its true\nplace")
+    figure, axes = board(3, len(chosen), cell, TITLE, labels)
     for i, (file, guess, right) in zip(chosen, axes.T, strict=True):
         show(file, queries.images[i], queries.ratios[i])
         outline(show(guess, placed(queries.images[i], boxes[i]), title=f"IoU {overlap[i]:.2f}"), truth[i], "truth")
@@ -187,7 +248,8 @@ def located(queries, boxes: Tensor, partial, gallery, regions: dict, chosen, bac
 
     `back` `(N, 4)` is p″, drawn on the query: there and back again. `titles`: one for each chosen pair.
     """
-    figure, axes = board(2, len(chosen), title=TITLE, labels=("rectified\nquery", "gallery\npicture"), foot=0.25)
+    cell = (0.6, 0.6 * _height(gallery))
+    figure, axes = board(2, len(chosen), cell, TITLE, ("rectified\nquery", "gallery\npicture"), foot=0.25)
     for column, (i, (top, low)) in enumerate(zip(map(int, chosen), axes.T, strict=True)):
         show(top, placed(queries.images[i], boxes[i], bool(partial[i])), title="" if titles is None else titles[column])
         show(low, gallery.images[i])
@@ -227,7 +289,7 @@ def ranking(
     ahead = 1 + bool(partial.any())
     labels = [name if len(name) < 12 else f"{name[:10]}…" for name in names[:limit]]
     foot = 0.25 * (regions is not None)
-    figure, axes = board(len(order), ahead + order.shape[1], (0.6, 1.1), 0.03, labels, foot)
+    figure, axes = board(len(order), ahead + order.shape[1], (0.6, 0.55 * _height(gallery)), 0.03, labels, foot)
     for one, text in zip(axes[0], [*("query", "rectified")[:ahead], *range(1, order.shape[1] + 1)], strict=True):
         place = one.get_position(original=True)
         figure.text((place.x0 + place.x1) / 2, place.y1 + 0.01, text, ha="center", va="bottom", fontsize=8)

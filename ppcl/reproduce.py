@@ -6,14 +6,13 @@ import os
 import platform
 import resource
 import shutil
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from . import checkpoints, progress, recipes, results
+from . import checkpoints, progress, recipes, report, results
 from .data import datasets, is_own
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +102,7 @@ def reproduce(
         raise ReproduceError(
             f"{run}: {free} MiB are free, a {profile} run needs {ROOM[profile]}: free some room, or give --run"
         )
-    began = time.time()
+    began, ran = time.time(), 0
     work = [(path, name) for path in chosen for name in tasks]
     with checkpoints.alone(run):
         for number, (path, name) in enumerate(work, 1):
@@ -113,18 +112,41 @@ def reproduce(
             record(run, recipe, where, seed)
             seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}")
             if seconds:
+                ran += 1
                 spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": _peak_memory()}
                 if path in (chosen[0], chosen[-1]):  # reading every byte takes minutes on the real sets
                     spent["data"] = datasets.contents(data)
                 record(run, recipe, where, seed, **spent)
+        if publish and not overrides and not only:  # as it looks without a hand on its sliders
+            _execute(EXPLORE, run, parameters, recipe, EXPLORE.stem)
+        report.write(run, data)
     if publish and overrides:
         checkpoints.write_text(ROOT / "figures" / results.ABLATIONS, (run / "results.csv").read_text())
     elif publish:
-        if not only:  # as it looks without a hand on its sliders
-            _execute(EXPLORE, run, parameters, recipe, EXPLORE.stem)
         _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
-    print(f"done in {time.time() - began:.0f} s; in {_short(run)}: results.csv, figures, notebooks")
+    print(summary(run))
+    spent = progress.duration(time.time() - began)
+    print(f"{len(work)} notebooks: {ran} ran now, {len(work) - ran} had run before; {spent}")
     return run
+
+
+def source(recipe: recipes.Recipe, data: Path | str, seed: int, seeds: int = 1) -> str:
+    """What numbers and figures come from, for the eye: pictures, profile, seed or seeds."""
+    pictures = "photographs" if is_own(Path(data)) else "drawn pictures"
+    trained = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
+    return f"{pictures}, {recipe.profile} profile, {trained}"
+
+
+def summary(run: Path) -> str:
+    """What a run came to: its results in short, its time and memory, and where everything lies."""
+    known = json.loads((run / "manifest.json").read_text())
+    tables = results.summary(results.read(run)).items()
+    lines = [f"\n{name}, per cent with 95 % intervals\n{shown.rename_axis(None).to_string()}" for name, shown in tables]
+    spent = progress.duration(sum(known.get("seconds", {}).values()))
+    lines.append(f"\nall notebooks: {spent}, up to {known.get('peak_memory_mib', 0) / 1024:.1f} GiB")
+    paths = {"numbers": "results.csv", "figures": "figures", "notebooks": "notebooks", "report": "report/index.html"}
+    lines += [f"{name + ':':10} {_short(run / path)}" for name, path in paths.items() if (run / path).exists()]
+    return "\n".join(lines)
 
 
 def _there(task: str, data: Path) -> bool:
@@ -146,14 +168,14 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
         return 0.0
     print(f"{label} …", flush=True)
     began = time.time()
-    os.environ[progress.HEADLESS] = "1"
     draft = target.with_name(f".{target.name}")
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            str(path), str(draft), parameters, cwd=str(ROOT), kernel_name="python3", progress_bar=sys.stderr.isatty(),
-            extra_arguments=["--log-level=ERROR"],
-        )  # fmt: skip
+        with progress.followed(run / ".progress", label):
+            papermill.execute_notebook(
+                str(path), str(draft), parameters, cwd=str(ROOT), kernel_name="python3", progress_bar=False,
+                extra_arguments=["--log-level=ERROR"],
+            )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # Ctrl-C reached the notebook's process first
             raise KeyboardInterrupt from None
@@ -181,6 +203,8 @@ def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) ->
     known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}
     known |= {"device": where, "device_name": name, "threads": torch.get_num_threads()}
     known["recipes"] = known.get("recipes", {}) | {recipe.task: recipe.to_dict()}
+    if "peak_memory_mib" in facts:
+        facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
     facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
     known |= facts
     checkpoints.write_text(path, json.dumps(known, indent=1) + "\n")

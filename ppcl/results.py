@@ -118,7 +118,7 @@ def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
     return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
 
 
-README = {  # what the README's tables show: dataset, protocol, metric
+SUMMARY = {  # what the README's tables and the end of a run show: data set, protocol, metric
     "person": [
         (name, "single-shot", metric) for name in ("partial-reid", "partial-ilids") for metric in ("rank-1", "mAP")
     ],
@@ -127,18 +127,25 @@ README = {  # what the README's tables show: dataset, protocol, metric
 }
 
 
+def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+    """The table in short, per cent with intervals: one a task, and one more where it holds photographs beside drawn."""
+    found = {}
+    for task, wanted in SUMMARY.items():
+        for drawn, rows in table[table.task == task].groupby("synthetic"):
+            parts = [wide(rows, *one[:2], one[2:]).rename(columns=lambda m, n=one[0]: f"{n} {m}") for one in wanted]
+            shown = pandas.concat(parts, axis=1).dropna(axis=1, how="all").fillna("").rename_axis(columns=None)
+            if len(shown):
+                shown = shown.loc[[name for name in shown.index if not METHODS[name].oracle]]
+                found[f"{task}, {'drawn pictures' if drawn else 'photographs'}"] = shown
+    return found
+
+
 def markdown(table: pandas.DataFrame) -> str:
     """The README's tables, one a task: every method on the test sets, in per cent."""
     parts = []
-    for task, wanted in README.items():
-        chosen = [(*one, wide(table[table.task == task], *one[:2], one[2:])) for one in wanted]
-        chosen = [one for one in chosen if len(one[3])]
-        if not chosen:
-            continue
-        heads = [f"{name} {metric}" for name, _, metric, _ in chosen]
-        lines = [f"| {task}: method | " + " | ".join(heads) + " |", "|---" * (1 + len(heads)) + "|"]
-        for method in (name for name in chosen[0][3].index if not METHODS[name].oracle):
-            cells = [part.loc[method, metric] for _, _, metric, part in chosen]
-            lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+    for name, shown in summary(table).items():
+        lines = [f"| {name.partition(',')[0]}: method | " + " | ".join(shown.columns) + " |"]
+        lines.append("|---" * (1 + len(shown.columns)) + "|")
+        lines += [f"| `{method}` | " + " | ".join(cells) + " |" for method, *cells in shown.itertuples()]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)

@@ -89,6 +89,8 @@ def rank(
     names = [printable(Path(path).stem) for path in query]
     boxes, partial = queries.box[:, 0].cpu(), queries.gate.cpu() > 0
     figure = plots.ranking(asked, boxes, partial, have, order, regions, limit=SHOWN, names=names)
+    told = f"own pictures: {min(len(query), SHOWN)} of {len(query)} queries, {len(files)} gallery pictures"
+    plots.caption(figure, f"{told}; {method} of a {model.recipe.profile} run, seed {seed}")
     if len(query) > SHOWN:
         print(f"{out / 'ranking.png'} shows the first {SHOWN} of {len(query)} queries; ranking.csv has them all")
     plots.save(figure, out / "ranking.png")

@@ -100,7 +100,7 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
     step = stage.begin(per_epoch, total)
-    shown = progress.bar(None, stage.label, total, quiet, step)
+    shown = progress.bar(None, stage.label, total, quiet, step, "steps")
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         _set_lr(optimiser, glrec_lr(recipe, epoch))
         order = generator(seed, "glrec", epoch)
@@ -186,7 +186,7 @@ def train_backbone(
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
     step = stage.begin(per_epoch, total)
-    shown = progress.bar(None, stage.label, total, quiet, step)
+    shown = progress.bar(None, stage.label, total, quiet, step, "steps")
     each, seen = how.batch // how.identities, None
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         _set_lr(optimiser, backbone_lr(recipe, epoch))
@@ -270,7 +270,7 @@ def train_joint(
     per_epoch = max(1, len(data.train) // how.batch)
     total = min(how.steps or math.inf, how.epochs * per_epoch)
     step = stage.begin(per_epoch, total)
-    shown = progress.bar(None, stage.label, total, quiet, step)
+    shown = progress.bar(None, f"joint {stage.label}", total, quiet, step, "steps")
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         order = generator(seed, "joint", epoch)
         all_of_it = batches.identity_batches(data.labels, how.identities, 4, order)

@@ -70,6 +70,8 @@ def test_imports_point_one_way():
         "charts",
         "boards",
         "plots",
+        "live",
+        "report",
     ]
     line += [
         "search",

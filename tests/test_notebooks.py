@@ -3,10 +3,12 @@
 import ast
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pandas
 import pytest
+from PIL import Image
 
 from ppcl import reproduce
 from ppcl.__main__ import main
@@ -56,7 +58,57 @@ def test_reproduce_again_runs_nothing(executed, capsys):
     before = {path: path.stat().st_mtime_ns for path in (run / "notebooks").iterdir()}
     assert main(arguments) == 0
     assert before == {path: path.stat().st_mtime_ns for path in (run / "notebooks").iterdir()}
-    assert capsys.readouterr().out.count("done before") == len(TASKS) * len(NUMBERED)
+    said = capsys.readouterr()
+    assert said.out.count("done before") == len(TASKS) * len(NUMBERED) and said.err == ""
+    count = len(TASKS) * len(NUMBERED)
+    assert said.out.splitlines()[-1].startswith(f"{count} notebooks: 0 ran now, {count} had run before; ")
+
+
+def test_reproduce_ends_with_its_numbers_and_where_everything_lies(executed, capsys):
+    run, arguments = executed
+    assert main([*arguments, "--only", "01"]) == 0
+    said = capsys.readouterr().out
+    for (name, metric), task in ((("partial-reid", "mAP"), "person"), (("lfw", "accuracy"), "face")):
+        rows = pandas.read_csv(run / "results.csv")
+        rows = rows[(rows.dataset == name) & (rows.metric == metric) & (rows.subset == "all") & (rows.method == "ppcl")]
+        value, low, high = (
+            100 * rows[rows.protocol.isin(["single-shot", "verification"])].iloc[0][["value", "low", "high"]]
+        )
+        table = said.partition(f"{task}, drawn pictures")[2]
+        line = next(line for line in table.splitlines() if line.startswith("ppcl "))
+        assert f"{name} {metric}" in table.splitlines()[1] and f"{value:.1f} [{low:.1f}, {high:.1f}]" in line
+    assert re.search(r"all notebooks: .+, up to \d\.\d GiB", said)
+    paths = re.findall(r"^(?:numbers|figures|notebooks|report): +(.+)$", said, re.M)
+    assert len(paths) == 4 and all(Path(path).exists() for path in paths)
+
+
+def test_the_report_has_every_notebook_and_every_figure_says_what_it_is_made_of(executed):
+    run, _ = executed
+    pages = {path.stem for path in (run / "report").iterdir()}
+    assert pages == {"index"} | {f"{task}_{path.stem}" for path in NUMBERED for task in TASKS}
+    index = (run / "report/index.html").read_text()
+    figures = sorted((run / "figures").glob("*.png"))
+    assert len(figures) > 10 and all(f'src="../figures/{path.name}"' in index for path in figures)
+    for path in figures:
+        assert path.with_suffix(".pdf").is_file()
+        with Image.open(path) as picture:
+            words = picture.info["Description"]
+        if path.stem.startswith("performance"):
+            assert re.search(r"cores?: \d{4}-\d\d-\d\d, commit \w+", words)
+        else:
+            assert words.endswith("drawn pictures, tiny profile, seed 0") and re.search(
+                r"\d+ of \d+|five people", words
+            )
+
+
+def test_nothing_that_differs_between_runs_is_kept_in_a_notebook(executed):
+    run, _ = executed
+    for path in (run / "notebooks").glob("*.ipynb"):
+        for cell in code_cells(path):
+            for output in cell.outputs:
+                assert output.get("name") != "stderr", (path.name, output.text)
+                assert not re.search(r"\bleft$|\d+ s\b", output.get("text", ""), re.M), (path.name, output.text)
+    assert not (run / ".progress").exists()
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
@@ -110,6 +162,19 @@ def test_the_form_of_a_notebook(path):
                 assert node.end_lineno - node.lineno + 1 <= 3
     assert "assert " in "".join(cell.source for cell in code)
     assert "Next" in notebook.cells[-1].source
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda path: path.stem)
+def test_every_table_and_figure_is_explained_in_two_sentences(path):
+    words, shown = "", 0
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            words = cell.source
+        elif any({"text/html", "image/png"} & output.get("data", {}).keys() for output in cell.outputs):
+            prose = re.sub(r"^[#|][^\n]*|\$\$.*?\$\$", "", words, flags=re.M | re.S)
+            assert len(re.findall(r"[.?](?=[*)]*(?:\s|$))", prose)) >= 2, f"{cell.source[:60]}: {words[:200]}"
+            shown += 1
+    assert shown >= 3
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
