@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, progress, recipes, results
+from . import checkpoints, guard, progress, recipes, results
 from .data import datasets, is_own
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +103,7 @@ def reproduce(
         )
     began = time.time()
     work = [(path, name) for path in chosen for name in tasks]
-    with checkpoints.alone(run):
+    with guard.alone(run):
         for number, (path, name) in enumerate(work, 1):
             recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
