@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import distributed, guard
-from .files import replacing, write_text
+from .files import flush, replacing, write_text
 from .recipes import Recipe
 
 FORMAT = 1
@@ -86,7 +86,7 @@ def _header(path: Path | str) -> tuple[dict, str | None]:
         with safe_open(path, "pt") as file:
             raw = file.metadata() or {}
         found = json.loads(raw.get("ppcl", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}); delete it and train again"
         ) from None
@@ -98,6 +98,14 @@ def _header(path: Path | str) -> tuple[dict, str | None]:
     if seal != _seal(found) if seal is not None else "tensors" in found:
         raise CheckpointError(f"{path} is damaged (its header is not what was saved); delete it and train again")
     return found, found.pop("tensors", None)
+
+
+def of_a_stage(found: dict) -> bool:
+    """Whether a header has what every stage saves, of the kinds that it saves."""
+    kinds = {"recipe": dict, "epoch": int, "finished": bool}
+    return all(isinstance(found.get(key), kind) for key, kind in kinds.items()) and isinstance(
+        found.get("step", 0), int
+    )
 
 
 def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:
@@ -157,7 +165,7 @@ class Stage:
         self.finished = False
         if path.exists():
             found = header(path)
-            if not {"recipe", "epoch", "finished"} <= found.keys():
+            if not of_a_stage(found):
                 raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
             mine = {part: whole[part] for part in self.parts}
             theirs = {part: found["recipe"].get(part) for part in self.parts}
@@ -250,6 +258,8 @@ class Stage:
         facts = {**self.facts, **more, "epoch": epoch, "finished": finished, "recipe": self.recipe}
         self.check()
         if distributed.first():
+            if (log := self.path.with_name("log.jsonl")).exists():
+                flush(log)  # a checkpoint is never on the disk without the lines before it
             save(self.path, model, None if finished else optimiser, **facts)
         if finished:
             distributed.wait()

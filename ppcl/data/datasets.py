@@ -12,7 +12,7 @@ import numpy as np
 
 from ..recipes import DATASETS, PartialLFW
 from . import face_sets
-from .drawn_files import TRUTH
+from .drawn_files import TRUTH, unfinished
 from .folders import SUFFIXES, Cut, DataError, PictureSet, descend, people, pictures
 
 __all__ = ["DATASETS", "SUFFIXES", "Cut", "DataError", "PictureSet", "pictures"]
@@ -68,6 +68,11 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     DataError if the folder is missing or empty, or if a name does not belong to the layout.
     """
     folder = _part_folder(dataset, part, Path(data))
+    if how := unfinished(Path(data), dataset):
+        raise DataError(
+            f"{dataset}: its drawing in {data} has not come to its end; the same command finishes it: "
+            f"python -m ppcl data synthesise --task {DATASETS[dataset]} --out {data} {how}"
+        )
     if dataset in BY_IDENTITY:
         return face_sets.read_identities(f"{dataset}/{part}", folder)
     files = pictures(folder)
