@@ -102,10 +102,8 @@ def _header(path: Path | str) -> tuple[dict, str | None]:
 
 def of_a_stage(found: dict) -> bool:
     """Whether a header has what every stage saves, of the kinds that it saves."""
-    kinds = {"recipe": dict, "epoch": int, "finished": bool}
-    return all(isinstance(found.get(key), kind) for key, kind in kinds.items()) and isinstance(
-        found.get("step", 0), int
-    )
+    kinds = {"recipe": dict, "epoch": int, "finished": bool, "step": int}
+    return all(isinstance({"step": 0, **found}.get(key), kind) for key, kind in kinds.items())
 
 
 def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:

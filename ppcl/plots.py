@@ -76,8 +76,10 @@ def save(figure: Figure, path: Path | str) -> Path:
     """A PNG (150 dpi) at `path` and a PDF beside it, each whole or absent; closes the figure. -> the PNG's path."""
     path = Path(path).with_suffix(".png")
     for kind in ("pdf", "png"):
+        drawing = io.BytesIO()  # matplotlib, writing into a file, hides why it cannot
+        figure.savefig(drawing, format=kind, dpi=150, bbox_inches="tight")
         with replacing(path.with_suffix(f".{kind}")) as temporary:
-            figure.savefig(temporary, format=kind, dpi=150, bbox_inches="tight")
+            temporary.write_bytes(drawing.getbuffer())
     matplotlib.pyplot.close(figure)
     return path
 

@@ -115,6 +115,8 @@ def reproduce(
                 if path in (chosen[0], chosen[-1]):  # reading every byte takes minutes on the real sets
                     spent["data"] = datasets.contents(data)
                 record(run, recipe, where, seed, **spent)
+        if "data" not in json.loads((run / "manifest.json").read_text()):  # killed while it was read
+            record(run, recipe, where, seed, data=datasets.contents(data))
     if publish and overrides:
         checkpoints.write_text(ROOT / "figures" / results.ABLATIONS, (run / "results.csv").read_text())
     elif publish:
@@ -139,13 +141,14 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
 
     target = run / "notebooks" / f"{parameters['task']}_{path.name}"
     stamp = fingerprint(path, parameters, recipe)
+    draft = target.with_name(f".{target.name}")
     if target.exists() and json.loads(target.read_text())["metadata"].get("ppcl") == stamp:
+        draft.unlink(missing_ok=True)  # of a process that was killed in between
         print(f"{label}: done before", flush=True)
         return 0.0
     print(f"{label} …", flush=True)
     began = time.time()
     os.environ[progress.HEADLESS] = "1"
-    draft = target.with_name(f".{target.name}")
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
@@ -170,7 +173,10 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
 def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
     """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
     path = run / "manifest.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        known = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
     before = next((each["profile"] for each in known.get("recipes", {}).values()), recipe.profile)
     if before != recipe.profile:
         raise ReproduceError(f"{run} holds a {before} run, not a {recipe.profile} one: use another --run")
