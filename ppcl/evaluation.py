@@ -48,12 +48,17 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of joint")
     if not header["finished"]:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
-    classes = header.get("classes")  # each has at least 128 numbers in the file
-    if not isinstance(classes, int) or not 0 < 512 * classes <= path.stat().st_size:
-        raise checkpoints.CheckpointError(f"{path} is damaged ({classes} people); delete it and train again")
-    model = PPCL(from_header(header), classes, method)
+    classes, weights = header.get("classes"), header.get("fusion_weights")
+    most = path.stat().st_size // 512  # each class has at least 128 numbers in the file
+    if not isinstance(classes, int) or not 0 < classes <= most or not isinstance(weights, dict):
+        raise checkpoints.CheckpointError(f"{path} is no checkpoint of joint; delete it and train again")
+    try:
+        recipe = from_header(header)
+    except (KeyError, TypeError, recipes.RecipeError) as error:
+        raise checkpoints.CheckpointError(f"{path} is of a recipe that is not known here ({error})") from None
+    model = PPCL(recipe, classes, method)
     checkpoints.load(path, model)
-    model.fusion_weights = header["fusion_weights"]
+    model.fusion_weights = weights
     return model.to(device).eval()
 
 
