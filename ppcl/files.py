@@ -1,7 +1,7 @@
 """Files that appear whole or not at all."""
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
@@ -23,7 +23,8 @@ def replacing(path: Path | str):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    flush(path.parent)
+    with suppress(OSError):  # not every file system can tell of folders
+        flush(path.parent)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -38,13 +39,10 @@ def temporary_name(path: Path) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content is on the disk; of a folder, the names in it, where its file system can tell."""
+    """Wait until a file's content is on the disk; of a folder, the names in it."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
-    except OSError:
-        if not path.is_dir():
-            raise
     finally:
         os.close(number)
 
