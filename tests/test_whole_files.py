@@ -22,7 +22,7 @@ from conftest import FAST, failure
 from PIL import Image
 
 import ppcl
-from ppcl import bench, files, guard, reproduce, results
+from ppcl import bench, checkpoints, files, guard, reproduce, results
 from ppcl.__main__ import main
 from ppcl.data import datasets, drawn_people
 
@@ -249,6 +249,19 @@ def test_what_a_killed_process_had_begun_is_cleared_by_the_next_that_writes_the_
     assert {path.name for path in tmp_path.iterdir()} == {"a.csv", *names[1:]}
 
 
+def test_content_is_on_the_disk_before_its_name_and_the_log_before_the_checkpoint(
+    tiny, untrained, tmp_path, monkeypatch
+):
+    seen, flush, replace = [], files.flush, os.replace
+    for module in (files, checkpoints):
+        monkeypatch.setattr(module, "flush", lambda path: (seen.append(path.name), flush(path)))
+    monkeypatch.setattr(os, "replace", lambda *names: (seen.append("named"), replace(*names)))
+    stage = checkpoints.Stage(tmp_path / "checkpoint.safetensors", tiny, ("joint",), "joint")
+    stage.log(epoch=0, step=0)
+    stage.save(untrained, None, 1, False)
+    assert seen == ["log.jsonl", f".checkpoint.safetensors.{os.getpid()}.tmp", "named", tmp_path.name]
+
+
 def test_two_that_add_results_at_once_lose_none(tmp_path):
     """The second comes between the first one's reading and its writing: it is told to wait, in one line."""
     row = dict.fromkeys(results.COLUMNS, "a") | {"value": 0.5, "low": 0.5, "high": 0.5}
@@ -300,9 +313,9 @@ EXEMPT = {
 MEMORY = ("whole", "small", "buffer", "file", "drawing")  # io.BytesIO
 
 
-def written(path):
-    """`module.function: call` of everything in a file of the library that writes outside `with replacing(…)`."""
-    source, found = path.read_text(), []
+def written(source, where):
+    """`where.function: call` of everything in a source that writes outside `with replacing(…)`."""
+    found = []
 
     def visit(node, function, whole):
         if isinstance(node, ast.FunctionDef):
@@ -310,7 +323,7 @@ def written(path):
         if isinstance(node, ast.With):
             whole = whole or any("replacing(" in ast.unparse(item.context_expr) for item in node.items)
         if isinstance(node, ast.Call) and not whole and writes(node):
-            found.append(f"{path.stem}.{function}: {called(node.func)}")
+            found.append(f"{where}.{function}: {called(node.func)}")
         for child in ast.iter_child_nodes(node):
             visit(child, function, whole)
 
@@ -328,7 +341,9 @@ def written(path):
             return False  # a table's columns
         if last in ("save", "savefig") and first in MEMORY and "io.BytesIO()" in source:
             return False
-        return name in ("os.replace", "os.rename", "os.link", "shutil.copy") or (last in WRITERS and name not in OURS)
+        return name in ("os.replace", "os.rename", "os.link", "shutil.copy") or (
+            last in WRITERS and name.removeprefix("ppcl.") not in OURS
+        )
 
     visit(ast.parse(source), "", False)
     return found
@@ -343,8 +358,15 @@ def called(function):
 
 def test_every_file_of_a_run_is_written_through_replacing():
     """A new writer goes through `files.replacing` or `write_text`, or stands in EXEMPT with the reason."""
-    found = [line for path in sorted(Path(ppcl.__file__).parent.rglob("*.py")) for line in written(path)]
+    found = [
+        line
+        for path in sorted(Path(ppcl.__file__).parent.rglob("*.py"))
+        for line in written(path.read_text(), path.stem)
+    ]
     assert sorted(set(found)) == sorted(EXEMPT)
+    for path in (Path(ppcl.__file__).parent.parent / "notebooks").glob("*.ipynb"):
+        cells = (cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+        assert [line for cell in cells for line in written(cell.source, path.stem)] == []
 
 
 @pytest.mark.parametrize(
@@ -364,9 +386,7 @@ def test_every_file_of_a_run_is_written_through_replacing():
         "shutil.copy(a, b)",
     ],
 )
-def test_a_writer_that_goes_another_way_is_found(line, tmp_path):
+def test_a_writer_that_goes_another_way_is_found(line):
     source = f"def f():\n    {line}\n    with replacing(path) as temporary:\n        {line}\n"
-    (tmp_path / "a.py").write_text(
-        source + "    open(path), path.open(), open(path, 'rb'), table.to_csv(index=False)\n"
-    )
-    assert len(written(tmp_path / "a.py")) == 1
+    source += "    open(path), path.open(), open(path, 'rb'), table.to_csv(index=False), one.replace(a, b)\n"
+    assert len(written(source, "a")) == 1
