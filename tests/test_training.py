@@ -251,6 +251,7 @@ def test_a_run_folder_has_one_process_at_a_time(small, pictures, run, tmp_path):
     out, into = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # whatever becomes of the test
         try:
             with guard.alone(tmp_path):
                 os.write(into, b"held")

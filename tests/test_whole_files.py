@@ -282,6 +282,7 @@ def test_two_that_add_results_at_once_lose_none(tmp_path):
             return found
 
         results.read = slow
+        signal.alarm(60)  # whatever becomes of the test
         signal.signal(signal.SIGUSR1, lambda *_: None)
         try:
             results.add(tmp_path, [row | {"dataset": "b"}])
