@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import zlib
-from contextlib import nullcontext
 from pathlib import Path
 
 from . import __version__
@@ -144,22 +143,25 @@ def run_train(given) -> None:
     method(given.method)
     check_processes(chosen, given.stage, PROCESSES)
 
-    from . import distributed, training
-    from .reproduce import device, record
+    from . import distributed, guard, training
+    from .data import datasets
+    from .reproduce import device, manifest, record
 
     where = device(given.device)
     distributed.start(where)
     pictures = training.training_data(chosen, given.data, where)
     content = zlib.crc32(pictures.labels.tobytes())
     distributed.agree(content, f"{given.data} does not hold the same pictures for all processes")
-    if given.stage == "joint":
-        path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
-    else:
-        train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
-        path = train(chosen, pictures, given.run, given.seed)
-    if distributed.first():
-        record(given.run, chosen, where, given.seed, processes=PROCESSES)
-        print(path)
+    with guard.alone(given.run):
+        if given.stage == "joint":
+            path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
+        else:
+            train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
+            path = train(chosen, pictures, given.run, given.seed)
+        if distributed.first():
+            known = {} if "data" in manifest(given.run) else {"data": datasets.contents(given.data)}  # reads every byte
+            record(given.run, chosen, where, given.seed, processes=PROCESSES, **known)
+            print(path)
     distributed.stop()
 
 
@@ -169,10 +171,9 @@ def run_evaluate(given) -> None:
     from .reproduce import device
 
     methods = [given.method] if given.method and method(given.method) else None
-    with checkpoints.alone(given.run) if given.run.is_dir() else nullcontext():  # a wrong path is not made a folder
-        found = evaluation.evaluate(
-            given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
-        )
+    found = evaluation.evaluate(
+        given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
+    )
     if given.json:
         checkpoints.write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
     table = results.read(given.run)

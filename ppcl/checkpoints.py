@@ -2,18 +2,12 @@
 
 A file holds the model's tensors under `model.`, while training also the optimiser's under `optimiser.<i>.`; everything
 else (recipe, stage, epoch, fusion weights) is JSON in the file's own header, with a checksum of the tensors and one of
-itself. One process at a time works in a run folder, and a signal ends it after the step, saved.
+itself. What else a run folder needs, one process at a time and an orderly stop, is in guard.py.
 """
 
-import fcntl
-import functools
 import hashlib
 import json
 import math
-import os
-import signal
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -21,112 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import distributed
-from .files import replacing, write_text
+from . import distributed, guard
+from .files import flush, replacing, write_text
 from .recipes import Recipe
 
 FORMAT = 1
-HOLDER = "PPCL_HOLDER"  # process and run folder that it holds, for the notebooks that `reproduce` starts
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged, or of another recipe: the file and the remedy, in one line."""
-
-
-def _holder() -> tuple[int, str]:
-    """The process that holds a run folder, if it is this one or the one that started it (`reproduce` its notebooks)."""
-    number, _, run = os.environ.get(HOLDER, "0:").partition(":")
-    return int(number), run
-
-
-def _orphaned() -> bool:
-    """Whether the process that started this one, and holds the run folder, is gone."""
-    return _holder()[0] not in (0, os.getpid(), os.getppid())
-
-
-@contextmanager
-def alone(run: Path | str):
-    """Hold a run folder while something is written into it; of several processes under torchrun the first holds it.
-
-    The system gives it free when the process ends, however that comes; the empty `.lock` that stays behind means
-    nothing. Raises CheckpointError where another process holds it.
-    """
-    run = Path(run).resolve()
-    if not distributed.first() or _holder()[1] == str(run):
-        if _orphaned():
-            raise KeyboardInterrupt
-        yield
-        return
-    run.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get(HOLDER, "0:")
-    with open(run / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"{run}: another process works in this run folder; wait for it, or give another --run"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        os.environ[HOLDER] = f"{os.getpid()}:{run}"
-        try:
-            yield
-        finally:
-            os.environ[HOLDER] = before
-
-
-class _Asked:
-    """The signal that asked the running stage to stop; 0: none did."""
-
-    signal = 0
-
-
-@contextmanager
-def stopping():
-    """Ctrl-C and SIGTERM ask to stop: the running step ends and is saved first. A second Ctrl-C does not wait."""
-
-    def ask(number, _):
-        if _Asked.signal and distributed.size() == 1:
-            raise KeyboardInterrupt
-        _Asked.signal = number
-
-    _Asked.signal = 0
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals come to the main thread alone
-        return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if _Asked.signal:  # after the last step; the stage is finished
-        raise KeyboardInterrupt
-
-
-def guarded(train):
-    """A stage's training function `(recipe, data, run, …)`, alone in its run folder and stopped by signals cleanly."""
-
-    @functools.wraps(train)
-    def one(recipe: Recipe, data, run, *args, **kwargs):
-        with alone(run), stopping():
-            try:
-                return train(recipe, data, run, *args, **kwargs)
-            except torch.OutOfMemoryError:
-                name = train.__name__.removeprefix("train_")
-                raise RuntimeError(_smaller(name, getattr(recipe, name))) from None
-
-    return one
-
-
-def _smaller(name: str, stage) -> str:
-    """What to do when the GPU's memory does not hold a stage's batch."""
-    if stage.batch < 4 or getattr(stage, "identities", 4) < 4:
-        return f"{name}: out of GPU memory with a batch of {stage.batch}; use a larger GPU, or --device cpu"
-    half = f"--set {name}.batch={stage.batch // 2}"
-    if hasattr(stage, "identities"):
-        half = f"--set {name}.identities={stage.identities // 2} {half}"
-    return f"{name}: out of GPU memory with a batch of {stage.batch}; half of it takes half the memory: {half}"
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -189,7 +86,7 @@ def _header(path: Path | str) -> tuple[dict, str | None]:
         with safe_open(path, "pt") as file:
             raw = file.metadata() or {}
         found = json.loads(raw.get("ppcl", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}); delete it and train again"
         ) from None
@@ -201,6 +98,12 @@ def _header(path: Path | str) -> tuple[dict, str | None]:
     if seal != _seal(found) if seal is not None else "tensors" in found:
         raise CheckpointError(f"{path} is damaged (its header is not what was saved); delete it and train again")
     return found, found.pop("tensors", None)
+
+
+def of_a_stage(found: dict) -> bool:
+    """Whether a header has what every stage saves, of the kinds that it saves."""
+    kinds = {"recipe": dict, "epoch": int, "finished": bool, "step": int}
+    return all(isinstance({"step": 0, **found}.get(key), kind) for key, kind in kinds.items())
 
 
 def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:
@@ -260,7 +163,7 @@ class Stage:
         self.finished = False
         if path.exists():
             found = header(path)
-            if not {"recipe", "epoch", "finished"} <= found.keys():
+            if not of_a_stage(found):
                 raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
             mine = {part: whole[part] for part in self.parts}
             theirs = {part: found["recipe"].get(part) for part in self.parts}
@@ -300,15 +203,15 @@ class Stage:
     def asked(self, step: int, every: int, device: torch.device) -> bool:
         """Whether a signal asked to stop; of several processes all know it after the same step, one of each `every`."""
         if distributed.size() == 1:
-            return bool(_Asked.signal)
-        return step % every == 0 and distributed.anyone(bool(_Asked.signal), device)
+            return guard.asked()
+        return step % every == 0 and distributed.anyone(guard.asked(), device)
 
     def stop_if_asked(self, model, optimiser, epoch: int, step: int, every: int) -> None:
         """After `step` steps: if a signal asked for it, save and raise KeyboardInterrupt.
 
         A notebook whose `reproduce` was killed stops without saving: another may be at work already.
         """
-        if _orphaned():
+        if guard.orphaned():
             raise KeyboardInterrupt
         if self.asked(step, every, next(model.parameters()).device):
             self.save(model, optimiser, epoch, False, step=step)
@@ -353,6 +256,8 @@ class Stage:
         facts = {**self.facts, **more, "epoch": epoch, "finished": finished, "recipe": self.recipe}
         self.check()
         if distributed.first():
+            if (log := self.path.with_name("log.jsonl")).exists():
+                flush(log)  # a checkpoint is never on the disk without the lines before it
             save(self.path, model, None if finished else optimiser, **facts)
         if finished:
             distributed.wait()

@@ -89,12 +89,13 @@ def anyone(value: bool, device: torch.device) -> bool:
     return bool(found)
 
 
-def agree(value, otherwise: str) -> None:
+def agree(value: int | tuple[int, ...], otherwise: str) -> None:
     """Raise RuntimeError(otherwise) in all processes unless `value` is the same in all."""
     if size() > 1:
-        seen = [None] * size()
-        dist.all_gather_object(seen, value)
-        if any(each != seen[0] for each in seen):
+        mine = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        seen = [torch.empty_like(mine) for _ in range(size())]
+        dist.all_gather(seen, mine)
+        if any(not torch.equal(each, seen[0]) for each in seen):
             raise RuntimeError(otherwise)
 
 

@@ -4,12 +4,13 @@ Everything is measured for all methods on the same queries, so differences are p
 their `truth.csv` also tells how well GLRec and CRLoc place and locate. Nothing in here chooses anything.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from . import checkpoints, ground_truth, matching, metrics, progress, recipes, results
+from . import checkpoints, ground_truth, guard, matching, metrics, progress, recipes, results
 from .data import face_sets
 from .ground_truth import Evaluation, prepare
 from .models.ppcl import PPCL
@@ -43,13 +44,21 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
             "or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
-    if header.get("stage") != "joint":
+    if not checkpoints.of_a_stage(header) or header.get("stage") != "joint":
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of joint")
     if not header["finished"]:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
-    model = PPCL(from_header(header), header["classes"], method)
+    classes, weights = header.get("classes"), header.get("fusion_weights")
+    most = path.stat().st_size // 512  # each class has at least 128 numbers in the file
+    if not isinstance(classes, int) or not 0 < classes <= most or not isinstance(weights, dict):
+        raise checkpoints.CheckpointError(f"{path} is no checkpoint of joint; delete it and train again")
+    try:
+        recipe = from_header(header)
+    except (KeyError, TypeError, recipes.RecipeError) as error:
+        raise checkpoints.CheckpointError(f"{path} is of a recipe that is not known here ({error})") from None
+    model = PPCL(recipe, classes, method)
     checkpoints.load(path, model)
-    model.fusion_weights = header["fusion_weights"]
+    model.fusion_weights = weights
     return model.to(device).eval()
 
 
@@ -58,7 +67,7 @@ def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
     found = []
     for name in METHODS:
         path = checkpoint(run, task, name, seed)
-        if path.is_file() and checkpoints.header(path)["finished"]:
+        if path.is_file() and checkpoints.header(path).get("finished"):
             found.append(name)
     return found
 
@@ -86,6 +95,11 @@ def evaluate(
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task}: run notebook 04_joint_training first"
         )
+    with guard.alone(run) if Path(run).is_dir() else nullcontext():  # a wrong path is not made a folder
+        return _evaluate(run, task, dataset, data, methods, seed, device, quiet)
+
+
+def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int, device: str, quiet) -> Evaluation:
     found, values, kept = None, {}, {}
     for method in progress.bar(methods, f"evaluating {task} on {dataset}", quiet=quiet, unit="rows"):
         model = load(run, task, method, seed, device)

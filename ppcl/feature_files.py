@@ -18,6 +18,10 @@ from .matching import Features
 FORMAT = 1
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names
 NAMES = [field.name for field in fields(Features)]
+SHAPES = {  # as the docstring of Features gives them; a letter is the same number wherever it stands
+    "embedding": "NMC", "box": "NM4", "gate": "N", "points": "NMKD", "stripes": "NMSC",
+    "keys": "NDhw", "whitened": "NChw", "visible": "N1hw",
+}  # fmt: skip
 
 
 def save(path: Path | str, parts: Iterable[Features], count: int, facts: dict, **more) -> None:
@@ -66,8 +70,22 @@ def load(path: Path | str, facts: dict) -> tuple[Features, dict]:
         found = header(path)
         with safe_open(path, "pt") as file:
             features = Features(**{name: file.get_tensor(name) for name in NAMES})
+        if not isinstance(found.get("facts"), dict) or not _fit(features):
+            raise CheckpointError
     except (CheckpointError, SafetensorError, OSError):
         raise CheckpointError(f"{path} is damaged or holds no features; delete it") from None
     if difference := first_difference(facts, found["facts"]):
         raise CheckpointError(f"{path} is stale ({difference}); describe the pictures again")
     return features, found
+
+
+def _fit(features: Features) -> bool:
+    """Whether all of a file's tensors are of kinds that we write, and of shapes that agree with each other."""
+    known = {"1": 1, "4": 4}
+    for name, letters in SHAPES.items():
+        value = getattr(features, name)
+        if value.dtype not in DTYPES or value.dim() != len(letters):
+            return False
+        if any(known.setdefault(letter, side) != side for letter, side in zip(letters, value.shape, strict=True)):
+            return False
+    return True

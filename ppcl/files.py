@@ -1,30 +1,38 @@
 """Files that appear whole or not at all."""
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 
 
 @contextmanager
 def replacing(path: Path | str):
-    """Write to a temporary name beside `path`; it appears under its own name whole, or not at all."""
+    """Write to a temporary name beside `path`; it appears under its own name whole, or not at all.
+
+    Its content is on the disk before its name is, so that neither a killed process nor a power failure leaves a part
+    of it. What a killed process had begun to write under this name is cleared away.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    clear(path.parent, path.name)
+    temporary = temporary_name(path)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    with suppress(OSError):  # not every file system can tell of folders
+        flush(path.parent)
 
 
 def printable(text: str) -> str:
-    """Text in one line that any terminal and any file takes: line breaks, control characters and bytes that are no
-    UTF-8, as file names may hold them, are written as escapes (`\\n`, `\\udcff`)."""
-    if text.isprintable():
-        return text
+    """Text in one line that any terminal and any file takes.
+
+    Line breaks, control characters and bytes that are no UTF-8, as file names may hold them, are written as escapes
+    (`\\n`, `\\udcff`).
+    """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -32,3 +40,35 @@ def write_text(path: Path | str, text: str) -> None:
     """A small text file, whole or absent."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def temporary_name(path: Path) -> Path:
+    """Where this process writes what is to become `path`: hidden, so that nobody takes it for a picture or a table."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk; of a folder, the names in it."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def clear(folder: Path, name: str | None = None) -> None:
+    """Delete what processes that live no more had begun to write in a folder: a file of this name, or any."""
+    for left in folder.glob(f".{'*' if name is None else escape(name)}.*.tmp"):
+        number = left.name.split(".")[-2]
+        if number.isdecimal() and not _alive(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True

@@ -131,9 +131,12 @@ def save(figure: Figure, path: Path | str) -> Path:
     path = Path(path).with_suffix(".png")
     facts = {"png": {"Description": _words(figure)}, "pdf": {"Subject": _words(figure), "CreationDate": None}}
     for kind in ("pdf", "png"):
-        with replacing(path.with_suffix(f".{kind}")) as temporary, _captioned(figure), warnings.catch_warnings():
+        drawing = io.BytesIO()  # matplotlib, writing into a file, hides why it cannot
+        with _captioned(figure), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the font lacks a letter of a file's name
-            figure.savefig(temporary, format=kind, dpi=150, bbox_inches="tight", metadata=facts[kind])
+            figure.savefig(drawing, format=kind, dpi=150, bbox_inches="tight", metadata=facts[kind])
+        with replacing(path.with_suffix(f".{kind}")) as temporary:
+            temporary.write_bytes(drawing.getbuffer())
     matplotlib.pyplot.close(figure)
     return path
 

@@ -53,6 +53,7 @@ class Lines:
         self.close()
 
     def update(self, count: int = 1) -> None:
+        """So much more is done; says it where the last line was long ago."""
         self.n += count
         now = time.monotonic()
         if now - self.last < self.every:
@@ -66,6 +67,7 @@ class Lines:
             self._say(f"{self._count()} so far")
 
     def close(self) -> None:
+        """All is done, or given up; says it of long work."""
         spent = time.monotonic() - self.began
         if not self.closed and (self.spoken or spent >= LONG):
             self._say(f"{self._count()} in {duration(spent)}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, progress, recipes, report, results
+from . import checkpoints, guard, progress, recipes, report, results
 from .data import datasets, is_own
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +104,7 @@ def reproduce(
         )
     began, ran = time.time(), 0
     work = [(path, name) for path in chosen for name in tasks]
-    with checkpoints.alone(run):
+    with guard.alone(run):
         for number, (path, name) in enumerate(work, 1):
             recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
@@ -117,6 +117,8 @@ def reproduce(
                 if path in (chosen[0], chosen[-1]):  # reading every byte takes minutes on the real sets
                     spent["data"] = datasets.contents(data)
                 record(run, recipe, where, seed, **spent)
+        if "data" not in manifest(run):  # killed while it was read
+            record(run, recipe, where, seed, data=datasets.contents(data))
         if publish and not overrides and not only:  # as it looks without a hand on its sliders
             _execute(EXPLORE, run, parameters, recipe, EXPLORE.stem)
         report.write(run, data)
@@ -139,7 +141,7 @@ def source(recipe: recipes.Recipe, data: Path | str, seed: int, seeds: int = 1) 
 
 def summary(run: Path) -> str:
     """What a run came to: its results in short, its time and memory, and where everything lies."""
-    known = json.loads((run / "manifest.json").read_text())
+    known = manifest(run)
     tables = results.summary(results.read(run)).items()
     lines = [f"\n{name}, per cent with 95 % intervals\n{shown.rename_axis(None).to_string()}" for name, shown in tables]
     spent = progress.duration(sum(known.get("seconds", {}).values()))
@@ -163,12 +165,13 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
 
     target = run / "notebooks" / f"{parameters['task']}_{path.name}"
     stamp = fingerprint(path, parameters, recipe)
+    draft = target.with_name(f".{target.name}")
     if target.exists() and json.loads(target.read_text())["metadata"].get("ppcl") == stamp:
+        draft.unlink(missing_ok=True)  # of a process that was killed in between
         print(f"{label}: done before", flush=True)
         return 0.0
     print(f"{label} …", flush=True)
     began = time.time()
-    draft = target.with_name(f".{target.name}")
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
         with progress.followed(run / ".progress", label):
@@ -191,10 +194,18 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
     return seconds
 
 
+def manifest(run: Path) -> dict:
+    """A run's `manifest.json`; nothing where there is none yet. Raises ReproduceError if it is damaged."""
+    path = run / "manifest.json"
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
+
+
 def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
     """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
-    path = run / "manifest.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    known = manifest(run)
     before = next((each["profile"] for each in known.get("recipes", {}).values()), recipe.profile)
     if before != recipe.profile:
         raise ReproduceError(f"{run} holds a {before} run, not a {recipe.profile} one: use another --run")
@@ -207,7 +218,7 @@ def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) ->
         facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
     facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
     known |= facts
-    checkpoints.write_text(path, json.dumps(known, indent=1) + "\n")
+    checkpoints.write_text(run / "manifest.json", json.dumps(known, indent=1) + "\n")
 
 
 def _peak_memory() -> int:

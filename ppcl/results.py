@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas
 
+from . import guard
 from .checkpoints import write_text
 from .methods import METHODS
 
@@ -64,10 +65,11 @@ def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
 def add(run: Path | str, rows: list[dict]) -> pandas.DataFrame:
     """Write rows into a run's table; a row with the same key is replaced. -> the whole table."""
     fresh = pandas.DataFrame(rows, columns=COLUMNS)
-    old = read(run)
-    table = pandas.concat([old, fresh]) if len(old) else fresh
-    table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
-    write_text(Path(run) / "results.csv", table.to_csv(index=False, float_format="%.6f"))
+    with guard.alone(run):  # nobody writes between the reading and the writing
+        old = read(run)
+        table = pandas.concat([old, fresh]) if len(old) else fresh
+        table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
+        write_text(Path(run) / "results.csv", table.to_csv(index=False, float_format="%.6f"))
     return table
 
 

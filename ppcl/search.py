@@ -134,6 +134,8 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
     """
     try:
         found, kept = feature_files.load(path, facts)
+        if not _agrees(kept, found, files):
+            raise checkpoints.CheckpointError
     except checkpoints.CheckpointError:
         if path.exists():
             print(f"{path}: the gallery or the checkpoint is another one now, so the pictures are described again")
@@ -156,6 +158,16 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
         print(f"{path}: the gallery's features cannot be kept there ({error.strerror or error})")
         return matching.Features.joined(list(parts())), kept
     return feature_files.load(path, facts)[0], kept
+
+
+def _agrees(kept: dict, found: matching.Features, files: list[Path]) -> bool:
+    """Whether what a file of features tells of the pictures speaks of these, and of all that it has features of."""
+    sizes, left_out = kept.get("sizes"), kept.get("left_out")
+    if not isinstance(sizes, list) or not isinstance(left_out, list) or len(sizes) != len(files):
+        return False
+    good = [size for size in sizes if size]  # two whole numbers; None: it could not be read
+    right = all(isinstance(size, list) and [type(side) for side in size] == [int, int] for size in good)
+    return right and len(good) == len(found) and all(isinstance(line, str) for line in left_out)
 
 
 def _warn(bad: list[str]) -> None:

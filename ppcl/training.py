@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 
 from . import checkpoints, distributed, geometry, losses, progress
-from .checkpoints import Stage, guarded
+from .checkpoints import Stage
 from .data import batches, images
 from .data.batches import generator
 from .data.views import TrainingData, backbone_batch, glrec_batch, heldout_queries, joint_batch, training_data
 from .distributed import gather, share
+from .guard import guarded
 from .models.glrec import GLRec, cap_gradient
 from .models.ppcl import PPCL
 from .recipes import Recipe, trained_by

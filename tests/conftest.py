@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from ppcl import training
+from ppcl.__main__ import main
 from ppcl.data import views
 from ppcl.data.drawn_faces import draw_faces
 from ppcl.data.drawn_people import draw_people
@@ -40,6 +41,18 @@ def tiny():
 def draw():
     """A seeded generator, fresh in each test."""
     return torch.Generator().manual_seed(0)
+
+
+FAST = "--profile tiny --set glrec.epochs=2 --set glrec.constant_epochs=1 --set backbone.epochs=1".split()
+
+
+def failure(capsys, arguments):
+    """(exit status, the lines on stderr) of a call."""
+    try:
+        status = main([str(a) for a in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    return status, capsys.readouterr().err.strip().splitlines()
 
 
 SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 1}

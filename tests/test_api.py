@@ -53,6 +53,7 @@ def test_imports_point_one_way():
         "files",
         "progress",
         "distributed",
+        "guard",
         "data",
         "models",
         "losses",

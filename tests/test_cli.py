@@ -6,22 +6,12 @@ import shutil
 
 import pandas
 import pytest
+from conftest import FAST, failure
 from PIL import Image
 
 from ppcl import matching
 from ppcl.__main__ import main
 from ppcl.results import COLUMNS
-
-FAST = [
-    "--profile",
-    "tiny",
-    "--set",
-    "glrec.epochs=2",
-    "--set",
-    "glrec.constant_epochs=1",
-    "--set",
-    "backbone.epochs=1",
-]
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +21,6 @@ def run(drawn, tmp_path_factory):
     for stage in ("glrec", "backbone", "joint"):
         assert main(["train", stage, "--run", str(folder), "--data", str(drawn), *FAST]) == 0
     return folder
-
-
-def failure(capsys, arguments):
-    """(exit status, the lines on stderr) of a call."""
-    try:
-        status = main([str(a) for a in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    return status, capsys.readouterr().err.strip().splitlines()
 
 
 @pytest.mark.parametrize(

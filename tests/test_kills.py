@@ -59,7 +59,7 @@ def killed(work, moment, seconds, draw):
         return os.waitpid(number, 0)[1]
     owner, name, instead = {
         "writing": (checkpoints, "save_file", half),
-        "written": (checkpoints.os, "replace", die),
+        "written": (os, "replace", die),
         "epoch": (checkpoints.Stage, "save", None),
     }[moment]
     plain, left = getattr(owner, name), [draw.randint(1, 3)]

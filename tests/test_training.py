@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import train
 
-from ppcl import checkpoints, geometry, losses, training
+from ppcl import checkpoints, geometry, guard, losses, training
 from ppcl.data import batches, views
 from ppcl.data.batches import generator
 from ppcl.data.images import normalise
@@ -251,21 +251,22 @@ def test_a_run_folder_has_one_process_at_a_time(small, pictures, run, tmp_path):
     out, into = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(60)  # whatever becomes of the test
         try:
-            with checkpoints.alone(tmp_path):
+            with guard.alone(tmp_path):
                 os.write(into, b"held")
                 signal.pause()
         finally:
             os._exit(1)
     assert os.read(out, 4) == b"held"
-    with pytest.raises(checkpoints.CheckpointError, match="another process works in this run folder.*--run"):
+    with pytest.raises(guard.BusyError, match="another process works in this run folder.*--run"):
         training.train_glrec(small, pictures, tmp_path, quiet=True)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert training.train_glrec(small, pictures, tmp_path, quiet=True).is_file()
-    with checkpoints.alone(tmp_path), checkpoints.alone(tmp_path):  # `reproduce` and a stage in its notebook
-        assert os.environ[checkpoints.HOLDER] == f"{os.getpid()}:{tmp_path.resolve()}"
-    assert checkpoints._holder() == (0, "")
+    with guard.alone(tmp_path), guard.alone(tmp_path):  # `reproduce` and a stage in its notebook
+        assert os.environ[guard.HOLDER] == f"{os.getpid()}:{tmp_path.resolve()}"
+    assert guard._holder() == (0, "")
 
 
 def test_what_a_killed_save_left_is_cleared_away(small, pictures, run, tmp_path):
@@ -280,9 +281,9 @@ def test_what_a_killed_save_left_is_cleared_away(small, pictures, run, tmp_path)
 
 
 def test_a_notebook_whose_reproduce_was_killed_trains_no_further(small, pictures, tmp_path, monkeypatch):
-    monkeypatch.setenv(checkpoints.HOLDER, f"7:{tmp_path.resolve()}")
+    monkeypatch.setenv(guard.HOLDER, f"7:{tmp_path.resolve()}")
     parents = iter([7, 7])
-    monkeypatch.setattr(checkpoints.os, "getppid", lambda: next(parents, 1))
+    monkeypatch.setattr(guard.os, "getppid", lambda: next(parents, 1))
     with pytest.raises(KeyboardInterrupt):
         training.train_glrec(small, pictures, tmp_path, quiet=True)
     assert not (tmp_path / "person/glrec/checkpoint.safetensors").exists()

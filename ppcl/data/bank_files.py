@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import warnings
@@ -23,6 +24,7 @@ from .folders import Cut
 
 VERSION = 1  # of the file and of how pictures are decoded
 ALIGNED = 4096  # bytes: where the pictures begin
+OURS = re.compile(rb'\{"__metadata__": \{"ppcl_bank": "([0-9a-f]{64})"\}')
 
 
 def key(pictures: list, size: tuple[int, int]) -> str:
@@ -58,6 +60,15 @@ def has_room(path: Path, shape: tuple[int, ...]) -> bool:
 
 def write(path: Path, key: str, shape: tuple[int, ...], blocks: Iterable[Tensor], ratios: Tensor) -> None:
     """Write a bank: uint8 blocks that make up `shape`, then the ratios, which may be filled in meanwhile."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(_head(key, shape))
+        for block in blocks:
+            file.write(block.numpy())
+        file.write(ratios.numpy())
+
+
+def _head(key: str, shape: tuple[int, ...]) -> bytes:
+    """What stands before the pictures of a bank: a safetensors header and its length."""
     pixels = math.prod(shape)
     tensors = {
         "images": {"dtype": "U8", "shape": shape, "data_offsets": [0, pixels]},
@@ -65,46 +76,28 @@ def write(path: Path, key: str, shape: tuple[int, ...], blocks: Iterable[Tensor]
     }
     header = json.dumps({"__metadata__": {"ppcl_bank": key}, **tensors}).encode()
     header = header.ljust(ALIGNED * (-(-(len(header) + 8) // ALIGNED)) - 8)
-    path.parent.mkdir(exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a run that was killed
-        if (process := left.name.split(".")[-2]).isdecimal() and not _alive(int(process)):
-            left.unlink(missing_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        for block in blocks:
-            file.write(block.numpy())
-        file.write(ratios.numpy())
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return struct.pack("<Q", len(header)) + header
 
 
 def opened(path: Path, key: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
     """The pictures, mapped and not to be written to, and the ratios; None where the file is not what is wanted.
 
-    A file that is there but damaged is named in one line.
+    A file that is there but damaged is named in one line. Nothing in its header is believed: it is the one that we
+    would write, to the byte, or the file is not used.
     """
     if not path.is_file():
         return None
+    head = _head(key, shape)
     try:
         with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, 1 << 20)))
-        if header["__metadata__"]["ppcl_bank"] != key:
+            found = file.read(len(head))
+        if found != head and (other := OURS.match(found[8:])) and other[1] != key.encode():
             return None
-        start, end = 8 + length, header["ratios"]["data_offsets"][1]
-        if header["images"]["shape"] != list(shape) or path.stat().st_size != start + end:
+        if found != head or path.stat().st_size != len(head) + math.prod(shape) + 4 * shape[0]:
             raise ValueError
-        pixels = np.memmap(path, np.uint8, "r", start, shape)
-        ratios = torch.from_numpy(np.fromfile(path, np.float32, offset=start + pixels.size))
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
+        pixels = np.memmap(path, np.uint8, "r", len(head), shape)
+        ratios = torch.from_numpy(np.fromfile(path, np.float32, offset=len(head) + pixels.size))
+    except (OSError, ValueError):
         print(f"{path} is damaged: its pictures are decoded again", flush=True)
         return None
     with warnings.catch_warnings():

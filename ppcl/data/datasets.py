@@ -14,7 +14,7 @@ import numpy as np
 
 from ..recipes import DATASETS, KINDS, PartialLFW, belongs
 from . import face_sets
-from .drawn_files import TRUTH, truth
+from .drawn_files import TRUTH, truth, unfinished
 from .folders import SUFFIXES, Cut, DataError, PictureSet, descend, people, pictures
 
 __all__ = ["DATASETS", "SUFFIXES", "Cut", "DataError", "PictureSet", "pictures", "truth"]
@@ -80,6 +80,11 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     DataError if the folder is missing or empty, or that lists the names which do not belong to the layout.
     """
     folder = _part_folder(dataset, part, Path(data))
+    if how := unfinished(Path(data), dataset):
+        raise DataError(
+            f"{dataset}: its drawing in {data} has not come to its end; the same command finishes it: "
+            f"python -m ppcl data synthesise --task {DATASETS[dataset]} --out {data} {how}"
+        )
     if dataset in BY_IDENTITY:
         return face_sets.read_identities(f"{dataset}/{part}", folder)
     files = pictures(folder)

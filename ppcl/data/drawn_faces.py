@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ..files import write_text
 from ..progress import bar
 from .drawn_face_looks import face_of
 from .drawn_face_paint import paint_face
 from .drawn_face_pose import Mood, draw_mood, frame_of, turn
-from .drawn_files import claim, finish, write
+from .drawn_files import claim, finish, keep
 from .drawn_looks import Colour, Rng, vary
 from .drawn_paint import Noise, make_noise
 from .drawn_scene import crop_noise, make_camera
@@ -191,8 +192,7 @@ def draw_faces(out: Path, seed: int = 0, scale: str = "demo", progress: bool | N
         boxes = (*frame_of(mood), 0.0, 0.5, 0.5, 1.0, 1.0)
         file = path.relative_to(out).as_posix()
         rows.append([p.dataset, file, p.identity, 0, "whole", *(f"{value:.6f}" for value in boxes)])
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, _render(p, mood, rng, seed, noise))
-    write(out / PAIRS, draw_pairs(plan, seed).encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keep(path, lambda p=p, mood=mood, rng=rng: _render(p, mood, rng, seed, noise))
+    write_text(out / PAIRS, draw_pairs(plan, seed))
     finish(out, rows)

@@ -3,15 +3,19 @@
 import csv
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
+from ..files import clear, temporary_name, write_text
 from .folders import DataError
 
 NOTE = "drawn.txt"  # what was drawn in a folder, a line a kind: "people: drawing 1, seed 0, scale demo"
 TRUTH = "truth.csv"  # what is true of each drawn picture; a set that stands in it is complete
+DRAWN = {"market1501": "people", "partial-reid": "people", "partial-ilids": "people"}
+DRAWN |= {"casia-webface": "faces", "lfw": "faces"}
+END = b"\xff\xd9"  # of a JPEG
 COLUMNS = (
     "dataset,file,identity,camera,kind,figure_cx,figure_cy,figure_w,figure_h,above,view_cx,view_cy,view_w,view_h".split(
         ","
@@ -19,11 +23,17 @@ COLUMNS = (
 )
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def keep(path: Path, draw: Callable[[], bytes]) -> None:
+    """Draw a JPEG, unless it is there already: whole or not at all.
+
+    There are thousands of them, so none is waited for until its content is on the disk: `finish` does that for all. Of
+    one that a power failure cut off before then the end is missing, and it is drawn again.
+    """
+    if path.exists() and path.read_bytes().endswith(END):
+        return
+    part = temporary_name(path)
     try:
-        part.write_bytes(content)
+        part.write_bytes(draw())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -42,13 +52,29 @@ def claim(out: Path, what: str, line: str, folders: Iterable[str]) -> None:
         raise ValueError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
     if known.get(what, line) != line:
         raise ValueError(f"{out} holds {what} of {known[what]}, not of {line}: delete it or draw elsewhere")
-    out.mkdir(parents=True, exist_ok=True)
     known[what] = line
-    write(note, "".join(f"{kind}: {text}\n" for kind, text in sorted(known.items())).encode())
+    write_text(note, "".join(f"{kind}: {text}\n" for kind, text in sorted(known.items())))
+    for folder in {part.parent for name in folders for part in (out / name).rglob(".*.tmp")}:
+        clear(folder)
+
+
+def unfinished(data: Path, dataset: str) -> str:
+    """Of a set whose drawing has begun in a folder and not come to its end: the options it is drawn with; else ""."""
+    note, table = data / NOTE, data / TRUTH
+    lines = note.read_text("utf-8", "replace").splitlines() if note.is_file() else []
+    begun = next((line for line in lines if line.partition(": ")[0] == DRAWN.get(dataset)), "")
+    done = table.is_file() and any(
+        row.startswith(f"{dataset},") for row in table.read_text("utf-8", "replace").splitlines()
+    )
+    return "" if done else " ".join(f"--{option}" for option in begun.split(", ")[1:])
 
 
 def finish(out: Path, rows: list[list]) -> None:
-    """Write rows (in the order of COLUMNS) into the table of truth; those of other sets stay, sets in their order."""
+    """Write rows (in the order of COLUMNS) into the table of truth; those of other sets stay, sets in their order.
+
+    Before it says that they are complete, their pictures are on the disk: one call, where one for each takes minutes.
+    """
+    os.sync()
     path, fresh = out / TRUTH, {str(row[0]) for row in rows}
     if path.exists():
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -56,7 +82,7 @@ def finish(out: Path, rows: list[list]) -> None:
     table = io.StringIO(newline="")
     order = {name: i for i, name in enumerate(sorted({str(row[0]) for row in rows}))}
     csv.writer(table, lineterminator="\n").writerows([COLUMNS, *sorted(rows, key=lambda row: order[str(row[0])])])
-    write(path, table.getvalue().encode())
+    write_text(path, table.getvalue())
 
 
 def truth(data: Path | str):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..progress import bar
 from .drawn_figure import ABOVE, draw_figure, draw_pose
-from .drawn_files import claim, finish, write
+from .drawn_files import claim, finish, keep
 from .drawn_looks import Rng, looks_of
 from .drawn_paint import Noise, make_noise
 from .drawn_scene import Camera, draw_background, draw_occluder, make_camera, make_canvas, record
@@ -251,8 +251,10 @@ def draw_people(out: Path, seed: int = 0, scale: str = "demo", progress: bool | 
         rng = np.random.default_rng([seed, p.set_number, p.person, p.number])
         plan = plan_picture(p, rng)
         rows.append(_truth(p, plan))
-        path = out / FOLDERS[p.dataset] / p.file
-        if not path.exists():
+
+        def draw(p=p, plan=plan, rng=rng) -> bytes:
             view = p.view or int(rng.integers(1, CAMERAS + 1))
-            write(path, _render(p, plan, rng, seed, noise, camera(p.dataset, view)))
+            return _render(p, plan, rng, seed, noise, camera(p.dataset, view))
+
+        keep(out / FOLDERS[p.dataset] / p.file, draw)
     finish(out, rows)
