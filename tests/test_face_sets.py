@@ -9,7 +9,7 @@ from conftest import folders_of_people
 from PIL import Image
 
 from ppcl import data as ppcl_data
-from ppcl.data import datasets, drawn_faces, drawn_people, images
+from ppcl.data import datasets, drawn_faces, drawn_people, images, layouts
 from ppcl.data.datasets import Cut, DataError
 from ppcl.recipes import recipe
 
@@ -170,7 +170,7 @@ def test_data_may_be_lfw_itself_but_no_other_folder(tmp_path):
 
 @pytest.mark.parametrize("dataset, part", [("lfw", "all"), ("casia-webface", "train")])
 def test_folder_without_identities_is_refused(tmp_path, dataset, part):
-    folder = tmp_path / datasets.FOLDERS[dataset][-1]
+    folder = tmp_path / layouts.FOLDERS[dataset][-1]
     folder.mkdir()
     with pytest.raises(DataError, match=f"{dataset}.*holds no <identity>/<picture>"):
         datasets.read(dataset, part, tmp_path)

@@ -27,7 +27,7 @@ from PIL import Image
 
 from ppcl import checkpoints, evaluation, ground_truth, progress
 from ppcl.__main__ import main
-from ppcl.data import datasets, drawn_files, images, views
+from ppcl.data import datasets, drawn_files, images, layouts, views
 from ppcl.data.datasets import DataError
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
@@ -276,7 +276,7 @@ def test_folder(case, tmp_path, monkeypatch, command, run):
     if dataset == "partial-lfw":  # then it would be made from lfw, which is not there either
         assert row["status"] in ("missing", "unreadable")
     else:
-        assert row["status"] == expected and (expected == "unreadable" or datasets.SOURCES[dataset] in row["note"])
+        assert row["status"] == expected and (expected == "unreadable" or layouts.SOURCES[dataset] in row["note"])
     if part != "occluded":  # which no command needs
         failing(command, asked(run, data, dataset, part))
 
@@ -335,7 +335,7 @@ ODD = [
     "~",
     "*?[a]",
 ]
-BY_NAME = [part for part in PARTS if part[0] not in (*datasets.BY_IDENTITY, "partial-lfw")]
+BY_NAME = [part for part in PARTS if part[0] not in (*layouts.BY_IDENTITY, "partial-lfw")]
 
 
 @cases(*((*part, name) for part in BY_NAME for name in ODD))

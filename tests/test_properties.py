@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ppcl import metrics
-from ppcl.data import datasets, face_sets
+from ppcl.data import datasets, face_sets, layouts
 from ppcl.data.datasets import DataError, PictureSet
 from ppcl.files import printable
 
@@ -26,7 +26,7 @@ PROPERTY = settings(
 )
 letter = st.characters(exclude_characters="/\0", exclude_categories=["Cs"]) | st.sampled_from("\udc80\udcff")
 ANY = st.text(letter, min_size=1, max_size=40)  # \udcff: a byte that is no UTF-8
-FOLDERS = {dataset: Path(datasets.FOLDERS[dataset][0]) for dataset in ("market1501", "partial-reid", "partial-ilids")}
+FOLDERS = {dataset: Path(layouts.FOLDERS[dataset][0]) for dataset in ("market1501", "partial-reid", "partial-ilids")}
 
 
 # --- file names ---
@@ -39,7 +39,7 @@ def named(tmp_path):
 
     def read(dataset, part, names):
         data = tmp_path / str(next(top))
-        folder = data / FOLDERS[dataset] / datasets.PARTS[dataset][part][0]
+        folder = data / FOLDERS[dataset] / layouts.PARTS[dataset][part][0]
         folder.mkdir(parents=True)
         for name in names:
             (folder / name).touch()

@@ -1,4 +1,4 @@
-"""On-disk layouts -> pictures with identity and camera; what is missing, and how to get it.
+"""Data sets below a folder -> pictures with identity and camera; what is there, and what is missing.
 
 Everything is read from base names, sorted, never from full paths: digits in a folder's name are no identity, and
 the file system's order decides nothing.
@@ -6,7 +6,6 @@ the file system's order decides nothing.
 
 import hashlib
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,62 +14,21 @@ import numpy as np
 from ..recipes import DATASETS, KINDS, PartialLFW, belongs
 from . import face_sets
 from .drawn_files import TRUTH, truth, unfinished
-from .folders import SUFFIXES, Cut, DataError, PictureSet, descend, people, pictures
+from .folders import SUFFIXES, Cut, DataError, PictureSet, people, pictures
+from .layouts import (
+    BY_IDENTITY,
+    NAMED_LIKE,
+    PARTS,
+    PUBLISHED,
+    TRAINING,
+    both_halves,
+    how_to_get,
+    lies,
+    parse,
+    part_folder,
+)
 
-__all__ = ["DATASETS", "SUFFIXES", "Cut", "DataError", "PictureSet", "pictures", "truth"]
-
-FOLDERS = {
-    "market1501": ("Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "market1501"),
-    "partial-reid": ("Partial-REID_Dataset", "PartialREID", "Partial_REID"),
-    "partial-ilids": ("Partial_iLIDS", "PartialiLIDS"),
-    "casia-webface": ("CASIA-WebFace", "CASIA_WebFace"),
-    "lfw": tuple(f"{nest}{name}" for name in ("lfw", "lfw_funneled", "lfw-deepfunneled") for nest in (f"{name}/", "")),
-    "partial-lfw": ("Partial-LFW", "Partial_LFW", "partial"),
-    "own": ("identities",),  # or the data folder itself
-}
-PARTS = {
-    "market1501": {"train": ("bounding_box_train",), "query": ("query",), "gallery": ("bounding_box_test",)},
-    "partial-reid": {
-        "query": ("partial_body_images",),
-        "gallery": ("whole_body_images",),
-        "occluded": ("occluded_body_images",),
-    },
-    "partial-ilids": {"query": ("Probe", "query"), "gallery": ("Gallery", "gallery")},
-    "casia-webface": {"train": (".",)},
-    "lfw": {"all": (".",)},
-    "partial-lfw": {"query": ("probe", "query"), "gallery": ("gallery",)},
-    "own": {"all": (".",)},
-}
-# Published counts, DATA.md: (pictures, identities that count).
-PUBLISHED = {
-    "market1501": {"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 750)},
-    "partial-reid": {"query": (300, 60), "gallery": (300, 60), "occluded": (300, 60)},
-    "partial-ilids": {"query": (119, 119), "gallery": (119, 119)},
-    "casia-webface": {"train": (494414, 10575)},
-    "lfw": {"all": (13233, 5749)},
-    "partial-lfw": {"query": (1000, 1000), "gallery": (1000, 1000)},
-}
-SOURCES = {
-    "market1501": "zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
-    "partial-reid": "isee-ai.cn/resource.html",
-    "partial-ilids": "the repository lingxiao-he/Partial-Person-ReID",
-    "casia-webface": "CASIA, on request,",
-    "lfw": "figshare 5976018 (pictures and pairs.txt)",
-}
-NAMED_LIKE = {
-    "market1501": "0002_c1s1_000451_03.jpg",
-    "partial-reid": "001_001.jpg",
-    "partial-ilids": "001.jpg or 001_1.jpg",
-}
-BY_IDENTITY = ("casia-webface", "lfw", "own")  # a folder for each identity
-TRAINING = {"person": "market1501", "face": "casia-webface"}
-
-_TAKEN = {name.split("/")[-1].lower() for names in FOLDERS.values() for name in names}  # names of sets and of parts
-_TAKEN |= {name.lower() for parts in PARTS.values() for names in parts.values() for name in names}
-# Whole names; digits are ASCII's, and no more of them than an int64 holds.
-_MARKET = re.compile(r"(-1|[0-9]{4,18})_c([0-9]{1,18})s[0-9]+_[0-9]+_[0-9]+")
-_NUMBERED = re.compile(r"([0-9]{1,18})_([0-9]{1,18})")
-_PLAIN = re.compile(r"([0-9]{1,18})")
+__all__ = ["DATASETS", "SUFFIXES", "TRAINING", "Cut", "DataError", "PictureSet", "pictures", "truth"]
 
 
 def read(dataset: str, part: str, data: Path | str) -> PictureSet:
@@ -79,7 +37,7 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
     Market-1501's junk (`-1`) is left out; its distractors (`0000`) stay in the gallery alone, as identity 0. Raises
     DataError if the folder is missing or empty, or that lists the names which do not belong to the layout.
     """
-    folder = _part_folder(dataset, part, Path(data))
+    folder = part_folder(dataset, part, Path(data))
     if how := unfinished(Path(data), dataset):
         raise DataError(
             f"{dataset}: its drawing in {data} has not come to its end; the same command finishes it: "
@@ -92,7 +50,7 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
         raise DataError(f"{dataset}: {folder} holds no pictures; {how_to_get(dataset)}")
     if dataset == "partial-lfw":
         return face_sets.read_partial(f"{dataset}/{part}", folder)
-    parsed = [(path, _parse(dataset, part, path)) for path in files]
+    parsed = [(path, parse(dataset, part, path)) for path in files]
     if wrong := [path for path, found in parsed if found is None]:
         others = ", ".join(path.name for path in wrong[1:20]) + ", …" * (len(wrong) > 20)
         which = f"{wrong[0]} is" if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more ({others}) are"
@@ -135,7 +93,7 @@ def evaluation_sets(
     if dataset == "own":
         kinds = ("random",) if task == "face" else KINDS
         return face_sets.make_partial(own_part("test", data, task), protocol or PartialLFW(), kinds)
-    if dataset == "partial-lfw" and not _has(dataset, data):
+    if dataset == "partial-lfw" and not both_halves(dataset, data):
         return face_sets.make_partial(read("lfw", "all", data), protocol or PartialLFW())
     query, gallery = read(dataset, "query", data), read(dataset, "gallery", data)
     if not set(query.identities) & set(gallery.identities):
@@ -171,7 +129,7 @@ def training_set(task: str, data: Path | str) -> PictureSet:
 
 def trains_on_own(task: str, data: Path | str) -> bool:
     """Whether a folder of identities stands in for the task's training set: it is there, and the set is not."""
-    return not _lies("train", TRAINING[task], data) and _lies("all", "own", data)
+    return not lies("train", TRAINING[task], data) and lies("all", "own", data)
 
 
 def available(data: Path | str, task: str | None = None) -> list[str]:
@@ -207,7 +165,7 @@ def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
         raise DataError(f"{path}: {error.strerror.lower()}; it tells which sets were drawn") from error
     known = {line.partition(",")[0] for line in lines[1:]}
     if dataset == "partial-lfw":
-        dataset = "partial-lfw" if _has(dataset, data) else "lfw"
+        dataset = "partial-lfw" if both_halves(dataset, data) else "lfw"
     return bool(known) if dataset is None else dataset in known
 
 
@@ -225,11 +183,11 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
             row = {"dataset": dataset, "part": part, "folder": None, "pictures": 0, "identities": 0}
             row |= {"published": published[0], "published_identities": published[1], "note": ""}
             try:
-                if dataset == "partial-lfw" and not _has(dataset, data):
+                if dataset == "partial-lfw" and not both_halves(dataset, data):
                     row |= {"status": "made", "note": "made from lfw"}
                     found = evaluation_sets(dataset, data)[part == "gallery"]
                 else:
-                    folder = _part_folder(dataset, part, Path(data))
+                    folder = part_folder(dataset, part, Path(data))
                     row["folder"] = folder.relative_to(Path(data)).as_posix()
                     row["pictures"] = len(_files(dataset, folder))
                     found = read(dataset, part, data)
@@ -253,9 +211,9 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
 
 def _check_own(data: Path | str, task: str | None) -> list[dict]:
     """`check`'s rows for a folder of identities, where one is there; nobody misses one."""
-    if not _lies("all", "own", data):
+    if not lies("all", "own", data):
         return []
-    rows, folder = [], _part_folder("own", "all", Path(data)).relative_to(Path(data)).as_posix()
+    rows, folder = [], part_folder("own", "all", Path(data)).relative_to(Path(data)).as_posix()
     for part in ("train", "test"):
         row = {"dataset": "own", "part": part, "folder": folder, "pictures": 0, "identities": 0}
         row |= {"published": None, "published_identities": None, "status": "own", "note": ""}
@@ -277,7 +235,7 @@ def contents(data: Path | str) -> dict:
     for dataset in DATASETS:
         for part in PARTS[dataset]:
             try:
-                folder = _part_folder(dataset, part, Path(data))
+                folder = part_folder(dataset, part, Path(data))
                 found = _files(dataset, folder)
             except DataError:
                 continue
@@ -294,72 +252,3 @@ def _files(dataset: str, folder: Path) -> list[Path]:
     if dataset not in BY_IDENTITY:
         return pictures(folder)
     return [path for person in people(folder) for path in pictures(person)]
-
-
-def _has(dataset: str, data: Path | str) -> bool:
-    """Whether both halves of a set lie below `data`."""
-    return _lies("query", dataset, data) and _lies("gallery", dataset, data)
-
-
-def _lies(part: str, dataset: str, data: Path | str) -> bool:
-    try:
-        return bool(_part_folder(dataset, part, Path(data)))
-    except DataError:
-        return False
-
-
-def how_to_get(dataset: str) -> str:
-    """Where a set comes from, and how to do without."""
-    if dataset == "own":
-        return "give your own pictures as identities/<identity>/<file> below --data"
-    dataset = "lfw" if dataset == "partial-lfw" else dataset
-    instead = f", {how_to_get('own')}," if dataset in TRAINING.values() else ","
-    return (
-        f"get {dataset} from {SOURCES[dataset]} and unpack it as {FOLDERS[dataset][0]}/ below --data{instead} "
-        "or draw a stand-in into another, empty folder: "
-        f"python -m ppcl data synthesise --task {DATASETS[dataset]} --out DIR"
-    )
-
-
-def _part_folder(dataset: str, part: str, data: Path) -> Path:
-    if dataset not in FOLDERS:
-        raise DataError(f"unknown data set {dataset!r}: choose from {', '.join(DATASETS)}")
-    if part not in PARTS[dataset]:
-        raise DataError(f"{dataset} has no part {part!r}: choose from {', '.join(PARTS[dataset])}")
-    if not data.is_dir():
-        raise DataError(f"{data} is not a folder; {how_to_get(dataset)}")
-    for name in (*FOLDERS[dataset], "."):
-        top = descend(data, name)
-        for leaf in PARTS[dataset][part]:
-            found = top and descend(top, leaf)
-            if found and (name != "." or _is_whole_layout(dataset, data)):
-                return found
-    wanted = FOLDERS[dataset][:1] if dataset in BY_IDENTITY else PARTS[dataset][part]
-    raise DataError(f"{dataset}: no {' or '.join(wanted)} below {data}; {how_to_get(dataset)}")
-
-
-def _is_whole_layout(dataset: str, data: Path) -> bool:
-    """Whether `data` is the set's own folder: query and gallery both lie in it, and its name is the set's.
-
-    A folder of identities may have any name that no set has; no folder in it is named like a set or a part of one,
-    and at least one holds pictures.
-    """
-    if dataset == "own":
-        inside = people(data)
-        named = {path.name.lower() for path in (data.resolve(), *inside)}
-        return not named & _TAKEN and any(map(pictures, inside))
-    names = {name.split("/")[-1].lower() for name in FOLDERS[dataset]}
-    return data.resolve().name.lower() in names
-
-
-def _parse(dataset: str, part: str, path: Path) -> tuple[int, int] | None:
-    """(identity, camera) of a file name; None where it is not named as the set's are."""
-    camera = 0 if part in ("query", "occluded") else 1
-    if dataset == "market1501":
-        match = _MARKET.fullmatch(path.stem)
-        return match and (int(match[1]), int(match[2]))
-    match = _NUMBERED.fullmatch(path.stem)
-    if dataset == "partial-ilids" and match:
-        return int(match[1]), int(match[2])
-    match = match or (dataset == "partial-ilids" and _PLAIN.fullmatch(path.stem)) or None
-    return match and (int(match[1]), camera)
