@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas
-from IPython import get_ipython
 from IPython.display import HTML, display
 
 from . import plots, progress
@@ -20,7 +19,7 @@ def curves(logs: dict[str, Path | str], columns: dict[str, str], every: float = 
     Only where a notebook is open; headless nothing is shown. The logs are read from the disk, so training knows nothing
     of it. Nothing is drawn as long as no log grows: a finished stage returns at once.
     """
-    if progress.HEADLESS in os.environ or not hasattr(get_ipython(), "kernel"):
+    if progress.HEADLESS in os.environ or not progress.in_notebook():
         yield
         return
     logs = {name: Path(path) for name, path in logs.items()}

@@ -23,9 +23,15 @@ def bar(
     unit: str = "pictures",
 ) -> "tqdm | Lines":
     """A tqdm bar on a terminal and in an open notebook, plain lines elsewhere (`quiet` None); True: neither."""
-    if quiet is None and (HEADLESS in os.environ or not ("ipykernel" in sys.modules or sys.stderr.isatty())):
+    if quiet is None and (HEADLESS in os.environ or not (in_notebook() or sys.stderr.isatty())):
         return Lines(iterable, label, total, initial, unit)
     return tqdm(iterable, label, total, leave=False, disable=bool(quiet), initial=initial, unit=f" {unit}")
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class Lines:

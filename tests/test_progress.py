@@ -20,8 +20,18 @@ def clock(monkeypatch):
     now = SimpleNamespace(time=0.0)
     monkeypatch.setattr(progress.time, "monotonic", lambda: now.time)
     monkeypatch.delenv(progress.HEADLESS, raising=False)
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     return now
+
+
+def test_a_process_that_only_imported_ipython_is_no_notebook(monkeypatch):
+    """Bars of tests, and of scripts that draw, would stand between the lines of a log."""
+    import IPython
+
+    assert "IPython" in sys.modules and not progress.in_notebook()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=object()))
+    assert progress.in_notebook()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace())  # ipython on a terminal
+    assert not progress.in_notebook()
 
 
 def work(clock, shown, steps, seconds):
@@ -138,7 +148,7 @@ def notebook(monkeypatch):
     """An open notebook's display, which keeps what it was given."""
     handle = Handle()
     monkeypatch.delenv(progress.HEADLESS, raising=False)
-    monkeypatch.setattr(live, "get_ipython", lambda: SimpleNamespace(kernel=True))
+    monkeypatch.setattr(progress, "in_notebook", lambda: True)
     monkeypatch.setattr(live, "display", lambda *_, **how: handle if how == {"display_id": True} else 1 / 0)
     return handle
 
