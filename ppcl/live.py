@@ -23,18 +23,14 @@ def curves(logs: dict[str, Path | str], columns: dict[str, str], every: float = 
         yield
         return
     logs = {name: Path(path) for name, path in logs.items()}
-    handle, done = display(HTML(""), display_id=True), threading.Event()
-    drawn = threading.Thread(target=_redraw, args=(handle, logs, columns, every, done), daemon=True)
-    drawn.start()
-    try:
+    handle, before = display(HTML(""), display_id=True), _sizes(logs)  # before the block: what it writes at once is new
+    with progress.meanwhile(_redraw, handle, logs, columns, every, before):
         yield
-    finally:
-        done.set()
-        drawn.join()
 
 
-def _redraw(handle, logs: dict[str, Path], columns: dict[str, str], every: float, done: threading.Event) -> None:
-    before = _sizes(logs)
+def _redraw(
+    handle, logs: dict[str, Path], columns: dict[str, str], every: float, before, done: threading.Event
+) -> None:
     ended = False
     while not ended:
         ended = done.wait(every)

@@ -99,6 +99,19 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
+def meanwhile(work, *given):
+    """Beside the block, `work(*given, done)` in a thread; `done`, an Event, is set when the block ends."""
+    done = threading.Event()
+    thread = threading.Thread(target=work, args=(*given, done), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
 def followed(path: Path, label: str, out=None):
     """Processes that are started inside are headless, and what they say (into `path`) is shown here on `out` (stderr).
 
@@ -106,16 +119,13 @@ def followed(path: Path, label: str, out=None):
     lines come seldom, one below the other.
     """
     out = out or sys.stderr
-    watched, done, before = out.isatty(), threading.Event(), os.environ.get(HEADLESS)
+    watched, before = out.isatty(), os.environ.get(HEADLESS)
     path.write_text("")
     os.environ[HEADLESS] = f"{1 if watched else EVERY:g} {path}"
-    shown = threading.Thread(target=_follow, args=(path, label, out, watched, done), daemon=True)
-    shown.start()
     try:
-        yield
+        with meanwhile(_follow, path, label, out, watched):
+            yield
     finally:
-        done.set()
-        shown.join()
         path.unlink(missing_ok=True)
         if before is None:
             del os.environ[HEADLESS]
