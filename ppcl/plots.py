@@ -5,25 +5,16 @@ with pictures run from 0 to 1 in x and y, so boxes are drawn as they are. Colour
 stroke and marker, right and wrong in stroke and sign.
 """
 
-import io
-import textwrap
-import warnings
-from contextlib import contextmanager
-from pathlib import Path
-
-import matplotlib
 import numpy as np
-import seaborn
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from PIL import Image
 from torch import Tensor
 
 from . import geometry
 from .boards import BOXES, TITLE, board, judge, legend, outline, pixels, placed, show
 from .charts import PALETTE, by_subset, cmc, comparison, curves, gallery_cost, gate_histogram, roc, speed
-from .checkpoints import replacing
+from .figures import caption, enlarged, save, small_png, style
 
 __all__ = [
     "attention",
@@ -53,92 +44,6 @@ __all__ = [
     "speed",
     "style",
 ]
-
-
-WIDTH = 7.2  # inches of a page: letters of wider figures are larger, so that they stay readable when it is made to fit
-
-
-class _Style:
-    """What stands below every figure: data, profile, seed."""
-
-    note = ""
-
-
-def style(dpi: int = 80, note: str = "") -> None:
-    """One look for all figures; `note`, which says data and seed, stands below each from here on.
-
-    In a notebook, a figure that ends a cell is shown from here on, as a small PNG.
-    """
-    from IPython import get_ipython
-
-    _Style.note = note
-    seaborn.set_theme("paper", "whitegrid", "colorblind")
-    small = dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 8)
-    matplotlib.rcParams.update(
-        {"figure.dpi": dpi, "axes.titlesize": 9, "axes.labelsize": 9, "pdf.fonttype": 42, **small}
-    )
-    if shell := get_ipython():
-        matplotlib.pyplot.switch_backend(matplotlib.get_backend())  # or it would come later, with formats of its own
-        shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
-
-
-def caption(figure: Figure, text: str) -> Figure:
-    """Words below a figure, before the style's note: what is shown, and of how many."""
-    figure.set_label(text)
-    return figure
-
-
-def _words(figure: Figure) -> str:
-    return "; ".join(filter(None, (figure.get_label(), _Style.note)))
-
-
-def _enlarged(figure: Figure) -> float:
-    return max(1.0, figure.get_figwidth() / WIDTH)
-
-
-@contextmanager
-def _captioned(figure: Figure):
-    """The figure with its caption, for as long as it is being written. It is laid out before, once."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for legend in figure.legends:  # stays where it is, above the caption
-            legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
-    size = 7 * _enlarged(figure)
-    lines = textwrap.wrap(_words(figure), int(figure.get_figwidth() * 72 / (0.54 * size)))
-    below = -0.04 / figure.get_figheight()
-    text = figure.text(0, below, "\n".join(lines), va="top", fontsize=size, color="0.25")
-    try:
-        yield
-    finally:
-        text.remove()
-
-
-def small_png(figure: Figure, colours: int = 52) -> bytes:
-    """A figure as a PNG of few colours: a third of the size, so that executed notebooks stay small."""
-    whole, small = io.BytesIO(), io.BytesIO()
-    with _captioned(figure):
-        figure.savefig(whole, format="png", dpi=figure.dpi, bbox_inches="tight", pad_inches=0.05)
-    Image.open(whole).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "png", optimize=True)
-    return small.getvalue()
-
-
-def save(figure: Figure, path: Path | str) -> Path:
-    """A PNG (150 dpi) at `path` and a PDF beside it, each whole or absent; closes the figure. -> the PNG's path.
-
-    Both have the caption below the figure, and the PNG as its description, too.
-    """
-    path = Path(path).with_suffix(".png")
-    facts = {"png": {"Description": _words(figure)}, "pdf": {"Subject": _words(figure), "CreationDate": None}}
-    for kind in ("pdf", "png"):
-        drawing = io.BytesIO()  # matplotlib, writing into a file, hides why it cannot
-        with _captioned(figure), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the font lacks a letter of a file's name
-            figure.savefig(drawing, format=kind, dpi=150, bbox_inches="tight", metadata=facts[kind])
-        with replacing(path.with_suffix(f".{kind}")) as temporary:
-            temporary.write_bytes(drawing.getbuffer())
-    matplotlib.pyplot.close(figure)
-    return path
 
 
 def grid(pictures, ratios=None, titles=None, columns: int = 12, labels=()) -> Figure:
@@ -184,7 +89,7 @@ def figure_one(groups: dict[str, dict]) -> Figure:
     wide = [max(len(group[row]) for row in ("partial", "whole", "boxes")) for group in groups.values()]
     labels = ("partial\nimages", "holistic\nimages", "various\ninput ratios")
     figure, axes = board(3, sum(wide) + len(wide) - 1, (0.62, 1.2), TITLE, labels)
-    size, start = 8 * _enlarged(figure), 0
+    size, start = 8 * enlarged(figure), 0
     for text in figure.texts:
         text.set_fontsize(size)
     for (name, group), width in zip(groups.items(), wide, strict=True):

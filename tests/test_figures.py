@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from ppcl import bench, charts, ground_truth, plots, reproduce, results
+from ppcl import bench, charts, figures, ground_truth, plots, reproduce, results
 from ppcl.data import batches, images
 from ppcl.methods import METHODS
 from ppcl.recipes import recipe
@@ -81,9 +81,9 @@ def drawings(look):
 
 def test_no_letter_is_smaller_than_7_points_on_a_page(drawings):
     for figure in (*drawings[0], *drawings[1]):
-        fits = min(1, plots.WIDTH / figure.get_figwidth())
+        fits = min(1, figures.WIDTH / figure.get_figwidth())
         figure.draw_without_rendering()
-        with plots._captioned(figure):
+        with figures.captioned(figure):
             small = {one.get_text(): one.get_fontsize() * fits for one in texts(figure)}
         assert min(small.values()) > 6.99, small
 
@@ -99,7 +99,7 @@ def test_axes_say_what_they_show(drawings):
 def test_nothing_of_a_figure_lies_on_its_legend_or_caption(drawings):
     for figure in (*drawings[0], *drawings[1]):
         renderer = FigureCanvasAgg(figure).get_renderer()
-        with plots._captioned(figure):
+        with figures.captioned(figure):
             figure.draw(renderer)
             low = min(one.get_tightbbox(renderer).y0 for one in figure.axes if one.axison or one.images)
             legends = [one.get_window_extent(renderer) for one in figure.legends]
