@@ -13,7 +13,7 @@ import numpy as np
 
 from ..recipes import DATASETS, KINDS, PartialLFW, belongs
 from . import face_sets
-from .drawn_files import TRUTH, truth, unfinished
+from .drawn_files import finished, truth, unfinished
 from .folders import SUFFIXES, Cut, DataError, PictureSet, people, pictures
 from .layouts import (
     BY_IDENTITY,
@@ -156,14 +156,7 @@ def partial_sets(data: Path | str, task: str) -> list[str]:
 
 def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
     """Whether a set (or any) below `data` was drawn by this project: drawn sets stand in a table of their truth."""
-    path = Path(data) / TRUTH
-    if not path.is_file():
-        return False
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror.lower()}; it tells which sets were drawn") from error
-    known = {line.partition(",")[0] for line in lines[1:]}
+    known = finished(Path(data))
     if dataset == "partial-lfw":
         dataset = "partial-lfw" if both_halves(dataset, data) else "lfw"
     return bool(known) if dataset is None else dataset in known

@@ -58,15 +58,24 @@ def claim(out: Path, what: str, line: str, folders: Iterable[str]) -> None:
         clear(folder)
 
 
+def finished(data: Path) -> set[str]:
+    """The sets that `truth.csv` knows: they were drawn to their end. Raises DataError where it may not be read."""
+    path = data / TRUTH
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror.lower()}; it tells which sets were drawn") from error
+    return {line.partition(",")[0] for line in lines[1:]}
+
+
 def unfinished(data: Path, dataset: str) -> str:
     """Of a set whose drawing has begun in a folder and not come to its end: the options it is drawn with; else ""."""
-    note, table = data / NOTE, data / TRUTH
+    note = data / NOTE
     lines = note.read_text("utf-8", "replace").splitlines() if note.is_file() else []
     begun = next((line for line in lines if line.partition(": ")[0] == DRAWN.get(dataset)), "")
-    done = table.is_file() and any(
-        row.startswith(f"{dataset},") for row in table.read_text("utf-8", "replace").splitlines()
-    )
-    return "" if done else " ".join(f"--{option}" for option in begun.split(", ")[1:])
+    if not begun or dataset in finished(data):
+        return ""
+    return " ".join(f"--{option}" for option in begun.split(", ")[1:])
 
 
 def finish(out: Path, rows: list[list]) -> None:
