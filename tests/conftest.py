@@ -46,6 +46,13 @@ def draw():
 FAST = "--profile tiny --set glrec.epochs=2 --set glrec.constant_epochs=1 --set backbone.epochs=1".split()
 
 
+def by_commands(run, data, *more):
+    """The three stages, trained by the command line. -> the run folder."""
+    for stage in ("glrec", "backbone", "joint"):
+        assert main(["train", stage, *more, "--run", str(run), "--data", str(data), *FAST]) == 0
+    return run
+
+
 def failure(capsys, arguments):
     """(exit status, the lines on stderr) of a call."""
     try:

@@ -6,7 +6,7 @@ import shutil
 
 import pandas
 import pytest
-from conftest import FAST, failure
+from conftest import FAST, by_commands, failure
 from PIL import Image
 
 from ppcl import matching
@@ -17,10 +17,7 @@ from ppcl.results import COLUMNS
 @pytest.fixture(scope="module")
 def run(drawn, tmp_path_factory):
     """A run whose three stages were trained by the command line."""
-    folder = tmp_path_factory.mktemp("cli") / "run"
-    for stage in ("glrec", "backbone", "joint"):
-        assert main(["train", stage, "--run", str(folder), "--data", str(drawn), *FAST]) == 0
-    return folder
+    return by_commands(tmp_path_factory.mktemp("cli") / "run", drawn)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas
 import pytest
-from conftest import SMALL, folders_of_people
+from conftest import SMALL, by_commands, folders_of_people
 from PIL import Image
 
 from ppcl import checkpoints
@@ -143,8 +143,7 @@ def test_reproduce_asks_whose_identities_they_are(people, capsys, tmp_path):
 def test_people_of_ones_own_from_training_to_the_figures(people, tmp_path):
     """The numbers are of people whom no stage has seen."""
     run, common = tmp_path / "run", ["--run", str(tmp_path / "run"), "--data", str(people)]
-    for stage in ("glrec", "backbone", "joint"):
-        assert main(["train", stage, *common, *FAST]) == 0
+    by_commands(run, people)
     assert main(["evaluate", *common, "--dataset", "own"]) == 0
     header = checkpoints.header(run / "person/joint/ppcl/seed0/checkpoint.safetensors")
     assert header["fusion_weights"].keys() >= {"ppcl", "ppcl@1"}
@@ -169,8 +168,7 @@ def test_faces_of_ones_own_are_trained_and_evaluated(faces, tmp_path):
     by_identity(tmp_path / "data/identities", train, everybody)
     Image.new("RGB", (9, 9)).save(tmp_path / "data/identities/nobody.jpg")
     common = ["--task", "face", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "data")]
-    for stage in ("glrec", "backbone", "joint"):
-        assert main(["train", stage, *common, *FAST]) == 0
+    by_commands(tmp_path / "run", tmp_path / "data", "--task", "face")
     assert main(["evaluate", *common, "--dataset", "own"]) == 0
     table = pandas.read_csv(tmp_path / "run/results.csv")
     assert set(table.dataset) == {"own"} and set(table.task) == {"face"} and "input-ratio" in set(table.protocol)

@@ -11,7 +11,7 @@ import nbformat
 import pandas
 import pytest
 import torch
-from conftest import FAST, failure
+from conftest import FAST, by_commands, failure
 
 from ppcl import checkpoints, evaluation, reproduce, results
 from ppcl.__main__ import main
@@ -20,8 +20,7 @@ from ppcl.recipes import parse_overrides, recipe
 
 def run_all(run, data):
     """Train the three stages and evaluate, by the command line. -> the run folder."""
-    for stage in ("glrec", "backbone", "joint"):
-        assert main(["train", stage, "--run", str(run), "--data", str(data), *FAST]) == 0
+    by_commands(run, data)
     for dataset in ("partial-reid", "partial-ilids"):
         assert main(["evaluate", "--run", str(run), "--data", str(data), "--dataset", dataset]) == 0
     return run

@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from conftest import FAST, failure
+from conftest import FAST, by_commands, failure
 from PIL import Image
 
 import ppcl
@@ -36,10 +36,7 @@ PICTURE = "Partial_iLIDS/Probe/001.jpg"
 @pytest.fixture(scope="module")
 def trained(drawn, tmp_path_factory):
     """A run whose three stages were trained. Copy it."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    for stage in ("glrec", "backbone", "joint"):
-        assert main(["train", stage, "--run", str(folder), "--data", str(drawn), *FAST]) == 0
-    return folder
+    return by_commands(tmp_path_factory.mktemp("trained") / "run", drawn)
 
 
 @pytest.fixture
