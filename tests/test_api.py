@@ -69,6 +69,7 @@ def test_imports_point_one_way():
         "evaluation",
         "results",
         "charts",
+        "figures",
         "boards",
         "plots",
         "live",
