@@ -37,7 +37,10 @@ def draw_files(folder: Path, count: int, size: tuple[int, int] = (128, 64)) -> l
 def plain_pipeline(size: tuple[int, int]) -> tuple[str, object]:
     """What a DataLoader's worker does with one picture after the other: torchreid's transforms, or torchvision's."""
     if importlib.util.find_spec("torchreid"):
-        from torchreid.data.transforms import build_transforms
+        try:
+            from torchreid.data.transforms import build_transforms
+        except ModuleNotFoundError:  # pip's has it one deeper than its git
+            from torchreid.reid.data.transforms import build_transforms
 
         wanted = ["random_flip", "random_crop", "random_erase"]
         return "torchreid's transforms, picture by picture", build_transforms(*size, transforms=wanted)[0]

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from . import losses, matching, metrics, training
 from .data import images, views
+from .features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
 from .models.ppcl import PPCL
 from .recipes import Recipe, recipe
@@ -164,8 +165,11 @@ def evaluation(sizes: Sizes, _device: str) -> list[dict]:
 # --- matching ---
 
 
-def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool = True) -> matching.Features:
-    """Features as a described gallery has them, of people who resemble themselves; without maps only embeddings."""
+def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool = True, several: int = 1) -> Features:
+    """Features as described pictures have them, of people who resemble themselves; without parts only embeddings.
+
+    `several`: views, as queries have them.
+    """
     draw = torch.Generator().manual_seed(seed)
     cells, who = (sizes.size[0] // 16, sizes.size[1] // 16), torch.arange(count) % people
 
@@ -174,15 +178,16 @@ def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool
         return torch.randn(count, *shape, generator=draw).mul_(spread).add_(centre[who])
 
     same = torch.Generator().manual_seed(0)  # the same people in queries and gallery
-    embedding = F.normalize(of(same, 2.0, 1, sizes.width), dim=-1)
-    box, gate = torch.tensor([0.5, 0.5, 0.9, 0.9]).repeat(count, 1, 1), torch.ones(count)
+    embedding = F.normalize(of(same, 2.0, several, sizes.width), dim=-1)
+    box, gate = torch.tensor([0.5, 0.5, 0.9, 0.9]).repeat(count, several, 1), torch.ones(count)
     if not parts:
         nothing = torch.zeros(count, 0)
-        return matching.Features(embedding, box, gate, *[nothing] * 5)
-    points = F.normalize(of(same, 1.0, 1, 18, 64), dim=-1)
-    stripes = of(same, 1.0, 1, matching.STRIPES, sizes.channels)
+        return Features(embedding, box, gate, *[nothing] * 6)
+    points = F.normalize(of(same, 1.0, several, 18, 64), dim=-1)
+    stripes = of(same, 1.0, several, STRIPES, sizes.channels)
     keys, maps = F.normalize(of(same, 1.0, 64, *cells), dim=1), of(same, 1.0, sizes.channels, *cells)
-    return matching.Features(embedding, box, gate, points, stripes, keys, maps, torch.ones(count, 1, *cells))
+    visible = torch.ones(count, 1, *cells)
+    return Features(embedding, box, gate, points, stripes, keys, maps, visible, gram_matrix(maps))
 
 
 def _matcher(sizes: Sizes) -> PPCL:
@@ -206,7 +211,8 @@ def part_matching(sizes: Sizes, device: str) -> list[dict]:
             matching.region_distances(model, asked[:1], there[j : j + 1])
 
     each = _flops(everything) / pairs
-    plain, note = ("pair by pair", one_by_one, few), f"{sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
+    plain = ("pair by pair", one_by_one, few)
+    note = f"{sizes.asked} queries in one view, {sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
     bound = product(sizes, each, torch.float32, device)
     found = [item("part to part", "pairs/s", everything, pairs, plain, bound, sizes.rounds, note)]
     if hasattr(there, "bfloat16"):
@@ -222,9 +228,9 @@ def part_matching(sizes: Sizes, device: str) -> list[dict]:
 
 def shortlists(sizes: Sizes, device: str) -> list[dict]:
     """A search in large galleries: the global step, the part step, what must be kept, and what the shortlist loses."""
-    model, length, found = _matcher(sizes).to(device), recipe("person", "paper").matching.shortlist, []
-    length = min(length, sizes.parts // 4)
-    asked = _to(drawn_features(sizes.asked, 64, sizes, 1), device)
+    model, how, found = _matcher(sizes).to(device), recipe("person", "paper").matching, []
+    length, several = min(how.shortlist, sizes.parts // 4), how.placements * (1 + how.mirror)
+    asked = _to(drawn_features(max(1, sizes.asked // 4), 64, sizes, 1, several=several), device)
     some = _to(drawn_features(sizes.parts, 64, sizes, 2), device)
     a_picture = sum(getattr(some, field.name).nbytes for field in dataclasses.fields(some)) / len(some)
     many, note = _to(drawn_features(sizes.searched, 64, sizes, 1, parts=False), device), f"a query of {sizes.searched}"
@@ -241,7 +247,7 @@ def shortlists(sizes: Sizes, device: str) -> list[dict]:
     overall, index = nearest(asked, some, length)
     parts = partial(matching.region_distances, model, asked, some, index)
     whole = ("the whole gallery by parts", partial(matching.region_distances, model, asked, some), len(asked))
-    note = f"a query, its {length} nearest of {len(some)}"
+    note = f"a query in {several} views, its {length} nearest of {len(some)}"
     found.append(item("part step", "s", parts, len(asked), whole, rounds=sizes.rounds, note=note))
     full = matching.match(model, asked, some, 0, FUSED).topk(10, largest=False).indices
     kept = (full[..., None] == index[:, None]).any(-1).float().mean().item()
@@ -249,16 +255,16 @@ def shortlists(sizes: Sizes, device: str) -> list[dict]:
     return [*found, fact("shortlist, recall", 100 * kept, "%", note=note)]
 
 
-def nearest(asked: matching.Features, gallery: matching.Features, length: int) -> tuple[Tensor, Tensor]:
+def nearest(asked: Features, gallery: Features, length: int) -> tuple[Tensor, Tensor]:
     """The global step: distances and indices of the nearest pictures `(Q, S)`."""
     if hasattr(matching, "nearest"):
         return matching.nearest(asked, gallery, length)
     return matching.global_distances(asked, gallery).topk(length, largest=False)
 
 
-def _to(features: matching.Features, device: str) -> matching.Features:
+def _to(features: Features, device: str) -> Features:
     names = [field.name for field in dataclasses.fields(features)]
-    return matching.Features(**{name: getattr(features, name).to(device) for name in names})
+    return Features(**{name: getattr(features, name).to(device) for name in names})
 
 
 ITEMS = (training_step, stages, evaluation, part_matching, shortlists)

@@ -13,14 +13,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .checkpoints import CheckpointError, first_difference, header, replacing
-from .matching import Features
+from .features import Features
 
 FORMAT = 1
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names
 NAMES = [field.name for field in fields(Features)]
 SHAPES = {  # as the docstring of Features gives them; a letter is the same number wherever it stands
     "embedding": "NMC", "box": "NM4", "gate": "N", "points": "NMKD", "stripes": "NMSC",
-    "keys": "NDhw", "whitened": "NChw", "visible": "N1hw",
+    "keys": "NDhw", "whitened": "NChw", "visible": "N1hw", "gram": "Ngg",
 }  # fmt: skip
 
 
@@ -88,4 +88,4 @@ def _fit(features: Features) -> bool:
             return False
         if any(known.setdefault(letter, side) != side for letter, side in zip(letters, value.shape, strict=True)):
             return False
-    return True
+    return known["g"] in (0, known["h"] * known["w"])

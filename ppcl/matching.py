@@ -1,125 +1,18 @@
 """Features -> query x gallery distances: a global shortlist, then part to part (METHOD.md §5)."""
 
 import math
-from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import geometry
-from .data.images import ImageBank, normalise
+from .features import STRIPES, Features
+from .features import describe as describe  # with matching, as users meet it
 from .models.crloc import stripe_weights
-from .models.glrec import placements
 from .models.ppcl import PPCL
 
-STRIPES = 6  # rows of a region that are read; pairs of them give the three stripes
-BLOCK = {"cpu": 2**21, "cuda": 2**26}  # numbers in the largest tensor of a step: on a CPU what its cache holds
-
-
-@dataclass
-class Features:
-    """What matching needs of N pictures, each in M views: one, or, of a query, its placements and its mirror image's.
-
-    embedding `(N, M, C)`, unit length; box `(N, M, 4)`; gate `(N,)` logits; points `(N, M, K, D)` and stripes
-    `(N, M, 6, C)` of the visible box, for the query's side; keys `(N, D, h, w)`, whitened map `(N, C, h, w)` and
-    visible `(N, 1, h, w)` of the first view, for the gallery's side. A mirror image's views follow the picture's own.
-    """
-
-    embedding: Tensor
-    box: Tensor
-    gate: Tensor
-    points: Tensor
-    stripes: Tensor
-    keys: Tensor
-    whitened: Tensor
-    visible: Tensor
-
-    def __len__(self) -> int:
-        return len(self.embedding)
-
-    def __getitem__(self, index) -> "Features":
-        return Features(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
-
-    @classmethod
-    def joined(cls, parts: "list[Features]") -> "Features":
-        """One after the other."""
-        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
-
-    def to(self, device: torch.device | str) -> "Features":
-        """The same features on a device."""
-        return Features(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
-
-    def asking(self, index: Tensor) -> "Features":
-        """These pictures as queries: only what the query's side needs is gathered."""
-        mine = {name: getattr(self, name)[index] for name in ("embedding", "box", "gate", "points", "stripes")}
-        return replace(self, **mine)
-
-    def seen(self, index: Tensor | slice, device: torch.device | None = None) -> "Features":
-        """These pictures as a gallery: only what the gallery's side needs is gathered, the rest stays whole."""
-        mine = {name: getattr(self, name) for name in ("keys", "whitened", "visible")}
-        if isinstance(index, slice):
-            mine = {name: value[index] for name, value in mine.items()}
-        else:  # copies whole pictures, several times as fast as [index]
-            mine = {name: value.index_select(0, index.to(value.device)) for name, value in mine.items()}
-        return replace(self, **{name: value.to(device) for name, value in mine.items()})
-
-    def bfloat16(self) -> "Features":
-        """The gallery's maps in half the memory, matched part to part in bfloat16.
-
-        Ranks may change: `metrics.rank_changes` says by how much.
-        """
-        return replace(self, keys=self.keys.bfloat16(), whitened=self.whitened.bfloat16())
-
-
-@torch.inference_mode()
-def describe(
-    model: PPCL, pictures: ImageBank, several: bool = False, boxes: Tensor | None = None, batch: int = 256
-) -> Features:
-    """Features of a bank of pictures.
-
-    `several`: in several views, as queries are: their mirror images, too, and each in the placements of the model's
-    row. `boxes` `(N, 4)` are used in place of GLRec's predictions where given. Raises ValueError for a model that is
-    not in eval mode.
-    """
-    if model.training:
-        raise ValueError("describe needs a model in eval mode")
-    device = next(model.parameters()).device
-    how = model.recipe.matching
-    mirrors = 2 if several and how.mirror else 1
-    count = how.placements if several and model.method.placements else 1
-    each = max(1, batch // (mirrors * count))
-    parts = []
-    for start in range(0, len(pictures), each):
-        some = pictures[start : start + each].to(device)
-        given = None if boxes is None else boxes[start : start + each].to(device)
-        parts.append(_describe(model, normalise(some.images), some.ratios, given, mirrors, count))
-    return Features.joined(parts)
-
-
-def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None, mirrors: int, count: int) -> Features:
-    number, views = len(images), mirrors * count
-    if mirrors == 2:
-        images = torch.stack([images, images.flip(-1)], 1).flatten(0, 1)
-        ratios = ratios.repeat_interleave(2)
-    box, gate = model.predict(images, ratios)
-    if given is not None:
-        turned = given * given.new_tensor([-1, 1, 1, 1]) + given.new_tensor([1, 0, 0, 0])
-        box, gate = torch.stack([given, turned][:mirrors], 1).flatten(0, 1).to(box), torch.ones_like(gate)
-    if count > 1:
-        how = model.recipe.matching
-        box = placements(box, how.placement_shift, how.placement_growth).flatten(0, 1)
-        images, ratios, gate = (value.repeat_interleave(count, 0) for value in (images, ratios, gate))
-    layout = model.layout(images, ratios, (box, gate))
-    features, visible, pooled = model.features(layout)
-    embedding = F.normalize(model.backbone.neck(pooled), dim=1)
-    keys, whitened = model.crloc.keys(features), model.described(features)
-    points, _ = model.crloc.queries(keys, layout.box)
-    weights = stripe_weights(layout.box, model.crloc.grid, tuple(features.shape[-2:]), STRIPES)
-    stripes = weights @ whitened.flatten(2).transpose(1, 2)
-    each = [value.unflatten(0, (number, views)) for value in (embedding, layout.box, gate, points, stripes)]
-    first = [value.unflatten(0, (number, views))[:, 0] for value in (keys, whitened, visible)]
-    return Features(each[0], each[1], each[2][:, 0], each[3], each[4], *first)
+BLOCK = {"cpu": 2**22, "cuda": 2**26}  # numbers in the largest tensor of a step: on a CPU what its cache holds
 
 
 def global_distances(query: Features, gallery: Features) -> Tensor:
@@ -165,7 +58,8 @@ def _best(distances: Tensor) -> Tensor:
 def _block(model: PPCL, query: Features, gallery: Features, index: Tensor | None) -> tuple[int, int]:
     """How many queries, and how many pictures of each, are matched at once: no tensor has more than BLOCK numbers."""
     (count, views, points), (channels, *cells) = query.points.shape[:3], gallery.whitened.shape[1:]
-    size = views * max(points * math.prod(cells), max(_stripe_counts(model, views)) * channels)
+    read = math.prod(cells) if gallery.gram.numel() else channels
+    size = views * max(points * math.prod(cells), max(_stripe_counts(model, views)) * read)
     if index is not None:  # maps are gathered
         size = max(size, channels * math.prod(cells))
     pairs = max(1, BLOCK[query.box.device.type] // size)
@@ -192,18 +86,45 @@ def _part_distances(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, g
     else:
         region, _ = model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
     weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), max(counts))
+    cosines = _cosines_by_gram if gallery.gram.numel() else _cosines
+    return sum(1 - cosine for cosine in cosines(stripes, weights, gallery, counts)) / len(counts)
+
+
+def _cosines(mine: Tensor, weights: Tensor, gallery: Features, counts: tuple[int, ...]) -> list[Tensor]:
+    """Mean over stripes of the cosine of a query's `(G or 1, A, 6, C)` and of what weights `(G, A, S, h * w)` read.
+
+    -> `(G, A)` for each number of stripes in `counts`; S is the largest.
+    """
     maps = gallery.whitened.flatten(2).transpose(1, 2)
-    found = (weights.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, (-1, max(counts)))
-    return sum(1 - _stripe_cosine(stripes, found, n) for n in counts) / len(counts)
+    found = (weights.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, weights.shape[1:3])
+    cosines = []
+    for count in counts:
+        theirs = _merged(found, count)
+        dot = torch.einsum("gasc,gasc->gas", F.normalize(_merged(mine, count), dim=-1), theirs)
+        cosines.append((dot / theirs.norm(dim=-1).clamp(min=1e-12)).mean(-1))
+    return cosines
 
 
-def _stripe_cosine(mine: Tensor, theirs: Tensor, count: int) -> Tensor:
-    """Mean over `count` stripes of the cosine: `(G or 1, A, 6, C)`, `(G, A, S, C)` -> `(G, A)`; S is a multiple."""
-    mine, theirs = (
-        read.unflatten(-2, (count, -1)).sum(-2) if read.shape[-2] > count else read for read in (mine, theirs)
-    )
-    dot = torch.einsum("gasc,gasc->gas", F.normalize(mine, dim=-1), theirs)
-    return (dot / theirs.norm(dim=-1).clamp(min=1e-12)).mean(-1)
+def _cosines_by_gram(mine: Tensor, weights: Tensor, gallery: Features, counts: tuple[int, ...]) -> list[Tensor]:
+    """`_cosines` by Gram matrices: a query's stripes are compared with the cells, and the weights read the products.
+
+    No region's descriptor is ever made: its length follows from the cells' products with each other.
+    """
+    mine, maps = _merged(mine, max(counts)), gallery.whitened.flatten(2)
+    dots = (mine.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, weights.shape[1:3])
+    squares = (weights.flatten(1, 2) @ gallery.gram).unflatten(1, weights.shape[1:3])
+    cosines = []
+    for count in counts:
+        read = _merged(weights, count)
+        dot, square = ((read * _merged(some, count)).sum(-1) for some in (dots, squares))
+        length = _merged(mine, count).norm(dim=-1) * square.clamp(min=0).sqrt()
+        cosines.append((dot / length.clamp(min=1e-12)).mean(-1))
+    return cosines
+
+
+def _merged(stripes: Tensor, count: int) -> Tensor:
+    """Stripes `(…, S, C)`, S a multiple of `count`, added up to `count` of them."""
+    return stripes if stripes.shape[-2] == count else stripes.unflatten(-2, (count, -1)).sum(-2)
 
 
 @torch.inference_mode()

@@ -27,7 +27,7 @@ class Sizes:
     gallery: int = 15913
     textbook: int = 60  # queries of the textbook evaluator
     searched: int = 256  # queries of the global step
-    asked: int = 16  # queries matched by parts
+    asked: int = 64  # queries matched by parts; in all their views a quarter of them
     parts: int = 512  # gallery pictures matched by parts
     channels: int = 2048
     galleries: tuple[int, ...] = (10**4, 10**5, 10**6)

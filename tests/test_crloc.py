@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 
 from ppcl import geometry, matching, metrics
 from ppcl.data.images import ImageBank
+from ppcl.features import gram_matrix
 from ppcl.models.crloc import MAX_HALF, MIN_HALF, CRLoc, describe_stripes, fit, stripe_weights, stripes
 from ppcl.models.glrec import padded_box, placements, rectify
 from ppcl.recipes import METHODS, JointStage, recipe
@@ -202,15 +203,31 @@ def test_descriptor_is_a_unit_vector_of_equal_stripes(draw):
 # --- matching: all pairs at once against pair by pair ---
 
 
-@pytest.fixture
-def described(untrained, draw):
-    """Features of four partial queries, once in one view and once in 2 x 7, and of six gallery pictures."""
+@pytest.fixture(params=[False, True], ids=["maps", "gram"])
+def described(untrained, draw, request):
+    """Features of four partial queries, once in one view and once in 2 x 7, and of six gallery pictures.
+
+    Once as they are, with fewer channels than `gram_matrix` asks for, and once with Gram matrices all the same.
+    """
     queries, gallery = ImageBank(blocks(4, draw), torch.zeros(4)), ImageBank(blocks(6, draw), torch.zeros(6))
     boxes = torch.tensor([[0.3, 0.5, 0.5, 0.9], [0.7, 0.5, 0.55, 1], [0.5, 0.25, 0.9, 0.45], [0.5, 0.7, 1, 0.5]])
     placed = torch.cat([geometry.whole(4), torch.tensor([[0.3, 0.5, 0.45, 1], [0.5, 0.3, 1, 0.4]])])
     one = matching.describe(untrained, queries, boxes=boxes)
     several = matching.describe(untrained, queries, several=True, boxes=boxes)
-    return one, several, matching.describe(untrained, gallery, boxes=placed)
+    there = matching.describe(untrained, gallery, boxes=placed)
+    assert there.gram.shape == (6, 0, 0)
+    if request.param:
+        there.gram = torch.einsum("ncij,nckl->nijkl", there.whitened, there.whitened).flatten(3).flatten(1, 2)
+    return one, several, there
+
+
+def test_gram_matrices_are_of_maps_with_many_channels(draw):
+    maps = torch.randn(2, 33, 2, 4, generator=draw)
+    found = gram_matrix(maps)
+    for i, j in ((0, 0), (0, 7), (5, 2)):
+        pairs = maps[:, :, i // 4, i % 4] * maps[:, :, j // 4, j % 4]
+        torch.testing.assert_close(found[:, i, j], pairs.sum(1))
+    assert found.shape == (2, 8, 8) and gram_matrix(maps[:, :32]).shape == (2, 0, 0)
 
 
 @torch.no_grad()
