@@ -13,6 +13,7 @@ from .models.crloc import stripe_weights
 from .models.ppcl import PPCL
 
 BLOCK = {"cpu": 2**22, "cuda": 2**26}  # numbers in the largest tensor of a step: on a CPU what its cache holds
+GROUP = 16  # gallery pictures that the search for the nearest dismisses at once
 
 
 def global_distances(query: Features, gallery: Features) -> Tensor:
@@ -152,20 +153,49 @@ def shortlisted(distances: Tensor, length: int) -> Tensor | None:
 def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Tensor]:
     """The `length` nearest gallery pictures of each query by global distance: distances and indices `(Q, S)`, sorted.
 
-    What `topk` finds in `global_distances`, without ever holding that matrix: a block of the gallery at a time, of
-    which those stay that are among the nearest so far.
+    What `topk` finds in `global_distances`, without ever holding that matrix: of each block of the gallery those stay
+    that are among the nearest so far.
     """
     asked, there = query.embedding.mean(1), gallery.embedding[:, 0]
-    distances = asked.new_empty(len(asked), 0)
-    index = torch.empty(distances.shape, dtype=torch.long, device=asked.device)
+    found = asked.new_empty(len(asked), 0)  # cosines
+    index = torch.empty(found.shape, dtype=torch.long, device=asked.device)
     wide = max(length, BLOCK[asked.device.type] // max(1, *asked.shape))
     for start in range(0, len(gallery), wide):
-        some = 1 - asked @ there[start : start + wide].to(asked.device).T
-        some, place = some.topk(min(length, some.shape[1]), largest=False)
-        distances, index = torch.cat([distances, some], 1), torch.cat([index, place + start], 1)
-        distances, order = distances.topk(min(length, distances.shape[1]), largest=False)
+        some = (
+            there[start : start + wide].to(asked.device) @ asked.T
+        )  # a gallery's rows on the left: the faster product
+        if not length or len(some) < GROUP * length:
+            better, place = (best.T for best in some.topk(min(length, len(some)), dim=0))
+        else:
+            better, place = _better(some, found, length)
+        found, index = torch.cat([found, better], 1), torch.cat([index, place + start], 1)
+        found, order = found.topk(min(length, found.shape[1]))
         index = index.gather(1, order)
-    return distances, index
+    return 1 - found, index
+
+
+def _better(cosines: Tensor, found: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Of a block's cosines `(W, Q)` those that may be among the `length` largest of a query, given those found so far.
+
+    -> cosines, filled up with -inf, and places in the block, both `(Q, the most of any query)`. Most of a block is
+    dismissed by the maxima of groups.
+    """
+    if missing := -len(cosines) % GROUP:
+        cosines = F.pad(cosines, (0, 0, 0, missing), value=-math.inf)
+    groups = cosines.unflatten(0, (GROUP, -1))
+    largest = groups.amax(0)
+    least = found[:, -1] if found.shape[1] == length else largest.topk(length, dim=0).values[-1]
+    group, query = (largest >= least).nonzero().T
+    values = groups[:, group, query]
+    member, pair = (values >= least[query]).nonzero().T
+    values, query, place = values[member, pair], query[pair], member * len(largest) + group[pair]
+    order = query.argsort()
+    values, query, place = values[order], query[order], place[order]
+    counts = query.bincount(minlength=len(least))
+    rank = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
+    shape = len(least), int(counts.max())
+    better = values.new_full(shape, -math.inf).index_put_((query, rank), values)
+    return better, place.new_zeros(shape).index_put_((query, rank), place)
 
 
 def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = None) -> Tensor:
