@@ -159,11 +159,9 @@ def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Te
     asked, there = query.embedding.mean(1), gallery.embedding[:, 0]
     found = asked.new_empty(len(asked), 0)  # cosines
     index = torch.empty(found.shape, dtype=torch.long, device=asked.device)
-    wide = max(length, BLOCK[asked.device.type] // max(1, *asked.shape))
+    wide = max(1, length, BLOCK[asked.device.type] // max(1, *asked.shape))
     for start in range(0, len(gallery), wide):
-        some = (
-            there[start : start + wide].to(asked.device) @ asked.T
-        )  # a gallery's rows on the left: the faster product
+        some = there[start : start + wide].to(asked.device) @ asked.T  # the long side first: the faster product
         if not length or len(some) < GROUP * length:
             better, place = (best.T for best in some.topk(min(length, len(some)), dim=0))
         else:
@@ -193,7 +191,7 @@ def _better(cosines: Tensor, found: Tensor, length: int) -> tuple[Tensor, Tensor
     values, query, place = values[order], query[order], place[order]
     counts = query.bincount(minlength=len(least))
     rank = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
-    shape = len(least), int(counts.max())
+    shape = len(least), max(counts.tolist(), default=length)
     better = values.new_full(shape, -math.inf).index_put_((query, rank), values)
     return better, place.new_zeros(shape).index_put_((query, rank), place)
 

@@ -407,17 +407,30 @@ def test_half_precision_moves_few_places(untrained, described):
     assert metrics.rank_changes(full, found, top=6).max() <= 2
 
 
-@pytest.mark.parametrize("numbers", [1, 100, 10**6])
-def test_nearest_is_the_sorted_row(monkeypatch, described, draw, numbers):
+@pytest.mark.parametrize("numbers", [1, 100, 128 * 100, 10**6])  # blocks of a shortlist's length, of 100, of all
+@pytest.mark.parametrize("group", [1, 4, 16])
+def test_nearest_is_the_sorted_row(monkeypatch, described, draw, numbers, group):
     monkeypatch.setitem(matching.BLOCK, "cpu", numbers)
+    monkeypatch.setattr(matching, "GROUP", group)
     one, several, gallery = described
-    many = replace(gallery, embedding=F.normalize(torch.randn(50, 1, one.embedding.shape[2], generator=draw), dim=2))
-    for query in (one, several):
+    many = replace(gallery, embedding=F.normalize(torch.randn(407, 1, one.embedding.shape[2], generator=draw), dim=2))
+    for query in (one, several, one[:1], one[:0]):
         expected = matching.global_distances(query, many).sort(1)
-        for length in (1, 7, 50, 80):
+        for length in (0, 1, 7, 50, 500):
             distances, index = matching.nearest(query, many, length)
             torch.testing.assert_close(distances, expected.values[:, :length], atol=1e-6, rtol=0)
             assert torch.equal(index, expected.indices[:, :length])
+
+
+@pytest.mark.parametrize("numbers", [1, 128 * 100, 10**6])
+def test_nearest_of_pictures_that_are_all_alike(monkeypatch, described, numbers):
+    """None is nearer than another: as many different ones as were asked for."""
+    monkeypatch.setitem(matching.BLOCK, "cpu", numbers)
+    one, _, gallery = described
+    alike = replace(gallery, embedding=gallery.embedding[:1].expand(407, -1, -1))
+    distances, index = matching.nearest(one, alike, 20)
+    torch.testing.assert_close(distances, matching.global_distances(one, alike)[:, :20], atol=1e-6, rtol=0)
+    assert all(len(set(row)) == 20 for row in index.tolist())
 
 
 def test_best_is_the_head_of_match(untrained, described):
