@@ -12,7 +12,7 @@ import importlib
 
 # glibc gives a freed block of some megabytes back to the system, and the next one is faulted in anew, page by page: up
 # to a quarter of the time of matching. Once it has freed one of this size it keeps them (mallopt(3): M_MMAP_THRESHOLD).
-bytearray(31 << 20)
+bytes(31 << 20)
 
 __version__ = "0.1.0"
 _NAMES = {"recipe": "recipes", "load": "evaluation", "describe": "search", "match": "matching", "ready": "data"}

@@ -64,9 +64,14 @@ def _block(model: PPCL, query: Features, gallery: Features, index: Tensor | None
     if index is not None:  # maps are gathered
         size = max(size, channels * math.prod(cells))
     pairs = max(1, BLOCK[query.box.device.type] // size)
-    width, wide = (len(gallery), max(32, pairs // max(1, count))) if index is None else (index.shape[1], pairs)
-    wide = max(1, math.ceil(width / max(1, math.ceil(width / wide))))  # even pieces
-    return max(1, pairs // wide), wide
+    width, wide = (len(gallery), max(16, pairs // max(1, count))) if index is None else (index.shape[1], pairs)
+    wide = _even(width, wide)
+    return _even(count, max(1, pairs // wide)), wide
+
+
+def _even(whole: int, most: int) -> int:
+    """The length of the pieces, as few and as even as can be, of which none has more than `most`."""
+    return max(1, math.ceil(whole / max(1, math.ceil(whole / most))))
 
 
 def _stripe_counts(model: PPCL, views: int) -> tuple[int, ...]:
