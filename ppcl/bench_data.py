@@ -1,5 +1,6 @@
 """What `bench` measures of the data path, and of importing: each function gives records."""
 
+import importlib.metadata
 import importlib.util
 import random
 import statistics
@@ -43,7 +44,8 @@ def plain_pipeline(size: tuple[int, int]) -> tuple[str, object]:
             from torchreid.reid.data.transforms import build_transforms
 
         wanted = ["random_flip", "random_crop", "random_erase"]
-        return "torchreid's transforms, picture by picture", build_transforms(*size, transforms=wanted)[0]
+        version = importlib.metadata.version("torchreid")
+        return f"torchreid {version}, picture by picture", build_transforms(*size, transforms=wanted)[0]
     from torchvision import transforms
 
     steps = [transforms.Resize(size), transforms.RandomHorizontalFlip(), transforms.Pad(10)]
