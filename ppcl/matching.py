@@ -168,7 +168,7 @@ def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Te
     for start in range(0, len(gallery), wide):
         some = there[start : start + wide].to(asked.device) @ asked.T  # the long side first: the faster product
         if not length or len(some) < GROUP * length:
-            better, place = (best.T for best in some.topk(min(length, len(some)), dim=0))
+            better, place = (best.T for best in _last(some).topk(min(length, len(some)), dim=0))
         else:
             better, place = _better(some, found, length)
         found, index = torch.cat([found, better], 1), torch.cat([index, place + start], 1)
@@ -187,8 +187,8 @@ def _better(cosines: Tensor, found: Tensor, length: int) -> tuple[Tensor, Tensor
         cosines = F.pad(cosines, (0, 0, 0, missing), value=-math.inf)
     groups = cosines.unflatten(0, (GROUP, -1))
     largest = groups.amax(0)
-    least = found[:, -1] if found.shape[1] == length else largest.topk(length, dim=0).values[-1]
-    group, query = (largest >= least).nonzero().T
+    least = found[:, -1] if found.shape[1] == length else _last(largest).topk(length, dim=0).values[-1]
+    group, query = (~(largest < least)).nonzero().T  # and those with NaN: what stands beside it may be large
     values = groups[:, group, query]
     member, pair = (values >= least[query]).nonzero().T
     values, query, place = values[member, pair], query[pair], member * len(largest) + group[pair]
@@ -199,6 +199,11 @@ def _better(cosines: Tensor, found: Tensor, length: int) -> tuple[Tensor, Tensor
     shape = len(least), max(counts.tolist(), default=length)
     better = values.new_full(shape, -math.inf).index_put_((query, rank), values)
     return better, place.new_zeros(shape).index_put_((query, rank), place)
+
+
+def _last(cosines: Tensor) -> Tensor:
+    """NaN, which `topk` takes for the largest, as the smallest."""
+    return cosines.nan_to_num(nan=-math.inf)
 
 
 def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = None) -> Tensor:

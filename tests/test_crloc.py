@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -431,6 +432,20 @@ def test_nearest_of_pictures_that_are_all_alike(monkeypatch, described, numbers)
     distances, index = matching.nearest(one, alike, 20)
     torch.testing.assert_close(distances, matching.global_distances(one, alike)[:, :20], atol=1e-6, rtol=0)
     assert all(len(set(row)) == 20 for row in index.tolist())
+
+
+@pytest.mark.parametrize("numbers", [1, 128 * 100, 10**6])
+def test_a_picture_without_a_number_is_the_last(monkeypatch, described, draw, numbers):
+    """NaN of one picture hides none of its neighbours."""
+    monkeypatch.setitem(matching.BLOCK, "cpu", numbers)
+    one, _, gallery = described
+    many = replace(gallery, embedding=F.normalize(torch.randn(407, 1, one.embedding.shape[2], generator=draw), dim=2))
+    expected = matching.global_distances(one, many).sort(1)
+    lost = expected.indices[0, 0].item()
+    many.embedding[lost] = math.nan
+    _, index = matching.nearest(one, many, 5)
+    for found, row in zip(index, expected.indices, strict=True):
+        assert found.tolist() == [place for place in row.tolist() if place != lost][:5]
 
 
 def test_best_is_the_head_of_match(untrained, described):
