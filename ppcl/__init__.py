@@ -10,8 +10,9 @@ Heavy parts (metrics, plots, training, …) are imported when first used.
 
 import importlib
 
-# glibc gives a freed block of some megabytes back to the system, and the next one is faulted in anew, page by page: up
-# to a quarter of the time of matching. Once it has freed one of this size it keeps them (mallopt(3): M_MMAP_THRESHOLD).
+# glibc gives freed blocks of some megabytes back to the system, and the next ones are faulted in anew, page by page: up
+# to a quarter of the time of matching. Once one of this size was freed, it keeps smaller ones, up to twice as much in
+# all (mallopt(3): M_MMAP_THRESHOLD).
 bytes(31 << 20)
 
 __version__ = "0.1.0"

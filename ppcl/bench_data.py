@@ -1,6 +1,5 @@
 """What `bench` measures of the data path, and of importing: each function gives records."""
 
-import importlib.metadata
 import importlib.util
 import random
 import statistics
@@ -38,14 +37,15 @@ def draw_files(folder: Path, count: int, size: tuple[int, int] = (128, 64)) -> l
 def plain_pipeline(size: tuple[int, int]) -> tuple[str, object]:
     """What a DataLoader's worker does with one picture after the other: torchreid's transforms, or torchvision's."""
     if importlib.util.find_spec("torchreid"):
+        import torchreid
+
         try:
             from torchreid.data.transforms import build_transforms
         except ModuleNotFoundError:  # pip's has it one deeper than its git
             from torchreid.reid.data.transforms import build_transforms
 
         wanted = ["random_flip", "random_crop", "random_erase"]
-        version = importlib.metadata.version("torchreid")
-        return f"torchreid {version}, picture by picture", build_transforms(*size, transforms=wanted)[0]
+        return f"torchreid {torchreid.__version__}, picture by picture", build_transforms(*size, transforms=wanted)[0]
     from torchvision import transforms
 
     steps = [transforms.Resize(size), transforms.RandomHorizontalFlip(), transforms.Pad(10)]

@@ -19,6 +19,7 @@ from . import losses, matching, metrics, training
 from .data import images, views
 from .features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
+from .models.crloc import stripe_weights
 from .models.ppcl import PPCL
 from .recipes import Recipe, recipe
 from .timing import Sizes, bandwidth, fact, item, product
@@ -173,9 +174,9 @@ def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool
     draw = torch.Generator().manual_seed(seed)
     cells, who = (sizes.size[0] // 16, sizes.size[1] // 16), torch.arange(count) % people
 
-    def of(people_draw: torch.Generator, spread: float, *shape: int) -> Tensor:
-        centre = torch.randn(people, *shape, generator=people_draw)
-        return torch.randn(count, *shape, generator=draw).mul_(spread).add_(centre[who])
+    def of(people_draw: torch.Generator, spread: float, views: int, *shape: int) -> Tensor:
+        centre = torch.randn(people, 1, *shape, generator=people_draw)
+        return torch.randn(count, views, *shape, generator=draw).mul_(spread).add_(centre[who])
 
     same = torch.Generator().manual_seed(0)  # the same people in queries and gallery
     embedding = F.normalize(of(same, 2.0, several, sizes.width), dim=-1)
@@ -184,8 +185,8 @@ def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool
         nothing = torch.zeros(count, 0)
         return Features(embedding, box, gate, *[nothing] * 6)
     points = F.normalize(of(same, 1.0, several, 18, 64), dim=-1)
-    stripes = of(same, 1.0, several, STRIPES, sizes.channels)
-    keys, maps = F.normalize(of(same, 1.0, 64, *cells), dim=1), of(same, 1.0, sizes.channels, *cells)
+    keys, maps = F.normalize(of(same, 1.0, 1, 64, *cells)[:, 0], dim=1), of(same, 1.0, 1, sizes.channels, *cells)[:, 0]
+    stripes = stripe_weights(box, (6, 3), cells, STRIPES) @ maps.flatten(2).transpose(1, 2)[:, None]
     visible = torch.ones(count, 1, *cells)
     return Features(embedding, box, gate, points, stripes, keys, maps, visible, gram_matrix(maps))
 

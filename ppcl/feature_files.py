@@ -73,7 +73,7 @@ def load(path: Path | str, facts: dict) -> tuple[Features, dict]:
         if not isinstance(found.get("facts"), dict) or not _fit(features):
             raise CheckpointError
     except (CheckpointError, SafetensorError, OSError):
-        raise CheckpointError(f"{path} is damaged or holds no features; delete it") from None
+        raise CheckpointError(f"{path} is damaged or holds no features that this version reads; delete it") from None
     if difference := first_difference(facts, found["facts"]):
         raise CheckpointError(f"{path} is stale ({difference}); describe the pictures again")
     return features, found
@@ -88,4 +88,4 @@ def _fit(features: Features) -> bool:
             return False
         if any(known.setdefault(letter, side) != side for letter, side in zip(letters, value.shape, strict=True)):
             return False
-    return known["g"] in (0, known["h"] * known["w"])
+    return known["g"] in (0, known["h"] * known["w"]) and features.gram.dtype == torch.float32

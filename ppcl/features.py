@@ -12,6 +12,7 @@ from .models.glrec import placements
 from .models.ppcl import PPCL
 
 STRIPES = 6  # rows of a region that are read; pairs of them give the three stripes
+MANY = 4  # so many times as many channels as cells: matching goes by Gram matrices, which is faster there
 
 
 @dataclass
@@ -117,15 +118,14 @@ def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None,
     weights = stripe_weights(layout.box, model.crloc.grid, tuple(features.shape[-2:]), STRIPES)
     stripes = weights @ whitened.flatten(2).transpose(1, 2)
     each = [value.unflatten(0, (number, views)) for value in (embedding, layout.box, gate, points, stripes)]
-    first = [value.unflatten(0, (number, views))[:, 0] for value in (keys, whitened, visible, gram_matrix(whitened))]
-    return Features(each[0], each[1], each[2][:, 0], each[3], each[4], *first)
+    first = [value.unflatten(0, (number, views))[:, 0] for value in (keys, whitened, visible)]
+    return Features(each[0], each[1], each[2][:, 0], each[3], each[4], *first, gram_matrix(first[1]))
 
 
 def gram_matrix(maps: Tensor) -> Tensor:
     """Products of a map's cells with each other: `(N, C, h, w)` -> `(N, h * w, h * w)`.
 
-    Only of maps with many more channels than cells, as ResNet-50's: there matching is faster by them. Of others
-    `(N, 0, 0)`.
+    Only of maps with MANY times as many channels as cells, as ResNet-50's; of others `(N, 0, 0)`.
     """
     cells = maps.flatten(2)
-    return cells.transpose(1, 2) @ cells if cells.shape[1] > 4 * cells.shape[2] else maps.new_empty(len(maps), 0, 0)
+    return cells.transpose(1, 2) @ cells if cells.shape[1] > MANY * cells.shape[2] else maps.new_empty(len(maps), 0, 0)

@@ -61,8 +61,8 @@ def _block(model: PPCL, query: Features, gallery: Features, index: Tensor | None
     (count, views, points), (channels, *cells) = query.points.shape[:3], gallery.whitened.shape[1:]
     read = math.prod(cells) if gallery.gram.numel() else channels
     size = views * max(points * math.prod(cells), max(_stripe_counts(model, views)) * read)
-    if index is not None:  # maps are gathered
-        size = max(size, channels * math.prod(cells))
+    if index is not None:  # maps are gathered, and a query's stripes repeated for each
+        size = max(size, channels * math.prod(cells), views * STRIPES * channels)
     pairs = max(1, BLOCK[query.box.device.type] // size)
     width, wide = (len(gallery), max(16, pairs // max(1, count))) if index is None else (index.shape[1], pairs)
     wide = _even(width, wide)
@@ -114,16 +114,18 @@ def _cosines(mine: Tensor, weights: Tensor, gallery: Features, counts: tuple[int
 def _cosines_by_gram(mine: Tensor, weights: Tensor, gallery: Features, counts: tuple[int, ...]) -> list[Tensor]:
     """`_cosines` by Gram matrices: a query's stripes are compared with the cells, and the weights read the products.
 
-    No region's descriptor is ever made: its length follows from the cells' products with each other.
+    No region's descriptor is ever made: its length follows from the cells' products with each other. One that is next
+    to nothing beside the largest cell, because what the region reads cancels out, counts as a thousandth of that.
     """
     mine, maps = _merged(mine, max(counts)), gallery.whitened.flatten(2)
     dots = (mine.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, weights.shape[1:3])
     squares = (weights.flatten(1, 2) @ gallery.gram).unflatten(1, weights.shape[1:3])
+    floor = 1e-6 * gallery.gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
     cosines = []
     for count in counts:
         read = _merged(weights, count)
         dot, square = ((read * _merged(some, count)).sum(-1) for some in (dots, squares))
-        length = _merged(mine, count).norm(dim=-1) * square.clamp(min=0).sqrt()
+        length = _merged(mine, count).norm(dim=-1) * torch.maximum(square, floor).sqrt()
         cosines.append((dot / length.clamp(min=1e-12)).mean(-1))
     return cosines
 
@@ -158,8 +160,8 @@ def shortlisted(distances: Tensor, length: int) -> Tensor | None:
 def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Tensor]:
     """The `length` nearest gallery pictures of each query by global distance: distances and indices `(Q, S)`, sorted.
 
-    What `topk` finds in `global_distances`, without ever holding that matrix: of each block of the gallery those stay
-    that are among the nearest so far.
+    The head of a stable sort of `global_distances`, without ever holding that matrix: of each block of the gallery
+    those stay that are among the nearest so far.
     """
     asked, there = query.embedding.mean(1), gallery.embedding[:, 0]
     found = asked.new_empty(len(asked), 0)  # cosines
@@ -168,11 +170,11 @@ def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Te
     for start in range(0, len(gallery), wide):
         some = there[start : start + wide].to(asked.device) @ asked.T  # the long side first: the faster product
         if not length or len(some) < GROUP * length:
-            better, place = (best.T for best in _last(some).topk(min(length, len(some)), dim=0))
+            better, place = _last(some).T, torch.arange(len(some), device=some.device).expand(some.T.shape)
         else:
             better, place = _better(some, found, length)
         found, index = torch.cat([found, better], 1), torch.cat([index, place + start], 1)
-        found, order = found.topk(min(length, found.shape[1]))
+        found, order = (value[:, :length] for value in found.sort(dim=1, descending=True, stable=True))
         index = index.gather(1, order)
     return 1 - found, index
 
@@ -180,8 +182,8 @@ def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Te
 def _better(cosines: Tensor, found: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Of a block's cosines `(W, Q)` those that may be among the `length` largest of a query, given those found so far.
 
-    -> cosines, filled up with -inf, and places in the block, both `(Q, the most of any query)`. Most of a block is
-    dismissed by the maxima of groups.
+    -> cosines, filled up with -inf, and places in the block, which rise, both `(Q, the most of any query)`. Most of a
+    block is dismissed by the maxima of groups.
     """
     if missing := -len(cosines) % GROUP:
         cosines = F.pad(cosines, (0, 0, 0, missing), value=-math.inf)
@@ -190,9 +192,9 @@ def _better(cosines: Tensor, found: Tensor, length: int) -> tuple[Tensor, Tensor
     least = found[:, -1] if found.shape[1] == length else _last(largest).topk(length, dim=0).values[-1]
     group, query = (~(largest < least)).nonzero().T  # and those with NaN: what stands beside it may be large
     values = groups[:, group, query]
-    member, pair = (values >= least[query]).nonzero().T
+    member, pair = ((values >= least[query]) & (values > -math.inf)).nonzero().T
     values, query, place = values[member, pair], query[pair], member * len(largest) + group[pair]
-    order = query.argsort()
+    order = query.argsort(stable=True)
     values, query, place = values[order], query[order], place[order]
     counts = query.bincount(minlength=len(least))
     rank = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
@@ -202,7 +204,7 @@ def _better(cosines: Tensor, found: Tensor, length: int) -> tuple[Tensor, Tensor
 
 
 def _last(cosines: Tensor) -> Tensor:
-    """NaN, which `topk` takes for the largest, as the smallest."""
+    """NaN, which would count as the largest, as the smallest."""
     return cosines.nan_to_num(nan=-math.inf)
 
 

@@ -138,7 +138,8 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
             raise checkpoints.CheckpointError
     except checkpoints.CheckpointError:
         if path.exists():
-            print(f"{path}: the gallery or the checkpoint is another one now, so the pictures are described again")
+            why = "the gallery, the checkpoint or ppcl is another one now, or the file is damaged"
+            print(f"{path}: {why}; the pictures are described again")
     else:
         _warn(kept["left_out"])
         return found, kept

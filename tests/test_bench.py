@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppcl import bench, bench_data, bench_models, metrics, plots, timing
+from ppcl import bench, bench_data, bench_models, matching, metrics, plots, timing
 from ppcl.__main__ import main
 from ppcl.recipes import recipe
 
@@ -127,8 +127,11 @@ def test_the_command_writes_where_it_is_told(monkeypatch, tmp_path, capsys):
     assert "one: 1 s" in capsys.readouterr().out and len(bench.read(tmp_path / "b.json")) == 1
 
 
-def test_drawn_people_resemble_themselves():
-    asked, there = (bench_models.drawn_features(32, 8, TINY, seed) for seed in (1, 2))
-    distances = 1 - asked.embedding[:, 0] @ there.embedding[:, 0].T
+@pytest.mark.parametrize("several", [1, 14])
+def test_drawn_people_resemble_themselves(several):
+    """By their embeddings and by their parts, as queries in several views, too."""
+    asked, there = (bench_models.drawn_features(32, 8, TINY, seed, several=n) for seed, n in ((1, several), (2, 1)))
     same = (torch.arange(32) % 8)[:, None] == (torch.arange(32) % 8)[None]
-    assert distances[same].mean() < distances[~same].mean() - 0.05
+    parts = matching.region_distances(bench_models._matcher(TINY), asked, there)
+    for distances in (matching.global_distances(asked, there), parts):
+        assert distances[same].mean() < distances[~same].mean() - 0.05

@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from conftest import blocks
 from torch.autograd import gradcheck
 
-from ppcl import geometry, matching, metrics
+from ppcl import features, geometry, matching, metrics
 from ppcl.data.images import ImageBank
-from ppcl.features import gram_matrix
 from ppcl.models.crloc import MAX_HALF, MIN_HALF, CRLoc, describe_stripes, fit, stripe_weights, stripes
 from ppcl.models.glrec import padded_box, placements, rectify
 from ppcl.recipes import METHODS, JointStage, recipe
@@ -205,7 +204,7 @@ def test_descriptor_is_a_unit_vector_of_equal_stripes(draw):
 
 
 @pytest.fixture(params=[False, True], ids=["maps", "gram"])
-def described(untrained, draw, request):
+def described(untrained, draw, request, monkeypatch):
     """Features of four partial queries, once in one view and once in 2 x 7, and of six gallery pictures.
 
     Once as they are, with fewer channels than `gram_matrix` asks for, and once with Gram matrices all the same.
@@ -215,20 +214,24 @@ def described(untrained, draw, request):
     placed = torch.cat([geometry.whole(4), torch.tensor([[0.3, 0.5, 0.45, 1], [0.5, 0.3, 1, 0.4]])])
     one = matching.describe(untrained, queries, boxes=boxes)
     several = matching.describe(untrained, queries, several=True, boxes=boxes)
-    there = matching.describe(untrained, gallery, boxes=placed)
-    assert there.gram.shape == (6, 0, 0)
     if request.param:
-        there.gram = torch.einsum("ncij,nckl->nijkl", there.whitened, there.whitened).flatten(3).flatten(1, 2)
+        monkeypatch.setattr(features, "MANY", 0)
+    there = matching.describe(untrained, gallery, boxes=placed)
+    if request.param:
+        products = torch.einsum("ncij,nckl->nijkl", there.whitened, there.whitened)
+        torch.testing.assert_close(there.gram, products.flatten(3).flatten(1, 2))
+    else:
+        assert there.gram.shape == (6, 0, 0)
     return one, several, there
 
 
 def test_gram_matrices_are_of_maps_with_many_channels(draw):
     maps = torch.randn(2, 33, 2, 4, generator=draw)
-    found = gram_matrix(maps)
+    found = features.gram_matrix(maps)
     for i, j in ((0, 0), (0, 7), (5, 2)):
         pairs = maps[:, :, i // 4, i % 4] * maps[:, :, j // 4, j % 4]
         torch.testing.assert_close(found[:, i, j], pairs.sum(1))
-    assert found.shape == (2, 8, 8) and gram_matrix(maps[:, :32]).shape == (2, 0, 0)
+    assert found.shape == (2, 8, 8) and features.gram_matrix(maps[:, :32]).shape == (2, 0, 0)
 
 
 @torch.no_grad()
@@ -286,6 +289,20 @@ def test_region_distances_are_the_naive_pairs(untrained, described):
         expected = [[naive_region_distance(untrained, query, gallery, i, j) for j in range(6)] for i in range(4)]
         torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=0)
         assert found.std() > 0.01
+
+
+@pytest.mark.parametrize("noise", [0, 1e-5, 1e-3])
+def test_a_region_whose_reading_cancels_is_near_to_nobody(untrained, described, draw, noise):
+    """Its descriptor's direction is rounding: whatever it is, the distance stays one."""
+    one, _, gallery = described
+    maps = gallery.whitened.clone()
+    maps[..., maps.shape[-1] // 2 :] = -maps[..., : maps.shape[-1] // 2].flip(-1)
+    maps += noise * torch.randn(maps.shape, generator=draw)
+    products = torch.einsum("ncij,nckl->nijkl", maps, maps).flatten(3).flatten(1, 2)
+    gallery = replace(gallery, whitened=maps, gram=products if gallery.gram.numel() else gallery.gram)
+    untrained.method = METHODS["same-location"]
+    one = replace(one, box=geometry.whole(4, 1))
+    assert matching.region_distances(untrained, one, gallery).sub(1).abs().max() <= 1 + 1e-4
 
 
 def test_region_distance_of_a_shortlist_is_read_from_the_full_matrix(untrained, described):
@@ -424,14 +441,19 @@ def test_nearest_is_the_sorted_row(monkeypatch, described, draw, numbers, group)
 
 
 @pytest.mark.parametrize("numbers", [1, 128 * 100, 10**6])
-def test_nearest_of_pictures_that_are_all_alike(monkeypatch, described, numbers):
-    """None is nearer than another: as many different ones as were asked for."""
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nearest_of_pictures_that_are_alike(monkeypatch, described, numbers, sign):
+    """Eight kinds that follow each other: of a kind, near or opposite, the first in the gallery come first."""
     monkeypatch.setitem(matching.BLOCK, "cpu", numbers)
     one, _, gallery = described
-    alike = replace(gallery, embedding=gallery.embedding[:1].expand(407, -1, -1))
-    distances, index = matching.nearest(one, alike, 20)
-    torch.testing.assert_close(distances, matching.global_distances(one, alike)[:, :20], atol=1e-6, rtol=0)
-    assert all(len(set(row)) == 20 for row in index.tolist())
+    corners = torch.eye(one.embedding.shape[2])[: 8 - 1]  # of which a product is exact, however it is made
+    alike = replace(gallery, embedding=corners[torch.arange(407) % 7][:, None])
+    query = replace(one, embedding=sign * torch.arange(1.0, 4 * 128 + 1).view(4, 1, 128) / 512)
+    expected = matching.global_distances(query, alike).sort(dim=1, stable=True)
+    for length in (1, 5, 20, 100):
+        distances, index = matching.nearest(query, alike, length)
+        torch.testing.assert_close(distances, expected.values[:, :length], atol=1e-6, rtol=0)
+        assert torch.equal(index, expected.indices[:, :length])
 
 
 @pytest.mark.parametrize("numbers", [1, 128 * 100, 10**6])
@@ -446,6 +468,9 @@ def test_a_picture_without_a_number_is_the_last(monkeypatch, described, draw, nu
     _, index = matching.nearest(one, many, 5)
     for found, row in zip(index, expected.indices, strict=True):
         assert found.tolist() == [place for place in row.tolist() if place != lost][:5]
+    many.embedding[4:] = math.nan
+    distances, index = matching.nearest(one, many, 5)
+    assert distances.isfinite().sum() == 4 * (4 - (lost < 4)) and index.max() < 407
 
 
 def test_best_is_the_head_of_match(untrained, described):

@@ -7,7 +7,7 @@ import torch
 from conftest import blocks
 from safetensors.torch import load_file
 
-from ppcl import feature_files, matching
+from ppcl import feature_files, features, matching
 from ppcl.checkpoints import CheckpointError
 from ppcl.data.images import ImageBank
 
@@ -20,7 +20,11 @@ def described(untrained, draw):
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_what_is_saved_in_parts_comes_back(described, tmp_path, half):
+@pytest.mark.parametrize("many", [0, 4], ids=["gram", "none"])
+def test_what_is_saved_in_parts_comes_back(untrained, draw, monkeypatch, tmp_path, half, many):
+    monkeypatch.setattr(features, "MANY", many)
+    described = matching.describe(untrained, ImageBank(blocks(5, draw), torch.zeros(5)))
+    assert (described.gram.numel() > 0) == (many == 0)
     described = described.bfloat16() if half else described
     feature_files.save(tmp_path / "f", [described[:2], described[2:3], described[3:]], 5, FACTS, note=[1])
     found, header = feature_files.load(tmp_path / "f", FACTS)
@@ -58,6 +62,24 @@ def test_files_that_are_missing_or_damaged_are_refused(described, tmp_path, cont
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match="does not exist" if content is None else "damaged"):
         feature_files.load(path, FACTS)
+
+
+@pytest.mark.parametrize("wrong", ["size", "dtype", "none"])
+def test_gram_matrices_that_do_not_fit_and_older_files_are_refused(described, monkeypatch, tmp_path, wrong):
+    cells = described.keys[0, 0].numel()
+    described.gram = torch.zeros(5, cells, cells)
+    feature_files.save(tmp_path / "f", [described], 5, FACTS)
+    feature_files.load(tmp_path / "f", FACTS)
+    if wrong == "size":
+        described.gram = torch.zeros(5, cells - 1, cells - 1)
+    elif wrong == "dtype":
+        described.gram = described.gram.bfloat16()
+    else:
+        monkeypatch.setattr(feature_files, "NAMES", [name for name in feature_files.NAMES if name != "gram"])
+    feature_files.save(tmp_path / "f", [described], 5, FACTS)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="damaged or holds no features that this version reads"):
+        feature_files.load(tmp_path / "f", FACTS)
 
 
 def test_a_file_appears_whole_or_not_at_all(described, tmp_path):
