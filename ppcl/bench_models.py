@@ -19,7 +19,7 @@ from . import losses, matching, metrics, training
 from .data import images, views
 from .features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
-from .models.crloc import stripe_weights
+from .models.crloc import stripes
 from .models.ppcl import PPCL
 from .recipes import Recipe, recipe
 from .timing import Sizes, bandwidth, fact, item, product
@@ -186,9 +186,9 @@ def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool
         return Features(embedding, box, gate, *[nothing] * 6)
     points = F.normalize(of(same, 1.0, several, 18, 64), dim=-1)
     keys, maps = F.normalize(of(same, 1.0, 1, 64, *cells)[:, 0], dim=1), of(same, 1.0, 1, sizes.channels, *cells)[:, 0]
-    stripes = stripe_weights(box, (6, 3), cells, STRIPES) @ maps.flatten(2).transpose(1, 2)[:, None]
+    read = stripes(maps, box[:, 0], (6, 3), STRIPES)[:, None].expand(-1, several, -1, -1)  # all views have one box
     visible = torch.ones(count, 1, *cells)
-    return Features(embedding, box, gate, points, stripes, keys, maps, visible, gram_matrix(maps))
+    return Features(embedding, box, gate, points, read, keys, maps, visible, gram_matrix(maps))
 
 
 def _matcher(sizes: Sizes) -> PPCL:
@@ -201,9 +201,8 @@ def _matcher(sizes: Sizes) -> PPCL:
 def part_matching(sizes: Sizes, device: str) -> list[dict]:
     """Pairs matched part to part; against one pair after the other, and the product of the operations it counts."""
     model = _matcher(sizes).to(device)
-    asked, there = (
-        _to(drawn_features(count, 64, sizes, seed), device) for seed, count in ((1, sizes.asked), (2, sizes.parts))
-    )
+    asked = drawn_features(sizes.asked, 64, sizes, 1).to(device)
+    there = drawn_features(sizes.parts, 64, sizes, 2).to(device)
     pairs, few = sizes.asked * sizes.parts, min(8, sizes.parts)
     everything = partial(matching.region_distances, model, asked, there)
 
@@ -216,14 +215,13 @@ def part_matching(sizes: Sizes, device: str) -> list[dict]:
     note = f"{sizes.asked} queries in one view, {sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
     bound = product(sizes, each, torch.float32, device)
     found = [item("part to part", "pairs/s", everything, pairs, plain, bound, sizes.rounds, note)]
-    if hasattr(there, "bfloat16"):
-        half = there.bfloat16()
-        faster = partial(matching.region_distances, model, asked, half)
-        moved = metrics.rank_changes(everything().cpu(), faster().float().cpu()).max()
-        note = f"against float32 the ten nearest move by {moved} places at most"
-        bound = product(sizes, each, torch.bfloat16, device)
-        full = ("float32", everything, pairs)
-        found.append(item("part to part, bfloat16", "pairs/s", faster, pairs, full, bound, sizes.rounds, note))
+    half = there.bfloat16()
+    faster = partial(matching.region_distances, model, asked, half)
+    moved = metrics.rank_changes(everything().cpu(), faster().float().cpu()).max()
+    note = f"against float32 the ten nearest move by {moved} places at most"
+    bound = product(sizes, each, torch.bfloat16, device)
+    full = ("float32", everything, pairs)
+    found.append(item("part to part, bfloat16", "pairs/s", faster, pairs, full, bound, sizes.rounds, note))
     return found
 
 
@@ -231,13 +229,13 @@ def shortlists(sizes: Sizes, device: str) -> list[dict]:
     """A search in large galleries: the global step, the part step, what must be kept, and what the shortlist loses."""
     model, how, found = _matcher(sizes).to(device), recipe("person", "paper").matching, []
     length, several = min(how.shortlist, sizes.parts // 4), how.placements * (1 + how.mirror)
-    asked = _to(drawn_features(max(1, sizes.asked // 4), 64, sizes, 1, several=several), device)
-    some = _to(drawn_features(sizes.parts, 64, sizes, 2), device)
+    asked = drawn_features(max(1, sizes.asked // 4), 64, sizes, 1, several=several).to(device)
+    some = drawn_features(sizes.parts, 64, sizes, 2).to(device)
     a_picture = sum(getattr(some, field.name).nbytes for field in dataclasses.fields(some)) / len(some)
-    many, note = _to(drawn_features(sizes.searched, 64, sizes, 1, parts=False), device), f"a query of {sizes.searched}"
+    many, note = drawn_features(sizes.searched, 64, sizes, 1, parts=False).to(device), f"a query of {sizes.searched}"
     for count in sizes.galleries:
-        gallery = _to(drawn_features(count, max(64, count // 20), sizes, 2, parts=False), device)
-        steps = {f"global step, {count}": partial(nearest, many, gallery, length)}
+        gallery = drawn_features(count, max(64, count // 20), sizes, 2, parts=False).to(device)
+        steps = {f"global step, {count}": partial(matching.nearest, many, gallery, length)}
         if count == sizes.galleries[len(sizes.galleries) // 2]:
             steps[f"global distances alone, {count}"] = partial(matching.global_distances, many, gallery)
         for name, step in steps.items():
@@ -245,7 +243,7 @@ def shortlists(sizes: Sizes, device: str) -> list[dict]:
             found.append(item(name, "s", step, len(many), None, bound, min(3, sizes.rounds), note))
         kept = count * a_picture / 2**30
         found.append(fact(f"features, {count}", kept, "GiB", note="to be kept, on a disk if large"))
-    overall, index = nearest(asked, some, length)
+    _, index = matching.nearest(asked, some, length)
     parts = partial(matching.region_distances, model, asked, some, index)
     whole = ("the whole gallery by parts", partial(matching.region_distances, model, asked, some), len(asked))
     note = f"a query in {several} views, its {length} nearest of {len(some)}"
@@ -254,18 +252,6 @@ def shortlists(sizes: Sizes, device: str) -> list[dict]:
     kept = (full[..., None] == index[:, None]).any(-1).float().mean().item()
     note = f"of the ten nearest in the full matrix of {len(some)}, in the {length} of the shortlist"
     return [*found, fact("shortlist, recall", 100 * kept, "%", note=note)]
-
-
-def nearest(asked: Features, gallery: Features, length: int) -> tuple[Tensor, Tensor]:
-    """The global step: distances and indices of the nearest pictures `(Q, S)`."""
-    if hasattr(matching, "nearest"):
-        return matching.nearest(asked, gallery, length)
-    return matching.global_distances(asked, gallery).topk(length, largest=False)
-
-
-def _to(features: Features, device: str) -> Features:
-    names = [field.name for field in dataclasses.fields(features)]
-    return Features(**{name: getattr(features, name).to(device) for name in names})
 
 
 ITEMS = (training_step, stages, evaluation, part_matching, shortlists)

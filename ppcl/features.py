@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data.images import ImageBank, normalise
-from .models.crloc import stripe_weights
+from .models.crloc import stripes
 from .models.glrec import placements
 from .models.ppcl import PPCL
 
@@ -115,9 +115,8 @@ def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None,
     embedding = F.normalize(model.backbone.neck(pooled), dim=1)
     keys, whitened = model.crloc.keys(features), model.described(features)
     points, _ = model.crloc.queries(keys, layout.box)
-    weights = stripe_weights(layout.box, model.crloc.grid, tuple(features.shape[-2:]), STRIPES)
-    stripes = weights @ whitened.flatten(2).transpose(1, 2)
-    each = [value.unflatten(0, (number, views)) for value in (embedding, layout.box, gate, points, stripes)]
+    read = stripes(whitened, layout.box, model.crloc.grid, STRIPES)
+    each = [value.unflatten(0, (number, views)) for value in (embedding, layout.box, gate, points, read)]
     first = [value.unflatten(0, (number, views))[:, 0] for value in (keys, whitened, visible)]
     return Features(each[0], each[1], each[2][:, 0], each[3], each[4], *first, gram_matrix(first[1]))
 
