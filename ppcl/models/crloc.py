@@ -65,8 +65,7 @@ class CRLoc(nn.Module):
         )
         positions = geometry.points(geometry.whole(like=where), *keys.shape[-2:])
         moments = F.linear(attention, torch.cat([torch.ones_like(positions[:, :1]), positions], 1).T.contiguous())
-        squares = attention.square() if torch.is_grad_enabled() else attention.square_()
-        return fit(moments, squares.sum(-1), region, self.grid)
+        return fit(moments, attention.square().sum(-1), region, self.grid)
 
     def attention(self, query: Tensor, where: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
         """`A_k(x)`: `(B, K, D)`, `(B, K, 2)`, `(B, D, h, w)`, `(B, 1, h, w)` -> `(B, K, h * w)`; rows sum to 1.
