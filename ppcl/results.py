@@ -69,8 +69,13 @@ def add(run: Path | str, rows: list[dict]) -> pandas.DataFrame:
         old = read(run)
         table = pandas.concat([old, fresh]) if len(old) else fresh
         table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
-        write_text(Path(run) / "results.csv", table.to_csv(index=False, float_format="%.6f"))
+        write_text(Path(run) / "results.csv", as_csv(table))
     return table
+
+
+def as_csv(table: pandas.DataFrame) -> str:
+    """A table as its file holds it."""
+    return table.to_csv(index=False, float_format="%.6f")
 
 
 def wide(
