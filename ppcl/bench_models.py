@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import losses, matching, metrics, training
+from . import losses, matching, metrics, schedules, training
 from .data import images, views
 from .features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
@@ -53,14 +53,14 @@ def training_step(sizes: Sizes, device: str) -> list[dict]:
         (loss + losses.batch_hard(pooled, labels, how)).backward()
         optimiser.step()
 
-    ways = {"ours": (torch.channels_last, partial(training.autocast, device))}
+    ways = {"ours": (torch.channels_last, partial(schedules.autocast, device))}
     ways["plain"] = torch.contiguous_format, contextlib.nullcontext
     steps = {}
     for name, (layout, context) in ways.items():
         model = Backbone(how, 751).to(device, memory_format=layout).train()
         optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], how.lr)
         steps[name] = partial(step, model, optimiser, pictures.contiguous(memory_format=layout), context)
-    with training.autocast(device):
+    with schedules.autocast(device):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     each = _flops(steps["plain"]) / count
     bound = product(sizes, each, dtype, device)

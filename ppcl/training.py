@@ -22,58 +22,11 @@ from .guard import guarded
 from .models.glrec import GLRec, cap_gradient
 from .models.ppcl import PPCL
 from .recipes import Recipe, trained_by
+from .schedules import autocast, backbone_lr, glrec_lr, joint_lr, make_optimiser, set_lr
 from .selection import choose_fusion
 
 __all__ = ["heldout_queries", "train_backbone", "train_glrec", "train_joint", "training_data"]
 LOG_EVERY = 10  # steps
-
-
-# --- schedules: fractions of an epoch never matter, except for the joint stage's cosine ---
-
-
-def glrec_lr(recipe: Recipe, epoch: int) -> float:
-    """Supplement §2.1: constant, then linear, reaching the final rate in the last epoch."""
-    stage = recipe.glrec
-    past = max(0, epoch + 1 - stage.constant_epochs) / max(1, stage.epochs - stage.constant_epochs)
-    return stage.lr + (stage.final_lr - stage.lr) * past
-
-
-def backbone_lr(recipe: Recipe, epoch: int) -> float:
-    """Supplement §2.1: x0.1 every 40 epochs; a warm-up, where the recipe asks for one, rises linearly."""
-    stage = recipe.backbone
-    warm = min(1.0, (epoch + 1) / (stage.warmup_epochs + 1))
-    return stage.lr * warm * stage.decay ** (epoch // stage.decay_epochs)
-
-
-def joint_lr(recipe: Recipe, step: int, per_epoch: int, total: int) -> float:
-    """From the published initial rate, x0.1 every 5 epochs for faces (§2.2); for people how it falls is not published.
-
-    There it falls along a half cosine over `total` steps. A warm-up, where the recipe asks for one, rises linearly.
-    """
-    stage = recipe.joint
-    warm = min(1.0, (step + 1) / (stage.warmup_epochs * per_epoch + 1))
-    if stage.decay_epochs:
-        return stage.lr * warm * stage.decay ** (step // per_epoch // stage.decay_epochs)
-    low = stage.final_lr_fraction
-    return stage.lr * warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * step / total)))
-
-
-def _set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = lr * group.get("share", 1.0)
-
-
-def autocast(device: torch.device | str):
-    """bf16 for the networks, on CUDA and on CPUs that compute in it; losses and geometry stay in fp32."""
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or torch.cpu._is_avx512_bf16_supported())
-
-
-def _optimiser(parameters, stage, device: torch.device | str) -> torch.optim.Optimizer:
-    how = {"lr": stage.lr, "weight_decay": stage.weight_decay, "fused": torch.device(device).type == "cuda"}
-    if stage.optimiser == "sgd":
-        return torch.optim.SGD(parameters, momentum=stage.momentum, **how)
-    return torch.optim.Adam(parameters, **how)
 
 
 # --- stage 1 ---
@@ -103,7 +56,7 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
     step = stage.begin(per_epoch, total)
     shown = progress.bar(None, stage.label, total, quiet, step, "steps")
     for epoch in range(stage.epoch, -(-total // per_epoch)):
-        _set_lr(optimiser, glrec_lr(recipe, epoch))
+        set_lr(optimiser, glrec_lr(recipe, epoch))
         order = generator(seed, "glrec", epoch)
         all_of_it = batches.shuffled_batches(len(data.train), how.batch, order)
         for index in islice(all_of_it, step - epoch * per_epoch, None):  # those that are still to do
@@ -143,7 +96,7 @@ def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int, stage: 
     optimiser = torch.optim.Adam(model.parameters(), how.polish_lr, fused=device.type == "cuda")
     average = distributed.averaging(optimiser)
     for step in range(how.polish_steps):
-        _set_lr(optimiser, how.polish_lr * (1 - step / how.polish_steps))
+        set_lr(optimiser, how.polish_lr * (1 - step / how.polish_steps))
         draw = generator(seed, "polish", step, device=device)
         index = torch.randint(len(data.train), (how.batch,), generator=draw, device=device)
         pictures, ratios, box, partial = map(share, glrec_batch(data.train, index, recipe, draw))
@@ -179,7 +132,7 @@ def train_backbone(
         torch.manual_seed(seed)
         model = PPCL(recipe, data.classes, "backbone", pretrained=not stage.epoch).backbone
     model = distributed.one_model(model.to(device, memory_format=torch.channels_last).train())
-    optimiser = _optimiser([p for p in model.parameters() if p.requires_grad], how, device)
+    optimiser = make_optimiser([p for p in model.parameters() if p.requires_grad], how, device)
     stage.resume(model, optimiser)
     average = distributed.averaging(optimiser)
 
@@ -190,7 +143,7 @@ def train_backbone(
     shown = progress.bar(None, stage.label, total, quiet, step, "steps")
     each, seen = how.batch // how.identities, None
     for epoch in range(stage.epoch, -(-total // per_epoch)):
-        _set_lr(optimiser, backbone_lr(recipe, epoch))
+        set_lr(optimiser, backbone_lr(recipe, epoch))
         order = generator(seed, "backbone", epoch)
         all_of_it = batches.identity_batches(data.labels, how.identities, each, order)
         for index in islice(all_of_it, step - epoch * per_epoch, None):  # those that are still to do
@@ -263,7 +216,7 @@ def train_joint(
         groups.append({"params": [*model.glrec.parameters()], "share": how.glrec_lr_fraction})
     if method.region == "trained":
         groups.append({"params": [*model.crloc.parameters()], "share": how.crloc_lr_fraction})
-    optimiser = _optimiser(groups, how, device)
+    optimiser = make_optimiser(groups, how, device)
     stage.resume(model, optimiser)
     average = distributed.averaging(optimiser)
 
@@ -279,7 +232,7 @@ def train_joint(
             if step >= total:
                 break
             lr = joint_lr(recipe, step, per_epoch, total)
-            _set_lr(optimiser, lr)
+            set_lr(optimiser, lr)
             draw = generator(seed, "joint", epoch, step, device=device)
             batch = joint_batch(data, labels, index, recipe, method.views, draw).share()
             with autocast(device):

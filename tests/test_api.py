@@ -67,6 +67,7 @@ def test_imports_point_one_way():
         "checkpoints",
         "feature_files",
         "selection",
+        "schedules",
         "training",
         "ground_truth",
         "evaluation",

@@ -15,7 +15,7 @@ from ppcl.data.batches import generator
 from ppcl.models.backbone import Backbone
 from ppcl.models.nets import face34
 from ppcl.recipes import METHODS, BackboneStage, RecipeError, recipe
-from ppcl.training import joint_lr
+from ppcl.schedules import joint_lr, make_optimiser
 
 ROWS = ["+glrec", "ppcl"]
 
@@ -61,9 +61,9 @@ def test_rate_without_warmup_starts_at_the_published():
 
 def test_optimisers_are_the_recipes(paper):
     parameter = [torch.nn.Parameter(torch.zeros(2))]
-    sgd = training._optimiser(parameter, paper.joint, "cpu")
+    sgd = make_optimiser(parameter, paper.joint, "cpu")
     assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.9 and sgd.defaults["lr"] == 0.1
-    assert isinstance(training._optimiser(parameter, recipe("person", "paper").joint, "cpu"), torch.optim.Adam)
+    assert isinstance(make_optimiser(parameter, recipe("person", "paper").joint, "cpu"), torch.optim.Adam)
 
 
 def test_every_difference_from_the_person_says_where_it_comes_from(paper):
