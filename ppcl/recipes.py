@@ -133,7 +133,7 @@ class JointStage:
     wide_share: float = 0.6  # not published
     wide_scale: tuple[float, float] = (0.7, 1.2)  # not published
     wide_shift: float = 0.13  # not published
-    whole_box_share: float = 0.4  # not published: how often p is the whole visible box
+    whole_box_share: float = 0.8  # not published: how often p is the whole visible box
     # losses
     cycle_weight: float = 4.0  # not published
     geometry_weight: float = 4.0  # not published
@@ -253,6 +253,7 @@ _FACE = {
     "joint.warmup_epochs": 1,  # not published: without it σ collapses (METHOD.md §6)
     "joint.crloc_lr_fraction": 0.1,  # not published: 0.01 at most, for the same reason
     "joint.sigma": 0.1,  # not published
+    "joint.whole_box_share": 0.4,  # not published
     "joint.contrast_weight": 0.3,  # not published: with SGD more of it disturbs the embedding
 }
 # Half of the published epochs, phases in proportion.

@@ -207,7 +207,7 @@ def slow_augment(images, how, draw):
     blurred = (torch.rand(count, generator=draw) < how.blur).nonzero().squeeze(1)
     soft = F.interpolate(F.avg_pool2d(images[blurred], 2), size=size, mode="bilinear", align_corners=False)
     images[blurred] = images[blurred].lerp(soft, torch.rand(len(blurred), 1, 1, 1, generator=draw))
-    contrast, gain = 1 + how.colour * torch.randn(2, count, 1, 1, 1, generator=draw)
+    contrast, gain = (1 + how.colour * torch.randn(2, count, 1, 1, 1, generator=draw)).clamp(min=0.2)
     scale = contrast * gain * (1 + 0.3 * how.colour * torch.randn(count, 3, 1, 1, generator=draw))
     mean = images.mean((1, 2, 3), keepdim=True)
     light = mean * (scale / contrast - scale) + 127.5 * how.colour * torch.randn(count, 1, 1, 1, generator=draw)
@@ -314,6 +314,12 @@ def test_each_part_of_augment_changes_every_picture(draw, what, value):
     only = dataclasses.replace(Augmentation(erase=0, blur=0, noise=0, colour=0), **{what: value})
     change = (augment(pictures.clone(), only, draw) - pictures).abs().amax((1, 2, 3))
     assert (change > 0.1).all() and change.max() > 10
+
+
+def test_colour_never_turns_a_picture_into_its_negative(draw):
+    ramp = torch.linspace(100, 150, 16).expand(2000, 3, 8, 16).clone()
+    found = augment(ramp.clone(), Augmentation(erase=0, blur=0, noise=0, colour=0.5), draw)
+    assert (found.diff(dim=-1).sum(-1) >= 0).all()  # brighter stays brighter, or both are clipped
 
 
 def test_erasing_fills_one_box_with_one_colour(draw):

@@ -153,7 +153,7 @@ def augment(images: Tensor, how: Augmentation, draw: torch.Generator) -> Tensor:
 
     blurred, strength = some(how.blur)
     softness = strength[:, None, None, None] * torch.rand(len(strength), 1, 1, 1, generator=draw, device=device)
-    contrast, gain = 1 + how.colour * normal(2, count, 1, 1, 1)
+    contrast, gain = (1 + how.colour * normal(2, count, 1, 1, 1)).clamp(min=0.2)  # no negatives
     scale = contrast * gain * (1 + 0.3 * how.colour * normal(count, 3, 1, 1))
     light = 127.5 * how.colour * normal(count, 1, 1, 1)
     field = normal(-(-count // 8), 3, *size)  # one field serves eight pictures, each its strength
