@@ -83,7 +83,7 @@ def _header(path: Path | str) -> tuple[dict, str | None]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; train that stage first")
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "np") as file:  # which maps it as it is, of any size
             raw = file.metadata() or {}
         found = json.loads(raw.get("ppcl", "{}"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:

@@ -146,13 +146,9 @@ def cut(picture: Image.Image, crop: Crop) -> tuple[int, int, int, int]:
 def search(
     model: PPCL, there: matching.Features, view: Image.Image, itself: int | None = None, top: int = TOP
 ) -> Found:
-    """Rank a described gallery for one view, as `matching.best` does; the picture `itself` is passed over.
-
-    All that are shown were matched by parts: a shortlist of the recipe that is shorter than that is made longer.
-    """
+    """Rank a described gallery for one view, as `matching.best` does; the picture `itself` is passed over."""
     query = matching.describe(model, images.bank([view], model.recipe.input.size, quiet=True), several=True)
-    shortlist = model.recipe.matching.shortlist and max(model.recipe.matching.shortlist, top + 1)
-    distance, overall, index = (part[0] for part in matching.best(model, query, there, top + 1, shortlist))
+    distance, overall, index = (part[0] for part in matching.best(model, query, there, top + 1))
     kept = [k for k, j in enumerate(index.tolist()) if j != itself][:top]
     distance, overall, index = distance[kept], overall[kept], index[kept]
     weight, regions, part = matching.fusion_weight(model), None, torch.zeros(len(kept))

@@ -5,18 +5,23 @@ something else than asked for, the file is refused.
 """
 
 import json
+import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from .checkpoints import CheckpointError, first_difference, header, replacing
 from .features import Features
 
 FORMAT = 1
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names
+KINDS = {name: dtype for dtype, name in DTYPES.items()}
 NAMES = [field.name for field in fields(Features)]
 SHAPES = {  # as the docstring of Features gives them; a letter is the same number wherever it stands
     "embedding": "NMC", "box": "NM4", "gate": "N", "points": "NMKD", "stripes": "NMSC",
@@ -68,15 +73,34 @@ def load(path: Path | str, facts: dict) -> tuple[Features, dict]:
         raise CheckpointError(f"{path} does not exist: describe the pictures and save their features first")
     try:
         found = header(path)
-        with safe_open(path, "pt") as file:
-            features = Features(**{name: file.get_tensor(name) for name in NAMES})
+        features = Features(**_mapped(path))
         if not isinstance(found.get("facts"), dict) or not _fit(features):
             raise CheckpointError
-    except (CheckpointError, SafetensorError, OSError):
+    except (CheckpointError, SafetensorError, OSError, KeyError, RuntimeError, TypeError):
         raise CheckpointError(f"{path} is damaged or holds no features that this version reads; delete it") from None
     if difference := first_difference(facts, found["facts"]):
         raise CheckpointError(f"{path} is stale ({difference}); describe the pictures again")
     return features, found
+
+
+def _mapped(path: Path | str) -> dict[str, Tensor]:
+    """A file's tensors, mapped and not to be written to.
+
+    safetensors' own are mapped as if they might be written to, which Linux refuses of more than its whole memory.
+    """
+    with safe_open(path, "np") as file:  # this compares the header with the file
+        entries = {name: file.get_slice(name) for name in file.offset_keys()}
+        kinds = {name: (entry.get_dtype(), entry.get_shape()) for name, entry in entries.items()}
+    content = np.memmap(path, np.uint8, "r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a tensor that may not be written to: nobody does
+        content = torch.from_numpy(content)
+    end = 8 + int.from_bytes(content[:8].numpy().tobytes(), "little")
+    tensors = {}
+    for name, (kind, shape) in kinds.items():
+        start, end = end, end + math.prod(shape) * KINDS[kind].itemsize
+        tensors[name] = content[start:end].view(KINDS[kind]).view(shape)
+    return tensors
 
 
 def _fit(features: Features) -> bool:

@@ -1,5 +1,6 @@
 """Pictures -> features, as matching needs them (METHOD.md §5)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -42,9 +43,16 @@ class Features:
         return Features(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     @classmethod
-    def joined(cls, parts: "list[Features]") -> "Features":
-        """One after the other."""
-        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+    def joined(cls, parts: "Iterable[Features]", count: int) -> "Features":
+        """Features of `count` pictures, one after the other as they come: no part outlives the next."""
+        whole, done = {}, 0
+        for part in parts:
+            for field in fields(cls):
+                value = getattr(part, field.name)
+                into = whole.setdefault(field.name, value.new_empty(count, *value.shape[1:]))
+                into[done : done + len(part)] = value
+            done += len(part)
+        return cls(**whole)
 
     def to(self, device: torch.device | str) -> "Features":
         """The same features on a device."""
@@ -89,12 +97,13 @@ def describe(
     mirrors = 2 if several and how.mirror else 1
     count = how.placements if several and model.method.placements else 1
     each = max(1, batch // (mirrors * count))
-    parts = []
-    for start in range(0, len(pictures), each):
+
+    def part(start: int) -> Features:
         some = pictures[start : start + each].to(device)
         given = None if boxes is None else boxes[start : start + each].to(device)
-        parts.append(_describe(model, normalise(some.images), some.ratios, given, mirrors, count))
-    return Features.joined(parts)
+        return _describe(model, normalise(some.images), some.ratios, given, mirrors, count)
+
+    return Features.joined(map(part, range(0, len(pictures), each)), len(pictures))
 
 
 def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None, mirrors: int, count: int) -> Features:

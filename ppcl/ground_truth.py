@@ -181,11 +181,12 @@ def rows(
 def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Features, i, j) -> torch.Tensor:
     """Where CRLoc finds query i's first placement in gallery picture j `(P, 4)`; there itself for rows with q = p."""
     if model.method.region == "same":
-        return matching.in_picture(query.box[i, 0], gallery[torch.from_numpy(j)]).cpu()
+        return matching.in_picture(query.box[i, 0].cpu(), gallery.box[j, 0].cpu())
     found = torch.empty(len(i), 4)
     for one in np.unique(i):
         pairs = np.flatnonzero(i == one)
-        some = gallery[torch.from_numpy(j[pairs])]
-        region, _ = matching.locate(model, query.points[one, :1], query.box[one, :1], some)
-        found[pairs] = matching.in_picture(region[:, 0], some).cpu()
+        there = torch.from_numpy(j[pairs])
+        seen = gallery.seen(there, query.box.device)
+        region, _ = matching.locate(model, query.points[one, :1], query.box[one, :1], seen)
+        found[pairs] = matching.in_picture(region[:, 0].cpu(), gallery.box[there, 0].cpu())
     return found

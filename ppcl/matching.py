@@ -141,12 +141,12 @@ def locate(model: PPCL, points: Tensor, box: Tensor, gallery: Features) -> tuple
     return model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
 
 
-def in_picture(region: Tensor, gallery: Features) -> Tensor:
-    """Regions `(G, 4)` of G pictures as CRLoc located them, on the canvas, in the pictures' own frames.
+def in_picture(region: Tensor, box: Tensor) -> Tensor:
+    """Regions `(G, 4)` as CRLoc located them, on the canvas, in the frames of the pictures that lie there `(G, 4)`.
 
     They differ only where GLRec took a gallery picture for partial and placed it.
     """
-    return geometry.compose(geometry.invert(gallery.box[:, 0]), region)
+    return geometry.compose(geometry.invert(box), region)
 
 
 def shortlisted(distances: Tensor, length: int) -> Tensor | None:
@@ -236,11 +236,11 @@ def best(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The first `top` of each query in `match`'s order, without the `(Q, G)` matrix: for galleries of any size.
 
-    -> distances, their global parts and gallery indices `(Q, top)`. Of pictures at the same distance the one that
-    stands earlier in the gallery comes first.
+    -> distances, their global parts and gallery indices `(Q, top)`. All of these are matched by parts: a shortlist of
+    fewer is made longer. Of pictures at the same distance the one that stands earlier in the gallery comes first.
     """
     top, weight = min(top, len(gallery)), fusion_weight(model) if weight is None else weight
-    length = (model.recipe.matching.shortlist if shortlist is None else shortlist) or len(gallery)
+    length = max(top, (model.recipe.matching.shortlist if shortlist is None else shortlist) or len(gallery))
     if model.method.region == "none" or weight == 0:
         length = 0
     overall, index = nearest(query, gallery, max(length, top))

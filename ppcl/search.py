@@ -157,7 +157,7 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
         feature_files.save(path, parts(), len(good), facts, **kept)
     except OSError as error:
         print(f"{path}: the gallery's features cannot be kept there ({error.strerror or error})")
-        return matching.Features.joined(list(parts())), kept
+        return matching.Features.joined(parts(), len(good)), kept
     return feature_files.load(path, facts)[0], kept
 
 

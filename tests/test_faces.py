@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppcl import losses, matching, recipes, training
+from ppcl import losses, matching, recipes
 from ppcl.data import batches, images
 from ppcl.data.batches import generator
 from ppcl.models.backbone import Backbone

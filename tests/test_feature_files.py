@@ -94,6 +94,22 @@ def test_a_file_appears_whole_or_not_at_all(described, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_larger_than_the_memory_is_opened(described, monkeypatch, tmp_path):
+    """Sparse, so that it takes no room: what the kernel refuses to map so that it could be written to."""
+    with open("/proc/meminfo") as lines:
+        memory = 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("MemTotal", "SwapTotal")))
+    count = 2 * memory // sum(getattr(described, field.name)[0].nbytes for field in fields(described))
+    with open(tmp_path / "f", "wb") as file:
+        starts = feature_files._begin(file, described, count, {"format": feature_files.FORMAT, "facts": FACTS})
+        last = starts["whitened"] + (count - 1) * described.whitened[0].nbytes
+        file.seek(last)
+        file.write(described.whitened[:1].numpy())
+        file.truncate(starts["gram"])
+    found, _ = feature_files.load(tmp_path / "f", FACTS)
+    assert len(found) == count and torch.equal(found.whitened[-1], described.whitened[0])
+    assert not found.whitened[0].any()
+
+
 def test_a_mapped_gallery_is_matched_as_one_in_memory_and_hardly_read(untrained, described, tmp_path):
     """Of 200 MB of maps a shortlist takes little: what the process holds of the file is counted by the kernel."""
     status = "/proc/self/status"

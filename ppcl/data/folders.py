@@ -8,7 +8,7 @@ import numpy as np
 
 from ..files import printable
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 class DataError(RuntimeError):
