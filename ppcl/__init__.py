@@ -2,7 +2,7 @@
 
     import ppcl
     model = ppcl.load("runs/demo", "person")
-    query, gallery = ppcl.describe(model, ["half.jpg"]), ppcl.describe(model, ["a.jpg", "b.jpg"])
+    query, gallery = ppcl.describe(model, ["half.jpg"]), ppcl.describe(model, ["a.jpg", "b.jpg"], several=False)
     distances = ppcl.match(model, query, gallery)  # (Q, G)
 
 Heavy parts (metrics, plots, training, …) are imported when first used.

@@ -170,27 +170,25 @@ def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> dict[tup
     first, second = torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)
     found.distances[method] = matching.match_pairs(model, pictures, first, second).cpu().numpy()
     judged = metrics.verification(-found.distances[method], pairs.same, pairs.folds)
-    counts = {"subset": "all", "n_query": len(pairs.same), "n_gallery": len(found.gallery), "protocol": "verification"}
+    facts, counts = facts | {"protocol": "verification"}, (len(pairs.same), len(found.gallery))
     measured = {"accuracy": metrics.bootstrap(judged.accuracy, range(pairs.folds))}
     measured["TAR@FAR=1e-3"] = metrics.tar_interval(-found.distances[method], pairs.same, 1e-3, pairs.folds)
-    for metric, (mean, low, high) in measured.items():
-        found.rows.append({**facts, **counts, "metric": metric, "value": mean, "low": low, "high": high})
+    found.rows += [results.row(facts, metric, interval, *counts) for metric, interval in measured.items()]
     return {("verification", method): {"accuracy": judged.accuracy}}
 
 
 def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.Features) -> list[dict]:
     """Partial-LFW, a query a person, each cropped to the same share of the area, 0.1 … 1: protocol `input-ratio`."""
     (query, banks), ids, rows = found.at_ratios, found.gallery.identities, []
-    facts = facts | {"protocol": "input-ratio", "n_query": len(query), "n_gallery": len(found.gallery)}
+    facts, counts = facts | {"protocol": "input-ratio"}, (len(query), len(found.gallery))
     for share, bank in banks.items():
         asked = matching.describe(model, bank, several=True)
         distances = matching.match(model, asked, gallery).cpu().numpy()
         values = {"rank-1": metrics.cmc_map(distances, query.identities, ids).hits(1)}
         values["TAR@FAR=1e-3"] = metrics.accepted(distances, query.identities, ids, 1e-3)
         for metric, value in values.items():
-            mean, low, high = metrics.bootstrap(value, query.identities)
-            named = {"subset": f"{share:.1f}", "metric": metric, "value": mean, "low": low, "high": high}
-            rows.append(facts | named)
+            interval = metrics.bootstrap(value, query.identities)
+            rows.append(results.row(facts, metric, interval, *counts, subset=f"{share:.1f}"))
     return rows
 
 
@@ -217,26 +215,21 @@ def _retrieval_rows(found: Evaluation, facts: dict, values: dict, ranked: list[m
         for metric, value in values.items():
             if subset != "all" and metric not in ("rank-1", "mAP"):
                 continue
-            mean, low, high = metrics.bootstrap(value[mask], found.query.identities[mask])
-            counts = {"n_query": int((mask & ~np.isnan(value)).sum()), "n_gallery": gallery}
-            rows.append(
-                {**facts, **counts, "subset": subset, "metric": metric, "value": mean, "low": low, "high": high}
-            )
+            interval = metrics.bootstrap(value[mask], found.query.identities[mask])
+            rows.append(results.row(facts, metric, interval, int((mask & ~np.isnan(value)).sum()), gallery, subset))
     if lost := ranked[0].unmatched:
-        named = {"subset": "all", "metric": "queries without a match", "n_query": len(found.query)}
-        rows.append({**facts, **named, "n_gallery": gallery, "value": lost, "low": lost, "high": lost})
+        rows.append(results.row(facts, "queries without a match", (lost,) * 3, len(found.query), gallery))
     return rows
 
 
 def _paired_rows(found: Evaluation, facts: dict, mine: dict, theirs: dict, other: str) -> list[dict]:
     rows = []
-    counts = {"n_query": len(found.query) if found.pairs is None else len(found.pairs.same)}
+    counts = len(found.query) if found.pairs is None else len(found.pairs.same), len(found.gallery)
     for metric in ("rank-1", "mAP", "accuracy"):
         if metric in mine:
             units = found.query.identities if found.pairs is None else range(found.pairs.folds)
             interval = metrics.bootstrap(mine[metric] - theirs[metric], units)
-            named = {"subset": "all", "metric": f"{metric} over {other}", "n_gallery": len(found.gallery)}
-            rows.append(facts | counts | named | dict(zip(("value", "low", "high"), interval, strict=True)))
+            rows.append(results.row(facts, f"{metric} over {other}", interval, *counts))
     return rows
 
 

@@ -3,7 +3,7 @@
 A **box** is `(cx, cy, w, h)` in fractions of its canvas, x to the right and y down; the whole canvas is
 `(.5, .5, 1, 1)`. A box is also a map: it takes its own unit square onto a part of its canvas, so boxes
 compose and invert. *Crop* takes a canvas and a box and gives the view; *place* takes a view and its box and
-gives the canvas. `[-1, 1]` appears only in here, where `grid_sample` wants it.
+gives the canvas. `[-1, 1]`, which `grid_sample` wants, appears only in here and where `data.batches` reads views.
 """
 
 from functools import cache

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import geometry, matching, metrics
+from . import geometry, matching, metrics, results
 from .data import batches, datasets, face_sets, images
 from .models.ppcl import PPCL
 from .recipes import Recipe
@@ -163,9 +163,8 @@ def rows(
     rows, masks = [], subsets(found)
 
     def add(metric: str, subset: str, value: np.ndarray, ids: np.ndarray) -> None:
-        mean, low, high = metrics.bootstrap(value, ids)
-        name = {"subset": subset, "metric": metric, "n_query": len(value), "n_gallery": len(found.gallery)}
-        rows.append({**facts, **name, "value": mean, "low": low, "high": high})
+        counts = len(value), len(found.gallery)
+        rows.append(results.row(facts, metric, metrics.bootstrap(value, ids), *counts, subset))
 
     for metric, (value, asked) in measured.items():
         for subset, mask in masks.items():

@@ -32,21 +32,24 @@ def region_distances(model: PPCL, query: Features, gallery: Features, index: Ten
     (count, views), device = query.box.shape[:2], query.box.device
     width = len(gallery) if index is None else index.shape[1]
     found = query.box.new_empty(count, width)
+    counts = _stripe_counts(model, views)
+    mine = _merged(query.stripes, max(counts))
+    every = [query.points, query.box, mine, *(_merged(mine, each).norm(dim=-1) for each in counts)]
     tall, wide = _block(model, query, gallery, index)
     for start in range(0, width, wide):
         some = gallery.seen(slice(start, start + wide), device) if index is None else None
         for first in range(0, count, tall):
-            asked = [value[first : first + tall] for value in (query.points, query.box, query.stripes)]
+            asked = [value[first : first + tall] for value in every]
             block = found[first : first + tall, start : start + wide]
             if index is None:  # all of these queries' regions in each picture
                 asked = [value.flatten(0, 1)[None] for value in asked]
-                block[:] = _best(_part_distances(model, *asked, some, views).unflatten(1, (-1, views))).T
+                block[:] = _best(_part_distances(model, some, *asked).unflatten(1, (-1, views))).T
             else:  # each query's in pictures of its own
                 there = index[first : first + tall, start : start + wide]
                 if len(there) > 1:
                     asked = [value.repeat_interleave(there.shape[1], 0) for value in asked]
                 some = gallery.seen(there.flatten(), device)
-                block[:] = _best(_part_distances(model, *asked, some, views)).view_as(there)
+                block[:] = _best(_part_distances(model, some, *asked)).view_as(there)
     return found
 
 
@@ -80,53 +83,51 @@ def _stripe_counts(model: PPCL, views: int) -> tuple[int, ...]:
     return (count,) if views <= 2 or count == 1 else (count, STRIPES)
 
 
-def _part_distances(model: PPCL, points: Tensor, box: Tensor, stripes: Tensor, gallery: Features, views) -> Tensor:
-    """A regions against each of G pictures -> `(G, A)`.
+def _part_distances(model: PPCL, gallery: Features, points: Tensor, box: Tensor, stripes: Tensor, *lengths) -> Tensor:
+    """A regions against each of G pictures -> `(G, A)`, the mean over as many numbers of stripes as there are lengths.
 
-    Points `(1, A, K, D)`, boxes `(1, A, 4)` and stripes `(1, A, 6, C)` of the same regions for all pictures, or
-    `(G, A, …)` of others for each.
+    Points `(1, A, K, D)`, boxes `(1, A, 4)`, stripes `(1, A, S, C)` and, merged to S or fewer, their lengths
+    `(1, A, S or fewer)` of the same regions for all pictures, or `(G, A, …)` of others for each.
     """
-    counts = _stripe_counts(model, views)
     if model.method.region == "same":
         region = box
     else:
         region, _ = model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
-    weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), max(counts))
+    weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), stripes.shape[-2])
     cosines = _cosines_by_gram if gallery.gram.numel() else _cosines
-    return sum(1 - cosine for cosine in cosines(stripes, weights, gallery, counts)) / len(counts)
+    return sum(1 - cosine for cosine in cosines(stripes, lengths, weights, gallery)) / len(lengths)
 
 
-def _cosines(mine: Tensor, weights: Tensor, gallery: Features, counts: tuple[int, ...]) -> list[Tensor]:
-    """Mean over stripes of the cosine of a query's `(G or 1, A, 6, C)` and of what weights `(G, A, S, h * w)` read.
+def _cosines(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor, gallery: Features) -> list[Tensor]:
+    """Mean over stripes of the cosine of a query's `(G or 1, A, S, C)` and of what weights `(G, A, S, h * w)` read.
 
-    -> `(G, A)` for each number of stripes in `counts`; S is the largest.
+    -> `(G, A)` for each of the lengths, of a query's stripes merged to S or fewer.
     """
     maps = gallery.whitened.flatten(2).transpose(1, 2)
     found = (weights.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, weights.shape[1:3])
     cosines = []
-    for count in counts:
-        theirs = _merged(found, count)
-        dot = torch.einsum("gasc,gasc->gas", F.normalize(_merged(mine, count), dim=-1), theirs)
-        cosines.append((dot / theirs.norm(dim=-1).clamp(min=1e-12)).mean(-1))
+    for length in lengths:
+        theirs = _merged(found, length.shape[-1])
+        dot = torch.einsum("gasc,gasc->gas", _merged(mine, length.shape[-1]), theirs)
+        cosines.append((dot / (length * theirs.norm(dim=-1)).clamp(min=1e-12)).mean(-1))
     return cosines
 
 
-def _cosines_by_gram(mine: Tensor, weights: Tensor, gallery: Features, counts: tuple[int, ...]) -> list[Tensor]:
+def _cosines_by_gram(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor, gallery: Features) -> list[Tensor]:
     """`_cosines` by Gram matrices: a query's stripes are compared with the cells, and the weights read the products.
 
     No region's descriptor is ever made: its length follows from the cells' products with each other. One that is next
     to nothing beside the largest cell, because what the region reads cancels out, counts as a thousandth of that.
     """
-    mine, maps = _merged(mine, max(counts)), gallery.whitened.flatten(2)
+    maps = gallery.whitened.flatten(2)
     dots = (mine.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, weights.shape[1:3])
     squares = (weights.flatten(1, 2) @ gallery.gram).unflatten(1, weights.shape[1:3])
     floor = 1e-6 * gallery.gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
     cosines = []
-    for count in counts:
-        read = _merged(weights, count)
-        dot, square = ((read * _merged(some, count)).sum(-1) for some in (dots, squares))
-        length = _merged(mine, count).norm(dim=-1) * torch.maximum(square, floor).sqrt()
-        cosines.append((dot / length.clamp(min=1e-12)).mean(-1))
+    for length in lengths:
+        read = _merged(weights, length.shape[-1])
+        dot, square = ((read * _merged(some, length.shape[-1])).sum(-1) for some in (dots, squares))
+        cosines.append((dot / (length * torch.maximum(square, floor).sqrt()).clamp(min=1e-12)).mean(-1))
     return cosines
 
 
@@ -187,15 +188,13 @@ def _better(cosines: Tensor, found: Tensor, length: int) -> tuple[Tensor, Tensor
     """
     if missing := -len(cosines) % GROUP:
         cosines = F.pad(cosines, (0, 0, 0, missing), value=-math.inf)
-    groups = cosines.unflatten(0, (GROUP, -1))
-    largest = groups.amax(0)
+    groups = cosines.unflatten(0, (-1, GROUP))
+    largest = groups.amax(1)
     least = found[:, -1] if found.shape[1] == length else _last(largest).topk(length, dim=0).values[-1]
-    group, query = (~(largest < least)).nonzero().T  # and those with NaN: what stands beside it may be large
-    values = groups[:, group, query]
-    member, pair = ((values >= least[query]) & (values > -math.inf)).nonzero().T
-    values, query, place = values[member, pair], query[pair], member * len(largest) + group[pair]
-    order = query.argsort(stable=True)
-    values, query, place = values[order], query[order], place[order]
+    query, group = (~(largest < least)).T.nonzero().T  # and those with NaN: what stands beside it may be large
+    values = groups[group, :, query]
+    pair, member = ((values >= least[query, None]) & (values > -math.inf)).nonzero().T
+    values, query, place = values[pair, member], query[pair], group[pair] * GROUP + member
     counts = query.bincount(minlength=len(least))
     rank = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
     shape = len(least), max(counts.tolist(), default=length)

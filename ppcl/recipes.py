@@ -1,9 +1,9 @@
 """Every number of the published recipe, and of the scaled-down demo.
 
 `recipe("person", "paper")` is supplement §2.1 to the letter wherever the supplement speaks, `recipe("face", "paper")`
-§2.2; whatever they leave open carries `# not published`. `demo` keeps the phases' proportions (half of every epoch
-count, the decays at the same fractions) on a small net and drawn pictures: `python -m ppcl reproduce`, expected result
-and time in the README. `tiny` exists for tests: everything runs, nothing is learnt.
+§2.2; whatever they leave open carries `# not published`. `demo` is a small net on drawn pictures, people with half of
+every epoch count and the decays at the same fractions: `python -m ppcl reproduce`, expected result and time in the
+README. `tiny` exists for tests: everything runs, nothing is learnt.
 """
 
 import dataclasses
@@ -186,8 +186,8 @@ class Ablation:
 class PartialLFW:
     """How Partial-LFW is made from LFW (supplement §3: crops at random, of a small ratio); `face_sets.make_partial`."""
 
-    people: int = 1000  # DATA.md: with two or more pictures
-    queries: int = 1  # DATA.md: one random crop of another image of the same person
+    people: int = 1000  # not published: with two or more pictures
+    queries: int = 1  # not published: one random crop of another image of the same person
     area: tuple[float, float] = (0.1, 0.6)  # not published: "a small ratio"
     seed: int = 0
 
@@ -218,7 +218,7 @@ class Recipe:
     selection: Selection = field(default_factory=Selection)
     ablation: Ablation = field(default_factory=Ablation)
     partial_lfw: PartialLFW = field(default_factory=PartialLFW)
-    scale: str = "market"  # what `data synthesise` draws where no real data are given
+    scale: str = "market"  # of what is drawn where no data are given; the paper profile needs real ones
 
     def to_dict(self) -> dict:
         """Plain values, for a header or a manifest."""

@@ -20,7 +20,7 @@ CSS = """body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #
 padding: 1rem } a { color: #0b57a4 } h1, h2, h3 { line-height: 1.25 } code, pre { font-size: 0.9em; overflow-x: auto }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 caption { text-align: left; padding: 0.3rem 0; color: #444 } th, td { padding: 0.2rem 0.6rem; text-align: right;
-border-bottom: 1px solid #ccc; white-space: nowrap } th[scope=row], tbody th, td.text { text-align: left }
+border-bottom: 1px solid #ccc; white-space: nowrap } th[scope=row], tbody th { text-align: left }
 img { max-width: 100%; height: auto } figure { margin: 0; border: 1px solid #ccc; padding: 0.5rem }
 figcaption { font-size: 0.85em; overflow-wrap: anywhere }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem } dd { margin: 0; overflow-wrap: anywhere }
@@ -56,12 +56,12 @@ def document(title: str, body: str, head: str = "") -> str:
     )
 
 
-def table(rows: pandas.DataFrame, caption: str, kind: str = "") -> str:
-    """A table with its caption, everything escaped; columns of words with kind "text"."""
+def table(rows: pandas.DataFrame, caption: str) -> str:
+    """A table with its caption, everything escaped."""
     head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in rows.columns)
     lines = []
     for name, *values in rows.itertuples():
-        cells = "".join(f'<td class="{kind}">{escape(str(value))}</td>' for value in values)
+        cells = "".join(f"<td>{escape(str(value))}</td>" for value in values)
         lines.append(f'<tr><th scope="row">{escape(str(name))}</th>{cells}</tr>')
     body = "\n".join(lines)
     return (

@@ -62,6 +62,13 @@ def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
     return pandas.read_csv(path, dtype={"subset": str, "commit": str})
 
 
+def row(facts: dict, metric: str, interval, n_query: int, n_gallery: int, subset: str = "all") -> dict:
+    """A line of the table: the columns in `facts`, a metric's (value, low, high), and on how many pictures."""
+    value, low, high = interval
+    found = {"subset": subset, "metric": metric, "value": value, "low": low, "high": high}
+    return facts | found | {"n_query": n_query, "n_gallery": n_gallery}
+
+
 def add(run: Path | str, rows: list[dict]) -> pandas.DataFrame:
     """Write rows into a run's table; a row with the same key is replaced. -> the whole table."""
     fresh = pandas.DataFrame(rows, columns=COLUMNS)

@@ -31,6 +31,15 @@ ELSEWHERE = {  # words of a command -> what runs it, or why nothing does
 }
 
 
+def test_docstrings_cite_sections_of_the_method_that_exist():
+    sections = re.findall(r"^## (\d)\.", (ROOT / "METHOD.md").read_text(), re.M)
+    assert sections == [str(number + 1) for number in range(7)]
+    source = "".join(path.read_text() for path in sorted((ROOT / "ppcl").rglob("*.py")))
+    cited = re.findall(r"METHOD\.md(?:'s)?(?:,? §(\d)| *)(?: and §(\d))?", source)
+    assert len(cited) > 20 and {number for pair in cited for number in pair if number} <= set(sections)
+    assert "ARCHITECTURE.md" not in source and "DATA.md" not in source and "INTERFACE.md" not in source
+
+
 def words_of(line):
     words = shlex.split(line.split("#")[0])
     return words[words.index("ppcl") + 1 :]

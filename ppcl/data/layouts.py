@@ -28,7 +28,7 @@ PARTS = {
     "partial-lfw": {"query": ("probe", "query"), "gallery": ("gallery",)},
     "own": {"all": (".",)},
 }
-# Published counts, DATA.md: (pictures, identities that count).
+# Published counts: (pictures, identities that count).
 PUBLISHED = {
     "market1501": {"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 750)},
     "partial-reid": {"query": (300, 60), "gallery": (300, 60), "occluded": (300, 60)},
@@ -105,7 +105,7 @@ def part_folder(dataset: str, part: str, data: Path) -> Path:
 
 
 def _is_whole_layout(dataset: str, data: Path) -> bool:
-    """Whether `data` is the set's own folder: query and gallery both lie in it, and its name is the set's.
+    """Whether `data` is the set's own folder, which its name says: the parts of the set lie in it.
 
     A folder of identities may have any name that no set has; no folder in it is named like a set or a part of one,
     and at least one holds pictures.

@@ -31,15 +31,18 @@ class CRLoc(nn.Module):
     def queries(self, keys: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
         """φ at the grid's points in a region: `(B, D, h, w)`, `(B, 4)` -> `(B, K, D)`, their places `(B, K, 2)`."""
         where = geometry.points(region, *self.grid)
-        sampled = F.grid_sample(keys, (where * 2 - 1)[:, None], padding_mode="border", align_corners=False)
-        return F.normalize(sampled[:, :, 0], dim=1).transpose(1, 2), where
+        sampled = geometry.crop(keys, region, self.grid).flatten(2)
+        return F.normalize(sampled, dim=1).transpose(1, 2), where
 
-    def prior(self, where: Tensor, cells: tuple[int, int]) -> Tensor:
-        """`−|x − x_k|² / 2σ²` for points `(…, K, 2)` and every position of a map: `(…, K, h * w)`."""
+    def prior(self, where: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """`−|x − x_k|² / 2σ²` as a product, but for what is the same for all x and makes no difference to a softmax.
+
+        Points `(…, K, 2)` -> `(…, K, 3)` and, of every position of a map, `(h * w, 3)`.
+        """
         positions = geometry.points(geometry.whole(like=where), *cells)
-        x = (where[..., None, 0] - positions[:, 0]).square()
-        y = (where[..., None, 1] - positions[:, 1]).square()
-        return -(x + y) / (2 * (2 * self.log_sigma).exp()) * self.has_prior
+        sharp = (-2 * self.log_sigma).exp() * self.has_prior
+        here = torch.cat([where * sharp, torch.ones_like(where[..., :1])], -1)
+        return here, torch.cat([positions, -sharp / 2 * positions.square().sum(-1, keepdim=True)], -1)
 
     def forward(self, keys_a: Tensor, keys_b: Tensor, region: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
         """Keys `(B, D, h, w)`, a region of a `(B, 4)`, b's visibility -> region of b `(B, 4)`, confidence `(B,)`."""
@@ -73,16 +76,19 @@ class CRLoc(nn.Module):
         One set of points `(1, K, …)` serves all pictures. Positions that are hardly visible are masked; where none is
         left the row is 0.
         """
-        prior = self.prior(where, tuple(keys.shape[-2:])).expand(len(keys), -1, -1)
-        query = (query / self.log_temperature.exp()).expand(len(keys), -1, -1)
-        if keys.dtype == prior.dtype:
-            logits = torch.baddbmm(prior, query, keys.flatten(2))
-        else:  # keys in half precision
-            logits = prior + torch.bmm(query.to(keys.dtype), keys.flatten(2))
-        masked = (visible.flatten(1) < self.min_visible)[:, None]
-        if not torch.is_grad_enabled() and not masked.any():  # as in most galleries; asked where no step waits for it
-            return logits.softmax(-1)
-        return logits.masked_fill(masked, -1e4).softmax(-1).masked_fill(masked, 0)
+        masked = visible.flatten(1) < self.min_visible
+        here, there = self.prior(where, tuple(keys.shape[-2:]))
+        there = there.T - F.pad(1e4 * masked[:, None], (0, 0, 2, 0))  # out of sight is far away
+        query, keys = query / self.log_temperature.exp(), keys.flatten(2)
+        if keys.dtype == query.dtype:
+            query, keys = torch.cat([query, here], -1), torch.cat([keys, there], 1)
+            logits = query.expand(len(keys), -1, -1) @ keys
+        else:  # keys in half precision; places need every digit
+            logits = query.to(keys.dtype).expand(len(keys), -1, -1) @ keys + here.expand(len(keys), -1, -1) @ there
+        attention, nothing = logits.softmax(-1), masked.all(-1)
+        if not torch.is_grad_enabled() and not nothing.any():  # as in most galleries; asked where no step waits for it
+            return attention
+        return attention.masked_fill(nothing[:, None, None], 0)
 
 
 def fit(moments: Tensor, sharp: Tensor, region: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
