@@ -108,7 +108,7 @@ def parser() -> Parser:
     sub.add_argument("--method", default="ppcl", metavar="M")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
 
-    sub = command("bench", "measure speed and memory against references and this machine's bounds; five minutes")
+    sub = command("bench", "measure speed and memory against references and this machine's bounds; two to five minutes")
     sub.add_argument("--json", type=Path, metavar="FILE", help="the record; default: figures/benchmarks.json")
     return top
 

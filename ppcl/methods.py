@@ -25,7 +25,7 @@ class Method:
     prior: bool = True  # CRLoc's positional prior
     stripes: int = 3  # of a region descriptor; 1: one mean
     whiten: bool = True  # region descriptors are standardised
-    oracle: bool = False  # queries lie where they truly belong: a bound, not a method
+    oracle: bool = False  # queries lie where they truly belong: no method
 
 
 METHODS = {

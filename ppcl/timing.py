@@ -14,7 +14,7 @@ KEYS = ("name", "value", "unit", "spread", "ratio", "reference", "bound", "share
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the items are; the defaults take about five minutes on two cores."""
+    """How large the items are; the defaults take two to five minutes on two cores."""
 
     rounds: int = 5
     batch: int = 64
