@@ -6,17 +6,16 @@ something else than asked for, the file is refused.
 
 import json
 import math
-import warnings
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .checkpoints import CheckpointError, first_difference, header, replacing
+from .data.bank_files import mapped
 from .features import Features
 
 FORMAT = 1
@@ -91,10 +90,7 @@ def _mapped(path: Path | str) -> dict[str, Tensor]:
     with safe_open(path, "np") as file:  # this compares the header with the file
         entries = {name: file.get_slice(name) for name in file.offset_keys()}
         kinds = {name: (entry.get_dtype(), entry.get_shape()) for name, entry in entries.items()}
-    content = np.memmap(path, np.uint8, "r")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a tensor that may not be written to: nobody does
-        content = torch.from_numpy(content)
+    content = mapped(path)
     end = 8 + int.from_bytes(content[:8].numpy().tobytes(), "little")
     tensors = {}
     for name, (kind, shape) in kinds.items():

@@ -94,7 +94,7 @@ def test_a_file_appears_whole_or_not_at_all(described, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_larger_than_the_memory_is_opened(described, monkeypatch, tmp_path):
+def test_a_file_larger_than_the_memory_is_opened(described, tmp_path):
     """Sparse, so that it takes no room: what the kernel refuses to map so that it could be written to."""
     with open("/proc/meminfo") as lines:
         memory = 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("MemTotal", "SwapTotal")))

@@ -95,11 +95,16 @@ def opened(path: Path, key: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor
             return None
         if found != head or path.stat().st_size != len(head) + math.prod(shape) + 4 * shape[0]:
             raise ValueError
-        pixels = np.memmap(path, np.uint8, "r", len(head), shape)
-        ratios = torch.from_numpy(np.fromfile(path, np.float32, offset=len(head) + pixels.size))
+        pixels = mapped(path)[len(head) : len(head) + math.prod(shape)].view(shape)
+        ratios = torch.from_numpy(np.fromfile(path, np.float32, offset=len(head) + pixels.numel()))
     except (OSError, ValueError):
         print(f"{path} is damaged: its pictures are decoded again", flush=True)
         return None
+    return pixels, ratios
+
+
+def mapped(path: Path | str) -> Tensor:
+    """A file's bytes `(size,)`, mapped and not to be written to: it may be larger than the memory."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a tensor that may not be written to: nobody does
-        return torch.from_numpy(pixels), ratios
+        return torch.from_numpy(np.memmap(path, np.uint8, "r"))
