@@ -13,6 +13,7 @@ from .models.glrec import placements
 from .models.ppcl import PPCL
 
 STRIPES = 6  # rows of a region that are read; pairs of them give the three stripes
+MAPS = ("keys", "whitened", "visible", "gram")  # what matching reads of gallery pictures
 MANY = 4  # so many times as many channels as cells: matching goes by Gram matrices, which is faster there
 
 
@@ -44,13 +45,19 @@ class Features:
 
     @classmethod
     def joined(cls, parts: "Iterable[Features]", count: int) -> "Features":
-        """Features of `count` pictures, one after the other as they come: no part outlives the next."""
+        """Features of `count` pictures, one after the other as they come: no part outlives the next.
+
+        Maps that would fill much of a GPU, as those of Market-1501's gallery, are kept in the host's memory; `seen`
+        brings what is matched.
+        """
         whole, done = {}, 0
         for part in parts:
             for field in fields(cls):
                 value = getattr(part, field.name)
-                into = whole.setdefault(field.name, value.new_empty(count, *value.shape[1:]))
-                into[done : done + len(part)] = value
+                if field.name not in whole:
+                    where = "cpu" if field.name in MAPS and _fills(value, count) else value.device
+                    whole[field.name] = torch.empty(count, *value.shape[1:], dtype=value.dtype, device=where)
+                whole[field.name][done : done + len(part)] = value
             done += len(part)
         return cls(**whole)
 
@@ -65,7 +72,7 @@ class Features:
 
     def seen(self, index: Tensor | slice, device: torch.device | None = None) -> "Features":
         """These pictures as a gallery: only what the gallery's side needs is gathered, the rest stays whole."""
-        mine = {name: getattr(self, name) for name in ("keys", "whitened", "visible", "gram")}
+        mine = {name: getattr(self, name) for name in MAPS}
         if isinstance(index, slice):
             mine = {name: value[index] for name, value in mine.items()}
         else:  # copies whole pictures, several times as fast as [index]
@@ -78,6 +85,11 @@ class Features:
         Ranks may change: `metrics.rank_changes` says by how much.
         """
         return replace(self, keys=self.keys.bfloat16(), whitened=self.whitened.bfloat16())
+
+
+def _fills(value: Tensor, count: int) -> bool:
+    """Whether `count` pictures' values of this shape take more than a quarter of what is free on their GPU."""
+    return value.is_cuda and count * value[0].nbytes > torch.cuda.mem_get_info(value.device)[0] / 4
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from ppcl import geometry, losses
 from ppcl.data import batches, images, views
+from ppcl.features import Features
 from ppcl.models.glrec import cap_gradient
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
@@ -84,3 +85,17 @@ def test_no_step_makes_the_host_wait_for_a_gpu(task, softmax, monkeypatch):
         geometry.constant.cache_clear()
     assert first.seen and all("geometry.py" in seen[-1] for seen in first.seen)  # constants, once
     assert second.seen == []
+
+
+@pytest.mark.parametrize("short, home", [(0, "cuda"), (1, "cpu")])
+def test_maps_that_fill_a_gpu_are_kept_in_the_hosts_memory(monkeypatch, short, home):
+    maps = 10 * 64 * 16 * 8 * 4  # bytes of ten pictures' whitened maps: a quarter of what is free, or a byte more
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * maps - short, None))
+    shapes = {"embedding": (1, 64), "box": (1, 4), "gate": (), "points": (1, 18, 8), "stripes": (1, 99, 64)}
+    shapes |= {"keys": (8, 16, 8), "whitened": (64, 16, 8), "visible": (1, 16, 8), "gram": (0, 0)}
+    with fake_tensor.FakeTensorMode():
+        parts = ({name: torch.empty(5, *shape, device="cuda") for name, shape in shapes.items()} for _ in range(2))
+        whole = Features.joined((Features(**part) for part in parts), 10)
+        near = whole.seen(torch.zeros(3, dtype=torch.int64, device="cuda"), torch.device("cuda"))
+    assert whole.whitened.device.type == home and whole.keys.device.type == "cuda" and len(whole) == 10
+    assert near.whitened.device.type == "cuda" and len(near.whitened) == 3
