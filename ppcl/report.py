@@ -21,6 +21,7 @@ padding: 1rem } a { color: #0b57a4 } h1, h2, h3 { line-height: 1.25 } code, pre 
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 caption { text-align: left; padding: 0.3rem 0; color: #444 } th, td { padding: 0.2rem 0.6rem; text-align: right;
 border-bottom: 1px solid #ccc; white-space: nowrap } th[scope=row], tbody th { text-align: left }
+.text_cell_render :is(th, td) { white-space: normal; text-align: left } td { vertical-align: top }
 img { max-width: 100%; height: auto } figure { margin: 0; border: 1px solid #ccc; padding: 0.5rem }
 figcaption { font-size: 0.85em; overflow-wrap: anywhere }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem } dd { margin: 0; overflow-wrap: anywhere }
