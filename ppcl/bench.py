@@ -18,6 +18,7 @@ from . import bench_data, bench_models, checkpoints, reproduce, results
 from .timing import Sizes
 
 RECORD = reproduce.ROOT / "figures" / "benchmarks.json"
+MARKS = ("<!-- speed: begin -->", "<!-- speed: end -->")  # of the README's table
 
 
 def machine(device: str = "cpu") -> str:
@@ -42,7 +43,7 @@ def bench(
 ) -> dict:
     """Run every item, print it, and put this machine's entry into the record (`figures/benchmarks.json`). -> the entry.
 
-    Another run on the same machine replaces the entry; other machines' are kept.
+    Another run on the same machine replaces the entry; other machines' are kept. The README's table follows the record.
     """
     path, sizes = Path(path or RECORD), sizes or Sizes()
     began, rows = time.time(), []
@@ -54,7 +55,29 @@ def bench(
     facts |= {"device": device, "threads": torch.get_num_threads(), "seconds": round(time.time() - began)}
     entry = facts | {"items": rows}
     checkpoints.write_text(path, json.dumps(read(path) | {machine(device): entry}, indent=1) + "\n")
+    if path == RECORD:
+        reproduce.into_readme(MARKS, markdown(read(path)))
     return entry
+
+
+def markdown(entries: dict[str, dict]) -> str:
+    """The README's tables, one a machine: what there is a reference for."""
+    parts = []
+    for name, entry in entries.items():
+        lines = [f"| {name}, {entry['date']} | median [least, most] | times the reference | of the machine's bound |"]
+        lines.append("|---" * 4 + "|")
+        for row in entry["items"]:
+            if row["ratio"]:
+                value, low, high = (_readable(one) for one in (row["value"], *row["spread"]))
+                bound = f"{100 * row['share_of_bound']:.0f} %, {row['bound'].partition(':')[0]}" if row["bound"] else ""
+                cells = f"{value} {row['unit']} [{low}, {high}] | {row['ratio']:.3g} x {row['reference']} | {bound}"
+                lines.append(f"| {row['name']} | {cells} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _readable(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _short(value):

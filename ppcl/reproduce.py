@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 EXPLORE = NOTEBOOKS / "explore.ipynb"
 ROOM = {"tiny": 50, "demo": 300, "paper": 6000}  # MiB that a run may write
-MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # of the README's table
+MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # of the README's tables of results
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "pytorch-metric-learning", "safetensors")
 
 
@@ -253,7 +253,10 @@ def _publish(chosen: list[Path], run: Path, task: str) -> None:
         with checkpoints.replacing(ROOT / "figures" / picture.name) as temporary:
             temporary.write_bytes(picture.read_bytes())
     checkpoints.write_text(ROOT / "figures" / "results.csv", (run / "results.csv").read_text())
-    readme = (ROOT / "README.md").read_text()
-    before, rest = readme.split(MARKS[0])
-    shown = results.markdown(results.read(ROOT / "figures"))
-    checkpoints.write_text(ROOT / "README.md", f"{before}{MARKS[0]}\n{shown}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
+    into_readme(MARKS, results.markdown(results.read(ROOT / "figures")))
+
+
+def into_readme(marks: tuple[str, str], shown: str) -> None:
+    """A table into the README, between its two marks."""
+    before, rest = (ROOT / "README.md").read_text().split(marks[0])
+    checkpoints.write_text(ROOT / "README.md", f"{before}{marks[0]}\n{shown}\n{marks[1]}{rest.split(marks[1])[1]}")

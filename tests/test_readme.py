@@ -210,3 +210,10 @@ def test_the_table_is_what_the_committed_results_say():
     shown = README.split(MARKS[0])[1].split(MARKS[1])[0].strip()
     assert shown == results.markdown(results.read(ROOT / "figures"))
     assert "[" in shown and "ppcl" in shown
+
+
+def test_the_table_of_speeds_is_what_the_committed_record_says():
+    from ppcl import bench
+
+    shown = README.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip()
+    assert shown == bench.markdown(bench.read()) and "| part to part |" in shown
