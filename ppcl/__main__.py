@@ -149,7 +149,10 @@ def run_train(given) -> None:
 
     where = device(given.device)
     distributed.start(where)
-    pictures = training.training_data(chosen, given.data, where)
+    for turn in (True, False):  # the first decodes and keeps the pictures, the others map its file
+        if distributed.first() == turn:
+            pictures = training.training_data(chosen, given.data, where)
+        distributed.wait()
     content = zlib.crc32(pictures.labels.tobytes())
     distributed.agree(content, f"{given.data} does not hold the same pictures for all processes")
     with guard.alone(given.run):

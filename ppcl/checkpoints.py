@@ -133,6 +133,12 @@ def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
     if optimiser is not None and states:
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": states, "param_groups": groups})
+        for parameter, state in optimiser.state.items():  # a fused step wants its strides, channels_last or not
+            for slot, value in state.items():
+                if value.shape == parameter.shape:
+                    state[slot] = torch.empty_strided(
+                        value.shape, parameter.stride(), dtype=value.dtype, device=value.device
+                    ).copy_(value)
     return found
 
 

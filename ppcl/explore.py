@@ -153,7 +153,7 @@ def search(
     distance, overall, index = distance[kept], overall[kept], index[kept]
     weight, regions, part = matching.fusion_weight(model), None, torch.zeros(len(kept))
     if model.method.region != "none":
-        part = matching.region_distances(model, query, there[index]).cpu()[0]
+        part = matching.region_distances(model, query, there, index[None]).cpu()[0]
         regions = ground_truth.locate_pairs(model, query, there, np.zeros(len(kept), int), index.cpu().numpy())
     placed = query.box[0, 0].cpu(), float(query.gate[0])
     parts = list(zip(overall.tolist(), part.tolist(), strict=True))

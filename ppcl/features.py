@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data.images import ImageBank, normalise
+from .data.images import ImageBank, free, normalise
 from .models.crloc import stripes
 from .models.glrec import placements
 from .models.ppcl import PPCL
@@ -89,7 +89,7 @@ class Features:
 
 def _fills(value: Tensor, count: int) -> bool:
     """Whether `count` pictures' values of this shape take more than a quarter of what is free on their GPU."""
-    return value.is_cuda and count * value[0].nbytes > torch.cuda.mem_get_info(value.device)[0] / 4
+    return value.is_cuda and count * value[0].nbytes > free(value.device) / 4
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ same loops run in every process, each on its share of a batch (distributed.py).
 """
 
 import math
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -84,17 +85,16 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
             stage.stop_if_asked(model, optimiser, epoch, step, LOG_EVERY)
         stage.save(model, optimiser, epoch + 1, False)
     if how.polish_steps:
-        _polish(recipe, model, data, seed, stage)
+        _polish(recipe, model, data, seed, stage, average)
     stage.save(model, None, how.epochs, True)
     shown.close()
     return path
 
 
-def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int, stage: Stage) -> None:
+def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int, stage: Stage, average: Callable) -> None:
     """Adam to zero after the published schedule (METHOD.md §1): an option, off in the paper profile."""
     how, device = recipe.glrec, data.device
     optimiser = torch.optim.Adam(model.parameters(), how.polish_lr, fused=device.type == "cuda")
-    average = distributed.averaging(optimiser)
     for step in range(how.polish_steps):
         set_lr(optimiser, how.polish_lr * (1 - step / how.polish_steps))
         draw = generator(seed, "polish", step, device=device)
@@ -150,9 +150,8 @@ def train_backbone(
             if step >= total:
                 break
             draw = generator(seed, "backbone", epoch, step, device=device)
-            index = images.on(device, index)
             seen = backbone_batch(data.train, index, recipe, draw, seen)  # no step needs those of the last one
-            pictures, index = share(seen), share(index)
+            pictures, index = share(seen), share(images.on(device, index))
             with autocast(device):
                 features = model(pictures.contiguous(memory_format=torch.channels_last))
                 pooled = features.float().mean((2, 3))

@@ -72,7 +72,8 @@ def first_gradients(case, data, base, folder):
                 torch.manual_seed(0)
                 model = distributed.one_model(training.GLRec(chosen.input.size, chosen.glrec))
                 stage = checkpoints.Stage(folder / "polish.safetensors", chosen, ("glrec",), "GLRec")
-                training._polish(chosen, model, pictures, 0, stage)
+                average = distributed.averaging(torch.optim.SGD(model.parameters()))
+                training._polish(chosen, model, pictures, 0, stage, average)
             run_stage(name, chosen, pictures, folder)
     torch.set_default_dtype(torch.float32)
     return found.value.args[0]
@@ -124,6 +125,9 @@ def alone_in(number, folder, port, data, base):
             patch.setattr(checkpoints.Stage, "save", save_then_die)
             run_stage(name, chosen, pictures, folder / "killed")
         run_stage(name, chosen, pictures, folder / "killed")
+    with pytest.MonkeyPatch.context() as patch:  # gradients are sent several times a step
+        patch.setattr(distributed, "BUCKET", 1000)
+        run_stage("glrec", recipe("person", "tiny", **CASES["polish"][1]), pictures, folder / "polished")
     torch.save(found, folder / f"found{number}.pt")
     distributed.stop()
 
@@ -176,6 +180,10 @@ def test_batchnorm_sees_the_whole_batch(several):
     torch.testing.assert_close(sum(share[3] for share in shares) / PROCESSES, bias)
     for share in shares:
         torch.testing.assert_close(list(share[4:]), state)
+
+
+def test_what_is_polished_by_two_processes_is_finished(several):
+    assert checkpoints.header(several / "polished/person/glrec/checkpoint.safetensors")["finished"]
 
 
 @pytest.mark.parametrize("stage", ["glrec", "backbone", "joint/ppcl/seed0"])

@@ -248,6 +248,12 @@ def on(device: torch.device, index: Tensor) -> Tensor:
     return index.to(device)
 
 
+def free(device: torch.device) -> int:
+    """Bytes that are free on a GPU, with what PyTorch keeps there for later."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def take(images: Tensor, index: Tensor, device: torch.device | str) -> Tensor:
     """Pictures `index` of a bank `(N, 3, H, W)` on a device; the bank may lie on another one, or in a mapped file."""
     return images.index_select(0, on(images.device, index)).to(device)

@@ -59,7 +59,7 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     bank = images.bank(first.pictures, size, "decoding training pictures", quiet, kept)
     _, labels = np.unique(first.identities[:count], return_inverse=True)
     where = torch.device(device)
-    if where.type == "cuda" and bank.images.nbytes < torch.cuda.mem_get_info(where)[0] / 2:
+    if where.type == "cuda" and bank.images.nbytes < images.free(where) / 2:
         bank = bank.to(where)
     names = tuple(path.relative_to(first.folder).as_posix() for path in first.paths[:count])
     return TrainingData(bank[:count], labels, bank[count:], first.identities[count:], where, names)
@@ -130,7 +130,7 @@ def joint_batch(
 ) -> JointBatch:
     """The batch of METHOD.md §4 from pictures `index` `(P * 4,)`, an identity's four together; `views` as in Method."""
     device = draw.device
-    a, b, c = images.on(device, index).view(-1, 4)[:, :3].T
+    a, b, c = index.view(-1, 4)[:, :3].T
     people = len(a)
     chosen = torch.cat([a, b, a, c])
     whole = whole_views(4 * people, recipe, draw, recipe.joint.wide_share)
@@ -147,7 +147,7 @@ def joint_batch(
     seen = batches.read_views(data.train.images, geometry.compose(view, crop), flipped, chosen)
     pictures = images.normalise(batches.augment(seen, recipe.augmentation, draw), out=seen)
     ratios = batches.ratio_of(crop, recipe.glrec.ratio_jitter, draw)
-    return JointBatch(pictures, ratios, labels[chosen], view, crop, partial)
+    return JointBatch(pictures, ratios, labels[images.on(device, chosen)], view, crop, partial)
 
 
 def heldout_queries(
@@ -164,9 +164,10 @@ def heldout_queries(
         is_query[own[: min(recipe.selection.queries, len(own) - 1)]] = True
     chosen = torch.from_numpy(is_query).to(data.heldout.images.device)
     queries = data.heldout[chosen]
-    draw = generator(0, "heldout queries", device=queries.images.device)
+    draw, there = generator(0, "heldout queries"), queries.images.device  # the same wherever there was room
     box = batches.training_crops(len(queries), recipe.glrec, draw)
-    seen = batches.read_views(queries.images, box, torch.zeros(len(queries), dtype=torch.bool, device=box.device))
-    ratios = batches.ratio_of(box, recipe.glrec.ratio_jitter, draw)
+    ratios = batches.ratio_of(box, recipe.glrec.ratio_jitter, draw).to(there)
+    box = box.to(there)
+    seen = batches.read_views(queries.images, box, torch.zeros(len(queries), dtype=torch.bool, device=there))
     partial = images.ImageBank(seen.round().clamp(0, 255).to(torch.uint8), ratios)
     return partial, ids[is_query], data.heldout[~chosen], ids[~is_query], box
