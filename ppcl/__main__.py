@@ -227,7 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
             "bench": run_bench,
         }[given.command](given)
     except KeyboardInterrupt:
-        tell("stopped; the same command goes on where it stopped")
+        goes_on = given.command in ("reproduce", "train", "data")
+        tell(f"stopped; the same command {'goes on where it stopped' if goes_on else 'begins anew, nothing is lost'}")
         return 130
     except RecipeError as error:
         tell(f"python -m ppcl: {error}")

@@ -8,6 +8,7 @@ itself. What else a run folder needs, one process at a time and an orderly stop,
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -82,6 +83,8 @@ def _header(path: Path | str) -> tuple[dict, str | None]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; train that stage first")
+    if not os.access(path, os.R_OK):
+        raise CheckpointError(f"{path} may not be read: ask its owner to make it readable")
     try:
         with safe_open(path, "np") as file:  # which maps it as it is, of any size
             raw = file.metadata() or {}

@@ -40,8 +40,8 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
     path = checkpoint(run, task, method, seed)
     if not path.is_file():
         raise checkpoints.CheckpointError(
-            f"{path} does not exist: make it by python -m ppcl train joint --method {trained_by(method)} --run {run}, "
-            "or with notebook 04_joint_training"
+            f"{path} does not exist: make it by python -m ppcl train joint --method {trained_by(method)} --task {task} "
+            f"--seed {seed} --run {run} --data DATA (and the run's --profile), or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
     if not checkpoints.of_a_stage(header) or header.get("stage") != "joint":
@@ -93,7 +93,7 @@ def evaluate(
     methods = methods or trained(run, task, seed)
     if not methods:
         raise checkpoints.CheckpointError(
-            f"{run} holds no finished joint stage of task {task}: run notebook 04_joint_training first"
+            f"{run} holds no finished joint stage of task {task} and seed {seed}: run notebook 04_joint_training first"
         )
     with guard.alone(run) if Path(run).is_dir() else nullcontext():  # a wrong path is not made a folder
         return _evaluate(run, task, dataset, data, methods, seed, device, quiet)
@@ -120,7 +120,7 @@ def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int,
         if method != "ppcl":
             named = facts | {"protocol": protocol, "method": "ppcl"}
             found.rows += _paired_rows(found, named, values[protocol, "ppcl"], values[protocol, method], method)
-    results.add(run, found.rows)
+    results.add(run, found.rows, found.fingerprint)
     return found
 
 

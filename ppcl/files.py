@@ -17,8 +17,11 @@ def replacing(path: Path | str):
     path.parent.mkdir(parents=True, exist_ok=True)
     clear(path.parent, path.name)
     temporary = temporary_name(path)
+    temporary.touch()
+    mode = temporary.stat().st_mode  # as the user wants new files to be; some libraries make theirs private
     try:
         yield temporary
+        temporary.chmod(mode)
         flush(temporary)
         os.replace(temporary, path)
     finally:

@@ -50,6 +50,8 @@ def parse_overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise RecipeError(f"--set takes key=value, not {pair!r}: for example --set joint.epochs=2")
+        if key.strip() in ("task", "profile"):
+            raise RecipeError(f"{key.strip()} is no number of the recipe: give --{key.strip()} {value.strip()}")
         found[key.strip()] = value.strip()
     return found
 
@@ -116,6 +118,8 @@ def check(chosen: typing.Any) -> None:
     for name in ("flip", "erase", "blur"):
         if getattr(chosen.augmentation, name) > 1:
             raise RecipeError(f"augmentation.{name} is a share, at most 1, not {getattr(chosen.augmentation, name)}")
+    if chosen.glrec.min_side > 1:
+        raise RecipeError(f"glrec.min_side is a share of the canvas, at most 1, not {chosen.glrec.min_side}")
     if min(chosen.glrec.width, chosen.joint.channels, chosen.ablation.seeds) < 1:
         raise RecipeError("glrec.width, joint.channels and ablation.seeds must be at least 1")
     rows(chosen)

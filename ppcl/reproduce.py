@@ -109,7 +109,7 @@ def reproduce(
             recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
             parameters |= {"device": on, "overrides": list(overrides or [])}
-            record(run, recipe, where, seed)
+            of_profile(run, recipe)
             seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}")
             if seconds:
                 ran += 1
@@ -178,7 +178,7 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
         with progress.followed(run / ".progress", label):
             papermill.execute_notebook(
                 str(path), str(draft), parameters, cwd=str(ROOT), kernel_name="python3", progress_bar=False,
-                extra_arguments=["--log-level=ERROR"],
+                extra_arguments=["--log-level=CRITICAL"],
             )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # Ctrl-C reached the notebook's process first
@@ -204,12 +204,17 @@ def manifest(run: Path) -> dict:
         raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
 
 
-def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
-    """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
-    known = manifest(run)
-    before = next((each["profile"] for each in known.get("recipes", {}).values()), recipe.profile)
+def of_profile(run: Path, recipe: recipes.Recipe) -> None:
+    """Raise ReproduceError for a run of another profile."""
+    before = next((each["profile"] for each in manifest(run).get("recipes", {}).values()), recipe.profile)
     if before != recipe.profile:
         raise ReproduceError(f"{run} holds a {before} run, not a {recipe.profile} one: use another --run")
+
+
+def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
+    """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
+    of_profile(run, recipe)
+    known = manifest(run)
     name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
     commit = results.commit()
     known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}

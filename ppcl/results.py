@@ -69,15 +69,34 @@ def row(facts: dict, metric: str, interval, n_query: int, n_gallery: int, subset
     return facts | found | {"n_query": n_query, "n_gallery": n_gallery}
 
 
-def add(run: Path | str, rows: list[dict]) -> pandas.DataFrame:
-    """Write rows into a run's table; a row with the same key is replaced. -> the whole table."""
+def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFrame:
+    """Write rows into a run's table; a row with the same key is replaced. -> the whole table.
+
+    `pictures`: the fingerprint of those that all these rows are measured on. Rows of the same set that were measured on
+    others go, with a line that says so: two folders' numbers never share a table.
+    """
     fresh = pandas.DataFrame(rows, columns=COLUMNS)
     with guard.alone(run):  # nobody writes between the reading and the writing
-        old = read(run)
-        table = pandas.concat([old, fresh]) if len(old) else fresh
+        table, note = read(run), None
+        if pictures and rows:
+            kind = "drawn" if rows[0]["synthetic"] else "photographs"
+            note = Path(run) / rows[0]["task"] / f"{rows[0]['dataset']}.{kind}.txt"
+            if note.is_file() and note.read_text().strip() != pictures:
+                table = _without_set(Path(run), table, fresh.iloc[0])
+        table = pandas.concat([table, fresh]) if len(table) else fresh
         table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
         write_text(Path(run) / "results.csv", as_csv(table))
+        if note:
+            write_text(note, pictures + "\n")
     return table
+
+
+def _without_set(run: Path, table: pandas.DataFrame, row: pandas.Series) -> pandas.DataFrame:
+    """The table without the rows of this row's set."""
+    gone = (table.task == row.task) & (table.dataset == row.dataset) & (table.synthetic == row.synthetic)
+    if gone.any():
+        print(f"{run / 'results.csv'}: {gone.sum()} rows of {row.dataset}, of other pictures, are left out now")
+    return table[~gone]
 
 
 def as_csv(table: pandas.DataFrame) -> str:
@@ -132,12 +151,15 @@ def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
     return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
 
 
+_OWN = [("own", "single-shot", metric) for metric in ("rank-1", "mAP")]
 SUMMARY = {  # what the README's tables and the end of a run show: data set, protocol, metric
     "person": [
         (name, "single-shot", metric) for name in ("partial-reid", "partial-ilids") for metric in ("rank-1", "mAP")
-    ],
+    ]
+    + _OWN,
     "face": [("partial-lfw", "single-shot", metric) for metric in ("rank-1", "mAP", "TAR@FAR=1e-3")]
-    + [("lfw", "verification", "accuracy")],
+    + [("lfw", "verification", "accuracy")]
+    + _OWN,
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import torch
+from PIL import Image
 
 from . import __version__, checkpoints, evaluation, feature_files, geometry, ground_truth, matching, plots
 from .data import datasets, images
@@ -29,7 +30,7 @@ def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
     `several` views of each, as queries are matched (their mirror images, and the placements of the model's row); one is
     enough for a gallery, at a fraction of the time. Raises DataError that names every picture that cannot be read.
     """
-    if isinstance(pictures, (str, Path)):
+    if isinstance(pictures, (str, Path, Image.Image)):
         pictures = [pictures]
     bank = pictures
     if not isinstance(bank, images.ImageBank):
@@ -59,6 +60,9 @@ def rank(
     if model.method.oracle:
         raise ValueError(f"{method} needs the truth, which nobody knows of photographs: choose another --method")
     out = Path(out)
+    if out.resolve() == Path(gallery).resolve():
+        raise ValueError(f"{out} is the gallery: give another folder, or the result would be one of its pictures")
+    query = [query] if isinstance(query, (str, Path)) else list(query)
     out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)
     asked = images.bank(_cut(query, task), model.recipe.input.size, "queries")

@@ -35,6 +35,7 @@ def test_describe_and_match_pictures_of_any_kind(untrained, tmp_path):
         Image.fromarray(rng.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)).convert(mode).save(path)
         paths.append(path)
     query = ppcl.describe(untrained, paths[:2])
+    assert len(ppcl.describe(untrained, Image.open(paths[0]))) == 1
     gallery = ppcl.describe(untrained, [Image.open(path) for path in paths], several=False)
     distances = ppcl.match(untrained, query, gallery, shortlist=0, weight=0.5)
     assert distances.shape == (2, 3) and torch.isfinite(distances).all()

@@ -64,6 +64,18 @@ def saved(tmp_path):
     return path
 
 
+def test_a_checkpoint_is_as_private_as_the_users_other_files(saved):
+    other = saved.with_name("other")
+    other.touch()
+    assert saved.stat().st_mode == other.stat().st_mode
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(saved, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read anything
+    with pytest.raises(CheckpointError, match="may not be read"):
+        checkpoints.header(saved)
+
+
 # --- round trips ---
 
 

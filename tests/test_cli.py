@@ -37,6 +37,8 @@ def run(drawn, tmp_path_factory):
         (["train", "joint", "--run", "r", "--data", "d", "--set", "backbone.weights=/nowhere.pt"], "/nowhere.pt"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "augmentation.flip=7"], "augmentation.flip"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "glrec.min_side=-3"], "glrec.min_side"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "glrec.min_side=2"], "glrec.min_side"),
+        (["train", "joint", "--run", "r", "--data", "d", "--set", "task=face"], "give --task face"),
         ([], "command"),
     ],
 )
@@ -218,7 +220,19 @@ def test_ctrl_c_exits_130(monkeypatch, capsys, drawn, tmp_path):
     monkeypatch.setattr("ppcl.training.train_glrec", interrupted)
     arguments = ["train", "glrec", "--run", tmp_path / "run", "--data", drawn, "--profile", "tiny"]
     status, lines = failure(capsys, arguments)
-    assert status == 130 and len(lines) == 1
+    assert status == 130 and len(lines) == 1 and "goes on where it stopped" in lines[0]
+    monkeypatch.setattr("ppcl.search.rank", interrupted)
+    status, lines = failure(capsys, ["rank", "--run", "r", "--query", "q", "--gallery", "g", "--out", "o"])
+    assert status == 130 and len(lines) == 1 and "begins anew" in lines[0]
+
+
+def test_the_result_of_a_search_is_no_picture_of_the_gallery(run, drawn, capsys, tmp_path):
+    shutil.copytree(drawn / "Partial-REID_Dataset/whole_body_images", tmp_path / "gallery")
+    query = sorted((drawn / "Partial-REID_Dataset/partial_body_images").glob("*.jpg"))[0]
+    given = ["rank", "--run", run, "--query", query, "--gallery", tmp_path / "gallery"]
+    status, lines = failure(capsys, [*given, "--out", tmp_path / "out/../gallery"])
+    assert status == 1 and len(lines) == 1 and "is the gallery: give another folder" in lines[0]
+    assert not (tmp_path / "gallery/ranking.png").exists()
 
 
 def test_rows_without_regions_show_none(run, drawn, tmp_path):

@@ -9,10 +9,11 @@ import pytest
 from conftest import SMALL, by_commands, folders_of_people
 from PIL import Image
 
-from ppcl import checkpoints
+from ppcl import checkpoints, results
 from ppcl.__main__ import main
 from ppcl.data import datasets, ready, views
 from ppcl.data.datasets import DataError
+from ppcl.ground_truth import prepare
 from ppcl.recipes import PartialLFW, recipe
 
 FAST = ["--profile", "tiny"] + [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
@@ -151,6 +152,7 @@ def test_people_of_ones_own_from_training_to_the_figures(people, tmp_path):
     assert set(table.dataset) == {"own"} and not table.synthetic.any()
     assert {"single-shot", "all-shot", "input-ratio", "truth"} == set(table.protocol)
     assert {"rank-1", "mAP", "glrec-IoU", "gate-accuracy"} <= set(table.metric)
+    assert ["own rank-1", "own mAP"] == list(results.summary(table)["person, photographs"].columns)
     written = pandas.read_csv(run / "person/own.csv")
     tested = {path.parent.name for path in datasets.own_part("test", people, "person").paths}
     assert {file.split("/")[0] for file in written.file} <= tested
@@ -174,7 +176,38 @@ def test_faces_of_ones_own_are_trained_and_evaluated(faces, tmp_path):
     assert set(table.dataset) == {"own"} and set(table.task) == {"face"} and "input-ratio" in set(table.protocol)
 
 
-def test_nothing_is_drawn_into_a_folder_of_identities(people):
+def test_two_folders_of_ones_own_never_share_a_table(tmp_path, capsys):
+    facts = {"task": "person", "stage": "joint", "seed": 0, "profile": "demo", "synthetic": False, "commit": "0"}
+
+    def added(method, value, pictures, dataset="own"):
+        one = results.row(
+            facts | {"dataset": dataset, "protocol": "all-shot", "method": method}, "mAP", [value] * 3, 5, 9
+        )
+        return [tuple(line) for line in results.add(tmp_path, [one], pictures)[["dataset", "method", "value"]].values]
+
+    added("ppcl", 0.5, "lfw's", "lfw")
+    assert added("ppcl", 0.1, "A") == [("lfw", "ppcl", 0.5), ("own", "ppcl", 0.1)]
+    assert added("+crloc", 0.2, "A")[1:] == [("own", "ppcl", 0.1), ("own", "+crloc", 0.2)]
+    assert capsys.readouterr().out == ""
+    assert added("ppcl", 0.3, "B") == [("lfw", "ppcl", 0.5), ("own", "ppcl", 0.3)]
+    assert "2 rows of own, of other pictures, are left out now" in capsys.readouterr().out
+
+
+def test_other_pictures_have_another_fingerprint(people, tmp_path):
+    chosen = recipe("person", "tiny")
+    first = prepare("own", people, chosen, quiet=True).fingerprint
+    shutil.copytree(people, tmp_path / "elsewhere")
+    assert prepare("own", tmp_path / "elsewhere", chosen, quiet=True).fingerprint == first
+    crops = recipe("person", "tiny", **{"partial_lfw.seed": 1})
+    assert prepare("own", tmp_path / "elsewhere", crops, quiet=True).fingerprint != first
+    Image.new("RGB", (40, 80)).save(prepare("own", tmp_path / "elsewhere", chosen, quiet=True).gallery.paths[0])
+    assert prepare("own", tmp_path / "elsewhere", chosen, quiet=True).fingerprint != first
+
+
+def test_nothing_is_drawn_into_a_folder_of_identities(people, capsys):
     before = sorted(path.name for path in people.iterdir())
     ready(recipe("person", "tiny"), people)
+    for task in ("person", "face"):
+        assert main(["data", "synthesise", "--task", task, "--scale", "tiny", "--out", str(people)]) == 1
+        assert "not drawn here: draw into another, empty folder" in capsys.readouterr().err
     assert sorted(path.name for path in people.iterdir()) == before

@@ -50,6 +50,8 @@ def claim(out: Path, what: str, line: str, folders: Iterable[str]) -> None:
     known = dict(entry.split(": ", 1) for entry in lines if ": " in entry)
     if what not in known and (found := [name for name in folders if (out / name).exists()]):
         raise ValueError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
+    if not known and any(not entry.name.startswith(".") for entry in out.glob("*")):
+        raise ValueError(f"{out} holds files that were not drawn here: draw into another, empty folder")
     if known.get(what, line) != line:
         raise ValueError(f"{out} holds {what} of {known[what]}, not of {line}: delete it or draw elsewhere")
     known[what] = line
