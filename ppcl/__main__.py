@@ -47,6 +47,13 @@ def at_least(low: int):
     return number
 
 
+def a_file(text: str) -> Path:
+    """An argparse type: the path of a file, whether it is there or not."""
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"a file is wanted, and {text} is a folder")
+    return Path(text)
+
+
 def parser() -> Parser:
     """All commands and their options."""
     top = Parser("python -m ppcl", description="Partial person re-identification by part-part correspondence learning.")
@@ -98,7 +105,7 @@ def parser() -> Parser:
     common(sub)
     sub.add_argument("--dataset", required=True, choices=[name for name in DATASETS if name != "casia-webface"])
     sub.add_argument("--method", metavar="M", help=f"one row ({', '.join(METHODS)}); default: all that are trained")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON, too")
+    sub.add_argument("--json", type=a_file, metavar="FILE", help="write the rows as JSON, too")
 
     sub = command("rank", "rank your own photographs: a CSV and a picture")
     common(sub, data=False)
@@ -109,7 +116,7 @@ def parser() -> Parser:
     sub.add_argument("--out", required=True, type=Path, metavar="DIR")
 
     sub = command("bench", "measure speed and memory against references and this machine's bounds; two to five minutes")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="the record; default: figures/benchmarks.json")
+    sub.add_argument("--json", type=a_file, metavar="FILE", help="the record; default: figures/benchmarks.json")
     return top
 
 

@@ -56,7 +56,7 @@ def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
     bad = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise FloatingPointError(
-            f"{path}: {bad[0]} is not finite any more, which is not saved; the last good one is kept"
+            f"{path}: {bad[0]} is not finite any more, which is not saved; a last good one is kept: lower the rate"
         )
     facts = {"format": FORMAT, **header, "tensors": _digest(tensors)}
     text = json.dumps(facts | {"checksum": _seal(facts)})  # one key: their order in the file is not kept

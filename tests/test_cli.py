@@ -9,7 +9,7 @@ import pytest
 from conftest import FAST, by_commands, failure
 from PIL import Image
 
-from ppcl import matching
+from ppcl import matching, reproduce
 from ppcl.__main__ import main
 from ppcl.results import COLUMNS
 
@@ -32,6 +32,7 @@ def run(drawn, tmp_path_factory):
         (["train", "joint", "--run", "r", "--data", "d", "--method", "ppcc"], "'ppcl'"),
         (["evaluate", "--run", "r", "--data", "d", "--dataset", "partial-rid"], "partial-reid"),
         (["rank", "--run", "r", "--query", "q", "--gallery", "g", "--out", "o", "--top", "0"], "--top"),
+        (["evaluate", "--run", "r", "--data", "d", "--dataset", "own", "--json", "/"], "/ is a folder"),
         (["data", "synthesise", "--out", "d", "--seed", "-1"], "--seed"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "ablation.rows=foo"], "foo"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "backbone.weights=/nowhere.pt"], "/nowhere.pt"),
@@ -260,6 +261,18 @@ def test_a_run_of_another_profile_keeps_its_manifest(capsys, run, drawn):
     status, lines = failure(capsys, ["reproduce", "--run", run, "--data", drawn, "--profile", "demo", "--only", "01"])
     assert status == 1 and "holds a tiny run" in lines[0]
     assert (run / "manifest.json").read_text() == manifest
+
+
+def test_a_notebook_that_failed_leaves_the_manifest(monkeypatch, capsys, run, drawn):
+    """It tells what made the numbers that are there."""
+    manifest = (run / "manifest.json").read_text()
+
+    def fails(*_):
+        raise reproduce.ReproduceError("05: no")
+
+    monkeypatch.setattr(reproduce, "_execute", fails)
+    given = ["reproduce", "--run", run, "--data", drawn, "--profile", "tiny", "--task", "person", "--seed", "1"]
+    assert failure(capsys, given)[0] == 1 and (run / "manifest.json").read_text() == manifest
 
 
 def test_reproduce_says_at_once_that_there_is_no_partial_set(capsys, drawn, tmp_path):
