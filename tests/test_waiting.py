@@ -5,6 +5,7 @@ that only claim to lie on one, and refuse every question about their content.
 """
 
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ppcl import geometry, losses
+from ppcl import features, geometry, losses, matching
 from ppcl.data import batches, images, views
-from ppcl.features import Features
+from ppcl.features import MAPS, Features
 from ppcl.models.glrec import cap_gradient
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
@@ -102,3 +103,44 @@ def test_maps_that_fill_a_gpu_are_kept_in_the_hosts_memory(monkeypatch, short, h
         near = whole.seen(torch.zeros(3, dtype=torch.int64, device="cuda"), torch.device("cuda"))
     assert whole.whitened.device.type == home and whole.keys.device.type == "cuda" and len(whole) == 10
     assert near.whitened.device.type == "cuda" and len(near.whitened) == 3
+
+
+class Indexing(TorchDispatchMode):
+    """Where a tensor in the host's memory is indexed by one on the GPU, which fails; questions are answered no."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrong = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._opname in ("_local_scalar_dense", "is_nonzero"):
+            return 0
+        if func._opname.startswith("index"):
+            first, *index = [v for v in tree_leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
+            if not first.is_cuda and any(v.is_cuda for v in index):
+                self.wrong.append((str(func), traceback.format_stack()[-6:]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("home", ["cuda", "cpu"])
+def test_maps_are_matched_wherever_they_lie(home, monkeypatch):
+    chosen = recipe("person", "tiny")
+    geometry.constant.cache_clear()
+    monkeypatch.setattr(features, "free", lambda device: 2**40)
+    monkeypatch.setattr(matching, "nearest", lambda query, gallery, length: shortlist)
+    try:
+        with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), Indexing() as indexing:
+            with torch.device("cuda"):
+                model = PPCL(chosen, 5, "ppcl").eval()
+                model.fusion_weights = {"ppcl": 0.5}
+                bank = images.ImageBank(torch.zeros(9, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(9))
+                query, gallery = (matching.describe(model, bank, several) for several in (True, False))
+                shortlist = torch.zeros(9, 4), torch.zeros(9, 4, dtype=torch.int64)
+                pairs = torch.zeros(7, dtype=torch.int64)
+            gallery = replace(gallery, **{name: getattr(gallery, name).to(home) for name in MAPS})
+            found = [matching.match(model, query, gallery, shortlist=length) for length in (0, 4)]
+            found += [*matching.best(model, query, gallery, 3), matching.match_pairs(model, query, pairs, pairs)]
+            assert all(value.is_cuda for value in found)
+    finally:
+        geometry.constant.cache_clear()
+    assert indexing.wrong == []
