@@ -75,7 +75,7 @@ def test_every_command_and_file_in_the_text_is_one():
     text = re.sub(r"```.*?```", "", README, flags=re.S).replace("\n", " ")
     spans = re.findall(r"`([^`]+)`", text)
     commands = [span for span in spans if span.startswith(("python -m ppcl ", "reproduce "))]
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         parser().parse_args(shlex.split(command.removeprefix("python -m ppcl ")))
     files = {span for span in spans if re.fullmatch(r"[\w/]+\.py", span)}
