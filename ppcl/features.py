@@ -67,7 +67,7 @@ class Features:
 
     def asking(self, index: Tensor) -> "Features":
         """These pictures as queries: only what the query's side needs is gathered."""
-        mine = {name: getattr(self, name)[index] for name in ("embedding", "box", "gate", "points", "stripes")}
+        mine = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name not in MAPS}
         return replace(self, **mine)
 
     def seen(self, index: Tensor | slice, device: torch.device | None = None) -> "Features":

@@ -105,11 +105,11 @@ def reproduce(
     began, ran = time.time(), 0
     work = [(path, name) for path in chosen for name in tasks]
     with guard.alone(run):
+        of_profile(run, profile)
         for number, (path, name) in enumerate(work, 1):
             recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
             parameters |= {"device": on, "overrides": list(overrides or [])}
-            of_profile(run, recipe)
             seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}")
             if seconds:
                 ran += 1
@@ -204,17 +204,18 @@ def manifest(run: Path) -> dict:
         raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
 
 
-def of_profile(run: Path, recipe: recipes.Recipe) -> None:
-    """Raise ReproduceError for a run of another profile."""
-    before = next((each["profile"] for each in manifest(run).get("recipes", {}).values()), recipe.profile)
-    if before != recipe.profile:
-        raise ReproduceError(f"{run} holds a {before} run, not a {recipe.profile} one: use another --run")
+def of_profile(run: Path, profile: str) -> dict:
+    """A run's manifest. Raises ReproduceError for a run of another profile."""
+    known = manifest(run)
+    before = next((each["profile"] for each in known.get("recipes", {}).values()), profile)
+    if before != profile:
+        raise ReproduceError(f"{run} holds a {before} run, not a {profile} one: use another --run")
+    return known
 
 
 def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
     """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
-    of_profile(run, recipe)
-    known = manifest(run)
+    known = of_profile(run, recipe.profile)
     name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
     commit = results.commit()
     known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}

@@ -32,7 +32,9 @@ ELSEWHERE = {  # words of a command -> what runs it, or why nothing does
 
 
 def test_docstrings_cite_sections_of_the_method_that_exist():
-    sections = re.findall(r"^## (\d)\.", (ROOT / "ppcl/METHOD.md").read_text(), re.M)
+    method = (ROOT / "ppcl/METHOD.md").read_text()
+    assert all((ROOT / "ppcl" / link).is_file() for link in re.findall(r"\]\(([^)]+)\)", method))
+    sections = re.findall(r"^## (\d)\.", method, re.M)
     assert sections == [str(number + 1) for number in range(7)]
     source = "".join(path.read_text() for path in sorted((ROOT / "ppcl").rglob("*.py")))
     cited = re.findall(r"METHOD\.md(?:'s)?(?:,? §(\d)| *)(?: and §(\d))?", source)
