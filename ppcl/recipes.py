@@ -1,15 +1,14 @@
-"""Every number of the published recipe, and of the scaled-down demo.
+"""Every number of the recipe, a field with its source: the supplement's section, or `# not published`.
 
-`recipe("person", "paper")` is supplement §2.1 to the letter wherever the supplement speaks, `recipe("face", "paper")`
-§2.2; whatever they leave open carries `# not published`. `demo` is a small net on drawn pictures, people with half of
-every epoch count and the decays at the same fractions: `python -m ppcl reproduce`, expected result and time in the
-README. `tiny` exists for tests: everything runs, nothing is learnt.
+`recipe("person", "paper")` is supplement §2.1 to the letter wherever the supplement speaks. What faces and the other
+profiles change in it is in `profiles.py`.
 """
 
 import dataclasses
 from dataclasses import dataclass, field
 
 from .methods import METHODS, Method, RecipeError, method, trained_by
+from .profiles import CHANGES
 from .recipe_checks import (
     ARCHITECTURES,
     DATASETS,
@@ -225,112 +224,6 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-# Supplement §2.2. The backbone is a residual network of the kind trained on CASIA-WebFace, with a margin softmax.
-_FACE = {
-    "input.height": 112,  # not published
-    "input.width": 112,  # not published
-    "glrec.crops": "random",  # §3: partial faces are cut at random
-    "glrec.colour": 0.1,  # not published
-    "glrec.view_scale": (0.96, 1.04),  # not published: aligned faces are framed alike
-    "glrec.view_shift": 0.03,  # not published
-    "backbone.architecture": "face34",  # not published
-    "backbone.weights": "none",  # not published: from scratch
-    "backbone.softmax": "cosface",  # not published
-    "backbone.triplet_weight": 0.0,  # not published: the margin softmax alone
-    "backbone.optimiser": "sgd",  # not published, as the joint stage
-    "backbone.epochs": 20,  # not published
-    "backbone.decay_epochs": 6,  # not published
-    "backbone.lr": 0.1,  # not published
-    "backbone.batch": 256,  # not published
-    "backbone.identities": 64,  # not published
-    "backbone.views": "moved",  # not published: aligned faces are not shifted by pixels
-    "joint.optimiser": "sgd",  # §2.2
-    "joint.lr": 1e-1,  # §2.2
-    "joint.batch": 200,  # §2.2
-    "joint.identities": 50,  # not published: four views of each make 200
-    "joint.epochs": 15,  # not published: three rates
-    "joint.decay_epochs": 5,  # §2.2
-    "joint.warmup_epochs": 1,  # not published: without it σ collapses (METHOD.md §6)
-    "joint.crloc_lr_fraction": 0.1,  # not published: 0.01 at most, for the same reason
-    "joint.sigma": 0.1,  # not published
-    "joint.whole_box_share": 0.4,  # not published
-    "joint.contrast_weight": 0.3,  # not published: with SGD more of it disturbs the embedding
-}
-# Half of the published epochs, phases in proportion.
-_DEMO = {
-    "scale": "demo",
-    "input.height": 128,
-    "input.width": 64,
-    "glrec.epochs": 80,
-    "glrec.constant_epochs": 30,
-    "backbone.architecture": "small",
-    "backbone.weights": "none",
-    "backbone.epochs": 60,
-    "backbone.decay_epochs": 20,
-    "backbone.views": "moved",
-    "joint.epochs": 20,
-    "selection.heldout": 1 / 6,
-}
-_TINY = _DEMO | {
-    "scale": "tiny",
-    "input.height": 64,
-    "input.width": 32,
-    "glrec.epochs": 4,
-    "glrec.constant_epochs": 2,
-    "glrec.batch": 16,
-    "glrec.width": 8,
-    "backbone.epochs": 3,
-    "backbone.decay_epochs": 1,
-    "backbone.batch": 8,
-    "backbone.identities": 4,
-    "joint.epochs": 1,
-    "joint.batch": 16,
-    "joint.identities": 4,
-    "joint.glrec_batch": 8,
-    "matching.shortlist": 4,
-    "selection.heldout": 0.3,
-}
-_FACE_DEMO = {
-    "input.height": 64,
-    "input.width": 64,
-    "backbone.softmax": "plain",  # cross-entropy and triplet do better than a margin at this size (METHOD.md §6)
-    "backbone.triplet_weight": 1.0,
-    "backbone.optimiser": "adam",
-    "backbone.lr": 5e-4,
-    "backbone.epochs": 48,
-    "backbone.decay_epochs": 16,
-    "backbone.batch": 64,
-    "backbone.identities": 16,
-    "joint.lr": 0.01,  # 0.1 and 0.03 disturb what the backbone has learnt at this batch
-    "joint.batch": 64,
-    "joint.identities": 16,
-    "joint.epochs": 20,
-    "joint.decay_epochs": 7,
-    "joint.crloc_lr_fraction": 1.0,
-    "partial_lfw.queries": 2,
-}
-_FACE_TINY = _FACE_DEMO | {
-    "backbone.epochs": 3,
-    "input.height": 32,
-    "input.width": 32,
-    "backbone.batch": 8,
-    "backbone.identities": 4,
-    "backbone.decay_epochs": 1,
-    "joint.batch": 16,
-    "joint.identities": 4,
-    "joint.epochs": 1,
-    "joint.warmup_epochs": 0,
-}
-_PROFILES = {
-    ("person", "paper"): {},
-    ("person", "demo"): _DEMO,
-    ("person", "tiny"): _TINY,
-    ("face", "paper"): _FACE,
-    ("face", "demo"): _FACE | _DEMO | _FACE_DEMO,
-    ("face", "tiny"): _FACE | _TINY | _FACE_TINY,
-}
-
-
 def recipe(task: str = "person", profile: str = "demo", **overrides) -> Recipe:
     """The recipe of a task and profile, with dotted overrides: `recipe("person", "demo", **{"joint.epochs": 2})`.
 
@@ -342,7 +235,7 @@ def recipe(task: str = "person", profile: str = "demo", **overrides) -> Recipe:
     if profile not in PROFILES:
         raise RecipeError(f"unknown profile {profile!r}: choose from {', '.join(PROFILES)}")
     chosen = Recipe(task=task, profile=profile)
-    for key, value in (_PROFILES[task, profile] | overrides).items():
+    for key, value in (CHANGES[task, profile] | overrides).items():
         chosen = override(chosen, key, value)
     check(chosen)
     return chosen

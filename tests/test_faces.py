@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppcl import losses, matching, recipes
+from ppcl import losses, matching, profiles
 from ppcl.data import batches, images
 from ppcl.data.batches import generator
 from ppcl.models.backbone import Backbone
@@ -72,9 +72,9 @@ def test_every_difference_from_the_person_says_where_it_comes_from(paper):
                 for key, v in inner.items()}  # fmt: skip
 
     face, person = flat(paper), flat(recipe("person", "paper"))
-    source = inspect.getsource(recipes).split("_FACE = {\n")[1].split("\n}")[0]
+    source = inspect.getsource(profiles).split("\nFACE = {\n")[1].split("\n}")[0]
     lines = {re.match(r'    "([\w.]+)": ', line)[1]: line for line in source.splitlines()}
-    assert {key for key in face if face[key] != person[key]} <= lines.keys() == recipes._FACE.keys()
+    assert {key for key in face if face[key] != person[key]} <= lines.keys() == profiles.FACE.keys()
     assert all(re.search("# (§|not published)", line) for line in lines.values())
     published = {key for key, line in lines.items() if "§2.2" in line.split("#")[1].split(":")[0]}
     assert published == {"joint.optimiser", "joint.lr", "joint.batch", "joint.decay_epochs"}
