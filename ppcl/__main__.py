@@ -152,8 +152,9 @@ def run_train(given) -> None:
 
     from . import distributed, guard, training
     from .data import datasets
-    from .reproduce import device, manifest, record
+    from .reproduce import device, manifest, of_profile, record
 
+    of_profile(given.run, given.profile)
     where = device(given.device)
     distributed.start(where)
     for turn in (True, False):  # the first decodes and keeps the pictures, the others map its file
@@ -187,7 +188,7 @@ def run_evaluate(given) -> None:
     if given.json:
         checkpoints.write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
     table = results.read(given.run)
-    table = table[table.synthetic == found.drawn]
+    table = table[(table.task == given.task) & (table.synthetic == found.drawn)]
     for protocol in dict.fromkeys(row["protocol"] for row in found.rows):
         if protocol not in ("truth", "input-ratio"):
             print(f"{given.dataset}, {protocol}, per cent with 95 % intervals")

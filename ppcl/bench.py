@@ -88,8 +88,8 @@ def _short(value):
 
 def line(row: dict) -> str:
     """A record for the eye."""
-    low, high = row["spread"] or (row["value"], row["value"])
-    text = f"{row['name']}: {row['value']:,.4g} {row['unit']} [{low:,.4g}, {high:,.4g}]"
+    value, low, high = map(_readable, (row["value"], *(row["spread"] or (row["value"],) * 2)))
+    text = f"{row['name']}: {value} {row['unit']} [{low}, {high}]"
     text += f"; {row['ratio']:.2f} x {row['reference']}" if row["ratio"] else ""
     text += f"; {100 * row['share_of_bound']:.0f} % of {row['bound']}" if row["share_of_bound"] else ""
     return text + (f" ({row['note']})" if row["note"] else "")

@@ -63,13 +63,10 @@ def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"ppcl": text})
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{path}: could not be written ({error.strerror or error}); the last good one is kept, free some room"
-        ) from None
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: could not be written ({error}); the last good one is kept, free some room"
+            f"{path}: could not be written ({why}); the last good one is kept, free some room"
         ) from None
 
 
@@ -107,6 +104,12 @@ def of_a_stage(found: dict) -> bool:
     """Whether a header has what every stage saves, of the kinds that it saves."""
     kinds = {"recipe": dict, "epoch": int, "finished": bool, "step": int}
     return all(isinstance({"step": 0, **found}.get(key), kind) for key, kind in kinds.items())
+
+
+def sides(path: Path | str, prefix: str) -> list[int]:
+    """The side lengths of a checkpoint's tensors whose names begin so; none of them is read."""
+    with safe_open(path, "np") as file:
+        return [side for name in file.keys() if name.startswith(prefix) for side in file.get_slice(name).get_shape()]
 
 
 def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:
@@ -158,28 +161,30 @@ def first_difference(mine: dict, theirs: dict, prefix: str = "") -> str | None:
     return None
 
 
+def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], **facts) -> None:
+    """Raise CheckpointError where a stage's header is of another recipe, in what its stage depends on."""
+    if not of_a_stage(found):
+        raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
+    parts = ("task", "input", "augmentation", "selection", *parts)
+    mine, theirs = ({part: whole.get(part) for part in parts} for whole in (recipe, found["recipe"]))
+    difference = first_difference(mine, theirs) or first_difference(facts, {key: found.get(key) for key in facts})
+    if difference:
+        raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or delete it")
+
+
 class Stage:
     """One training run on the disk: resume, log, save. It holds no loop."""
 
     def __init__(self, path: Path, recipe: Recipe, parts: tuple[str, ...], label: str, **facts):
         self.path, self.label, self.facts = path, label, facts
-        whole = recipe.to_dict()
-        self.recipe = whole
-        self.parts = ("task", "input", "augmentation", "selection", *parts)
+        self.recipe = recipe.to_dict()
         self.epoch = 0
         self.step = 0  # of all epochs, where the last save was inside one
         self.recent: list = []  # (epoch, step, loss, pictures) of steps that nobody has looked at yet
         self.finished = False
         if path.exists():
             found = header(path)
-            if not of_a_stage(found):
-                raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
-            mine = {part: whole[part] for part in self.parts}
-            theirs = {part: found["recipe"].get(part) for part in self.parts}
-            difference = first_difference(mine, theirs)
-            difference = difference or first_difference(facts, {k: found.get(k) for k in facts})
-            if difference:
-                raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or delete it")
+            compare(path, found, self.recipe, parts, **facts)
             self.epoch, self.finished, self.step = found["epoch"], found["finished"], found.get("step", 0)
         distributed.agree(
             (self.epoch, self.step), f"{path} is not the same for all processes: --run must be one folder for all"

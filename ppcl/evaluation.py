@@ -49,8 +49,8 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
     if not header["finished"]:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
     classes, weights = header.get("classes"), header.get("fusion_weights")
-    most = path.stat().st_size // 512  # each class has at least 128 numbers in the file
-    if not isinstance(classes, int) or not 0 < classes <= most or not isinstance(weights, dict):
+    fits = type(classes) is int and classes in checkpoints.sides(path, "model.backbone.classifier.")
+    if not fits or not isinstance(weights, dict):
         raise checkpoints.CheckpointError(f"{path} is no checkpoint of joint; delete it and train again")
     try:
         recipe = from_header(header)

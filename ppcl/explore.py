@@ -82,12 +82,13 @@ def gallery(data: Path | str, recipe, dataset: str = "") -> Gallery:
 
 def own(source, task: str = "person") -> Choice:
     """A photograph of one's own, a path or the bytes of an upload, as a query. Raises DataError if it is none."""
-    if isinstance(source, (str, Path)):
-        return Choice(Choice(Cut(Path(source), task == "face")).open())
+    upload = not isinstance(source, (str, Path))
     try:
-        return Choice(Choice(io.BytesIO(source)).open())
+        return Choice(Choice(Cut(io.BytesIO(source) if upload else Path(source), task == "face")).open())
     except datasets.DataError:
-        raise datasets.DataError("the upload is not a readable picture: give a JPEG or PNG") from None
+        if upload:
+            raise datasets.DataError("the upload is not a readable picture: give a JPEG or PNG") from None
+        raise
 
 
 def rows(run: Path | str, task: str, seed: int = 0) -> list[str]:

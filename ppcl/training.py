@@ -202,8 +202,9 @@ def train_joint(
         torch.manual_seed(seed)
         model = PPCL(recipe, data.classes, row)
     for part, net in (("glrec", model.glrec), ("backbone", model.backbone)):
-        found = checkpoints.load(base / part / "checkpoint.safetensors", net)
-        if not found["finished"]:
+        begun = base / part / "checkpoint.safetensors"
+        checkpoints.compare(begun, checkpoints.header(begun), stage.recipe, (part,), stage=part)
+        if not checkpoints.load(begun, net)["finished"]:
             raise checkpoints.CheckpointError(f"{base / part} is not finished: run its stage again first")
     model = distributed.one_model(model.to(device, memory_format=torch.channels_last).train())
     model.glrec.eval()  # its statistics are those of pre-training, where half the pictures are whole

@@ -112,6 +112,15 @@ def test_another_recipe_in_the_same_run_is_refused(capsys, run, drawn):
     assert status == 1 and "joint.sigma is 0.2 there, 0.3 here" in lines[0]
 
 
+@pytest.mark.parametrize("change", ["backbone.epochs=9", "glrec.width=16", "selection.heldout=0.2"])
+def test_a_joint_stage_never_claims_another_recipe_for_what_it_starts_from(capsys, run, drawn, change):
+    """Its header has the whole recipe."""
+    given = ["train", "joint", "--method", "no-cycle", "--run", run, "--data", drawn, *FAST, "--set", change]
+    status, lines = failure(capsys, given)
+    assert status == 1 and f"{change.split('=')[0]} is" in lines[0] and "use another --run" in lines[0]
+    assert not (run / "person/joint/no-cycle").exists()
+
+
 def test_data_check_counts_and_says_drawn(capsys, drawn):
     assert main(["data", "check", "--data", str(drawn), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -261,6 +270,12 @@ def test_a_run_of_another_profile_keeps_its_manifest(capsys, run, drawn):
     status, lines = failure(capsys, ["reproduce", "--run", run, "--data", drawn, "--profile", "demo", "--only", "01"])
     assert status == 1 and "holds a tiny run" in lines[0]
     assert (run / "manifest.json").read_text() == manifest
+
+
+def test_a_run_of_another_profile_is_refused_before_training(capsys, run, drawn):
+    given = ["train", "joint", "--method", "no-prior", "--run", run, "--data", drawn, "--profile", "demo"]
+    status, lines = failure(capsys, given)
+    assert status == 1 and "holds a tiny run" in lines[0] and not (run / "person/joint/no-prior").exists()
 
 
 def test_a_notebook_that_failed_leaves_the_manifest(monkeypatch, capsys, run, drawn):

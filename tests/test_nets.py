@@ -11,8 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ppcl
+from ppcl import checkpoints, evaluation
 from ppcl.data import views
 from ppcl.models import nets
+from ppcl.models.ppcl import PPCL
 from ppcl.recipes import RecipeError, recipe
 
 
@@ -109,6 +111,15 @@ def test_a_net_of_ones_own_is_trained_and_loaded(monkeypatch, pictures, tmp_path
     monkeypatch.delitem(nets.NETS, "own:mine")
     with pytest.raises(RuntimeError, match=r"NETS\['own:mine'\]"):
         ppcl.load(tmp_path, "person")
+
+
+def test_a_small_net_may_know_many_people(monkeypatch, tmp_path):
+    """Twenty-four numbers for each of 10,575, as many as CASIA-WebFace has."""
+    monkeypatch.setitem(nets.NETS, "own:mine", Mine)
+    chosen, path = with_net("own:mine"), evaluation.checkpoint(tmp_path, "person", "ppcl")
+    facts = {"stage": "joint", "epoch": 1, "finished": True, "classes": 10_575, "fusion_weights": {}}
+    checkpoints.save(path, PPCL(chosen, 10_575), None, recipe=chosen.to_dict(), **facts)
+    assert ppcl.load(tmp_path).classes == 10_575
 
 
 @pytest.mark.parametrize(

@@ -238,6 +238,7 @@ STAGES = {
     "more people than any memory holds": {"classes": 10**12},
     "people of another kind": {"classes": "all"},
     "no people": {"classes": 0},
+    "people in halves": {"classes": 5.0},
     "weights of another kind": {"fusion_weights": 3},
 }
 
@@ -248,7 +249,7 @@ def test_a_stage_whose_header_lies_is_refused(kind, tmp_path):
     path.parent.mkdir(parents=True)
     facts = {"format": 1, "stage": "joint", "recipe": recipe("person", "tiny").to_dict(), "epoch": 1, "finished": True}
     facts |= {"classes": 5, "fusion_weights": {}} | STAGES[kind]
-    save_file({"model.a": torch.zeros(5000)}, path, metadata={"ppcl": json.dumps(facts)})
+    save_file({"model.backbone.classifier.weight": torch.zeros(5, 128)}, path, metadata={"ppcl": json.dumps(facts)})
     with pytest.raises(checkpoints.CheckpointError) as caught:
         evaluation.load(tmp_path, "person")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)

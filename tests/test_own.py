@@ -1,6 +1,7 @@
 """A folder of identities of one's own, `<identity>/<file>`: trained on, tested on, searched; of people or of faces."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from ppcl import checkpoints, results
 from ppcl.__main__ import main
-from ppcl.data import datasets, ready, views
+from ppcl.data import datasets, face_sets, is_own, ready, views
 from ppcl.data.datasets import DataError
 from ppcl.ground_truth import prepare
 from ppcl.recipes import PartialLFW, recipe
@@ -51,6 +52,22 @@ def test_everybody_is_for_training_or_for_tests_and_stays_there(tmp_path, nested
     (top / "decoded").mkdir()
     for part, before in shown.items():
         assert before <= {path.parent.name for path in datasets.own_part(part, data, "face").paths}
+
+
+def test_any_name_that_a_folder_can_have_is_read_and_written(tmp_path):
+    names = {os.fsdecode(b"p\xe9rson %d" % i): 2 for i in range(30)}
+    top = folders_of_people(tmp_path / "identities", names)
+    query, _ = datasets.evaluation_sets("own", tmp_path, task="face")
+    assert {path.parent for path in query.paths} <= {top / name for name in names}
+    assert "p\\udce9rson" in face_sets.boxes_csv(query).encode().decode()
+    assert datasets.available(tmp_path, "person") == ["own"]
+
+
+def test_hidden_files_are_nobodys_set(tmp_path):
+    (tmp_path / ".gitkeep").touch()
+    assert not is_own(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    assert is_own(tmp_path)
 
 
 def test_queries_are_crops_of_test_people_and_lose_no_true_match(people):
@@ -164,16 +181,20 @@ def test_people_of_ones_own_from_training_to_the_figures(people, tmp_path):
     assert len(pandas.read_csv(tmp_path / "ranking.csv")) == 2
 
 
-def test_faces_of_ones_own_are_trained_and_evaluated(faces, tmp_path):
+def test_faces_of_ones_own_are_trained_and_evaluated(faces, capsys, tmp_path):
     train = datasets.read("casia-webface", "train", faces)
     everybody = datasets.read("lfw", "all", faces)
     by_identity(tmp_path / "data/identities", train, everybody)
     Image.new("RGB", (9, 9)).save(tmp_path / "data/identities/nobody.jpg")
     common = ["--task", "face", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "data")]
     by_commands(tmp_path / "run", tmp_path / "data", "--task", "face")
+    capsys.readouterr()
     assert main(["evaluate", *common, "--dataset", "own"]) == 0
-    table = pandas.read_csv(tmp_path / "run/results.csv")
+    shown, table = capsys.readouterr().out, pandas.read_csv(tmp_path / "run/results.csv")
     assert set(table.dataset) == {"own"} and set(table.task) == {"face"} and "input-ratio" in set(table.protocol)
+    results.add(tmp_path / "run", table.assign(task="person", value=1.0, high=1.0).to_dict("records"), "others")
+    assert main(["evaluate", *common, "--dataset", "own"]) == 0
+    assert capsys.readouterr().out == shown and len(results.read(tmp_path / "run")) == 2 * len(table)
 
 
 def test_two_folders_of_ones_own_never_share_a_table(tmp_path, capsys):

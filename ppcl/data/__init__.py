@@ -1,5 +1,6 @@
 """From files on a disk to batches: layouts, drawn sets, the image bank, partial views."""
 
+import os
 from pathlib import Path
 
 from ..recipes import Recipe
@@ -21,8 +22,8 @@ def ready(recipe: Recipe, data: Path | str, progress: bool | None = None) -> Pat
 
 
 def is_own(data: Path) -> bool:
-    """Whether a folder holds something that was not drawn: the user's own sets, left as they are."""
-    return data.is_dir() and any(data.iterdir()) and not (data / NOTE).is_file()
+    """Whether a folder holds something, hidden files aside, that was not drawn: the user's own sets, left as they are."""
+    return data.is_dir() and any(not name.startswith(".") for name in os.listdir(data)) and not (data / NOTE).is_file()
 
 
 def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", progress: bool | None = None) -> None:

@@ -72,7 +72,7 @@ def own_part(part: str, data: Path | str, task: str) -> PictureSet:
     """
     found = read("own", "all", data)
     names = [path.parent.name for path in found.paths]
-    test = np.array([hashlib.sha256(name.encode()).digest()[0] % 5 == 0 for name in names])
+    test = np.array([hashlib.sha256(os.fsencode(name)).digest()[0] % 5 == 0 for name in names])
     some = found.keep(test == (part == "test"))
     if len(set(some.identities)) < 2:
         raise DataError(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..files import printable
 from ..recipes import PartialLFW
 from . import batches
 from .folders import DataError, PictureSet, people, pictures
@@ -147,7 +148,7 @@ def at_ratio(query: PictureSet, share: float) -> PictureSet:
 def boxes_csv(query: PictureSet) -> str:
     """Partial-LFW's queries and their boxes (cx, cy, w, h; fractions of the picture) as a table to be saved."""
     table = io.StringIO(newline="")
-    rows = ([f"{p.parent.name}/{p.name}", *box] for p, box in zip(query.paths, query.boxes.tolist(), strict=True))
+    rows = ([printable(f"{p.parent.name}/{p.name}"), *box] for p, box in zip(query.paths, query.boxes.tolist(), strict=True))
     csv.writer(table, lineterminator="\n").writerows([["file", "cx", "cy", "w", "h"], *rows])
     return table.getvalue()
 

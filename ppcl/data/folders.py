@@ -1,5 +1,6 @@
 """What a set of pictures is, and how folders are read: by base names, sorted, in any case."""
 
+import io
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ class DataError(RuntimeError):
 class Cut:
     """A picture that is a part of a file's: first its centre, where the file is an uncut face picture, then a box."""
 
-    path: Path
+    path: Path | io.BytesIO
     centre: bool = False  # 250 x 250 pictures of LFW and CASIA-WebFace; see images.open_picture
     box: tuple[float, float, float, float] | None = None
 
