@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 from . import __version__
-from .files import printable
+from .files import printable, write_text
 from .recipes import DATASETS, METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
@@ -178,7 +178,7 @@ def run_train(given) -> None:
 
 def run_evaluate(given) -> None:
     """A run on a data set, and its table printed."""
-    from . import checkpoints, evaluation, results
+    from . import evaluation, results
     from .reproduce import device
 
     methods = [given.method] if given.method and method(given.method) else None
@@ -186,7 +186,7 @@ def run_evaluate(given) -> None:
         given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
     )
     if given.json:
-        checkpoints.write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
+        write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
     table = results.read(given.run)
     table = table[(table.task == given.task) & (table.synthetic == found.drawn)]
     for protocol in dict.fromkeys(row["protocol"] for row in found.rows):

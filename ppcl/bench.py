@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from . import bench_data, bench_models, checkpoints, reproduce, results
+from . import bench_data, bench_models, reproduce, results
+from .files import write_text
 from .timing import Sizes
 
 RECORD = reproduce.ROOT / "figures" / "benchmarks.json"
@@ -54,7 +55,7 @@ def bench(
     facts = {"date": time.strftime("%Y-%m-%d"), "commit": results.commit(), "versions": reproduce.versions()}
     facts |= {"device": device, "threads": torch.get_num_threads(), "seconds": round(time.time() - began)}
     entry = facts | {"items": rows}
-    checkpoints.write_text(path, json.dumps(read(path) | {machine(device): entry}, indent=1) + "\n")
+    write_text(path, json.dumps(read(path) | {machine(device): entry}, indent=1) + "\n")
     if path == RECORD:
         reproduce.into_readme(MARKS, markdown(read(path)))
     return entry

@@ -76,7 +76,7 @@ def header(path: Path | str) -> dict:
 
 
 def _header(path: Path | str) -> tuple[dict, str | None]:
-    """The facts in a checkpoint's header and its tensors' checksum; files of the first days have none."""
+    """The facts in a file's header and its tensors' checksum, which files of features are written without."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; train that stage first")

@@ -12,6 +12,7 @@ import torch
 
 from . import checkpoints, ground_truth, guard, matching, metrics, progress, recipes, results
 from .data import face_sets
+from .files import write_text
 from .ground_truth import Evaluation, prepare
 from .models.ppcl import PPCL
 from .recipes import DATASETS, METHODS, Recipe, belongs, trained_by
@@ -108,7 +109,7 @@ def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int,
             facts = {"task": task, "dataset": dataset, "stage": "joint", "seed": seed, "profile": model.recipe.profile}
             facts |= {"synthetic": found.drawn, "commit": results.commit()}
             if found.query.boxes is not None:
-                checkpoints.write_text(Path(run) / task / f"{dataset}.csv", face_sets.boxes_csv(found.query))
+                write_text(Path(run) / task / f"{dataset}.csv", face_sets.boxes_csv(found.query))
         if model.method.oracle and not (found.knows_boxes and dataset != "lfw"):
             continue  # nobody knows the true placement of these queries
         if dataset == "lfw":

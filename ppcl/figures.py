@@ -6,7 +6,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot
 import seaborn
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,7 +22,7 @@ class _Style:
     note = ""
 
 
-def style(dpi: int = 80, note: str = "") -> None:
+def style(note: str = "") -> None:
     """One look for all figures; `note`, which says data and seed, stands below each from here on.
 
     In a notebook, a figure that ends a cell is shown from here on, as a small PNG.
@@ -31,10 +31,9 @@ def style(dpi: int = 80, note: str = "") -> None:
 
     _Style.note = note
     seaborn.set_theme("paper", "whitegrid", "colorblind")
-    small = dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 8)
-    matplotlib.rcParams.update(
-        {"figure.dpi": dpi, "axes.titlesize": 9, "axes.labelsize": 9, "pdf.fonttype": 42, **small}
-    )
+    sizes = dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 8)
+    sizes |= dict.fromkeys(("axes.titlesize", "axes.labelsize"), 9)
+    matplotlib.rcParams.update({"figure.dpi": 80, "pdf.fonttype": 42, **sizes})
     if shell := get_ipython():
         matplotlib.pyplot.switch_backend(matplotlib.get_backend())  # or it would come later, with formats of its own
         shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
@@ -64,7 +63,8 @@ def captioned(figure: Figure):
         for legend in figure.legends:  # stays where it is, above the caption
             legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
     size = 7 * enlarged(figure)
-    lines = textwrap.wrap(_words(figure), int(figure.get_figwidth() * 72 / (0.54 * size)))
+    words = _words(figure).replace("seed ", "seed\N{NO-BREAK SPACE}")  # which is not left alone at a line's end
+    lines = textwrap.wrap(words, int(figure.get_figwidth() * 72 / (0.54 * size)))
     below = -0.04 / figure.get_figheight()
     text = figure.text(0, below, "\n".join(lines), va="top", fontsize=size, color="0.25")
     try:
@@ -73,17 +73,17 @@ def captioned(figure: Figure):
         text.remove()
 
 
-def small_png(figure: Figure, colours: int = 52) -> bytes:
+def small_png(figure: Figure) -> bytes:
     """A figure as a PNG of few colours: a third of the size, so that executed notebooks stay small."""
     whole, small = io.BytesIO(), io.BytesIO()
     with captioned(figure):
         figure.savefig(whole, format="png", dpi=figure.dpi, bbox_inches="tight", pad_inches=0.05)
-    Image.open(whole).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "png", optimize=True)
+    Image.open(whole).convert("RGB").quantize(52, dither=Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()
 
 
 def save(figure: Figure, path: Path | str) -> Path:
-    """A PNG (150 dpi) at `path` and a PDF beside it, each whole or absent; closes the figure. -> the PNG's path.
+    """A PNG (150 dpi) at `path` and a PDF beside it, each whole or absent. -> the PNG's path.
 
     Both have the caption below the figure, and the PNG as its description, too.
     """
@@ -96,5 +96,4 @@ def save(figure: Figure, path: Path | str) -> Path:
             figure.savefig(drawing, format=kind, dpi=150, bbox_inches="tight", metadata=facts[kind])
         with replacing(path.with_suffix(f".{kind}")) as temporary:
             temporary.write_bytes(drawing.getbuffer())
-    matplotlib.pyplot.close(figure)
     return path

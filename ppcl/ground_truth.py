@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from .models.ppcl import PPCL
 from .recipes import Recipe
 
 SHARES = tuple(i / 10 for i in range(1, 11))  # of the area, Partial-LFW's curve
-RATIO_BINS = ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (0.6, 0.8))
+RATIO_BINS = {f"{low}-{high}": (low, high) for low, high in pairwise((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8))}
 
 
 @dataclass
@@ -99,7 +100,7 @@ def subsets(found: Evaluation) -> dict[str, np.ndarray]:
             kinds = found.truth[0].kind
             masks |= {kind: (kinds == kind).to_numpy() for kind in batches.KINDS}
         share = geometry.area(view_boxes(found)).numpy()
-        masks |= {f"{low}-{high}": (share >= low) & (share < high) for low, high in RATIO_BINS}
+        masks |= {name: (share >= low) & (share < high) for name, (low, high) in RATIO_BINS.items()}
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
@@ -187,6 +188,7 @@ def rows(
     return rows
 
 
+@torch.inference_mode()
 def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Features, i, j) -> torch.Tensor:
     """Where CRLoc finds query i's first placement in gallery picture j `(P, 4)`; there itself for rows with q = p."""
     if model.method.region == "same":
@@ -196,6 +198,6 @@ def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Featur
         pairs = np.flatnonzero(i == one)
         there = torch.from_numpy(j[pairs])
         seen = gallery.seen(there, query.box.device)
-        region, _ = matching.locate(model, query.points[one, :1], query.box[one, :1], seen)
+        region, _ = model.crloc.everywhere(query.points[one, :1], query.box[one, :1], seen.keys, seen.visible)
         found[pairs] = matching.in_picture(region[:, 0].cpu(), gallery.box[there, 0].cpu())
     return found

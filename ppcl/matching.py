@@ -136,12 +136,6 @@ def _merged(stripes: Tensor, count: int) -> Tensor:
     return stripes if stripes.shape[-2] == count else stripes.unflatten(-2, (count, -1)).sum(-2)
 
 
-@torch.inference_mode()
-def locate(model: PPCL, points: Tensor, box: Tensor, gallery: Features) -> tuple[Tensor, Tensor]:
-    """CRLoc for one query's regions in G pictures: `(M, K, D)`, `(M, 4)` -> `(G, M, 4)`, confidence `(G, M)`."""
-    return model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
-
-
 def in_picture(region: Tensor, box: Tensor) -> Tensor:
     """Regions `(G, 4)` as CRLoc located them, on the canvas, in the frames of the pictures that lie there `(G, 4)`.
 

@@ -50,7 +50,7 @@ DEMO = {
     "joint.epochs": 20,
     "selection.heldout": 1 / 6,
 }
-TINY = DEMO | {
+TINY = {
     "scale": "tiny",
     "input.height": 64,
     "input.width": 32,
@@ -88,23 +88,12 @@ FACE_DEMO = {
     "joint.crloc_lr_fraction": 1.0,
     "partial_lfw.queries": 2,
 }
-FACE_TINY = FACE_DEMO | {
-    "backbone.epochs": 3,
-    "input.height": 32,
-    "input.width": 32,
-    "backbone.batch": 8,
-    "backbone.identities": 4,
-    "backbone.decay_epochs": 1,
-    "joint.batch": 16,
-    "joint.identities": 4,
-    "joint.epochs": 1,
-    "joint.warmup_epochs": 0,
-}
+FACE_TINY = {"input.height": 32, "input.width": 32, "joint.warmup_epochs": 0}
 CHANGES = {
     ("person", "paper"): {},
     ("person", "demo"): DEMO,
-    ("person", "tiny"): TINY,
+    ("person", "tiny"): DEMO | TINY,
     ("face", "paper"): FACE,
     ("face", "demo"): FACE | DEMO | FACE_DEMO,
-    ("face", "tiny"): FACE | TINY | FACE_TINY,
+    ("face", "tiny"): FACE | DEMO | FACE_DEMO | TINY | FACE_TINY,
 }

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, guard, progress, recipes, report, results
+from . import guard, progress, recipes, report, results
 from .data import datasets, is_own
+from .files import replacing, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -124,7 +125,7 @@ def reproduce(
         report.write(run, data)
     if publish and overrides:
         whole = results.read(run).query("subset == 'all'")  # what notebook 06 shows; the kinds of crop are 3 in 4 rows
-        checkpoints.write_text(ROOT / "figures" / results.ABLATIONS, results.as_csv(whole))
+        write_text(ROOT / "figures" / results.ABLATIONS, results.as_csv(whole))
     elif publish:
         _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
     print(summary(run))
@@ -188,7 +189,7 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
         ) from None
     notebook = json.loads(draft.read_text())
     notebook["metadata"]["ppcl"] = stamp
-    checkpoints.write_text(target, json.dumps(notebook, indent=1) + "\n")
+    write_text(target, json.dumps(notebook, indent=1) + "\n")
     draft.unlink()
     seconds = round(time.time() - began, 1)
     print(f"{label}: {seconds:.0f} s", flush=True)
@@ -225,7 +226,7 @@ def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) ->
         facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
     facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
     known |= facts
-    checkpoints.write_text(run / "manifest.json", json.dumps(known, indent=1) + "\n")
+    write_text(run / "manifest.json", json.dumps(known, indent=1) + "\n")
 
 
 def _peak_memory() -> int:
@@ -254,15 +255,15 @@ def _publish(chosen: list[Path], run: Path, task: str) -> None:
         for cell in cells:
             cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}
         notebook["cells"] = cells
-        checkpoints.write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
     for picture in sorted((run / "figures").glob("*.png")):
-        with checkpoints.replacing(ROOT / "figures" / picture.name) as temporary:
+        with replacing(ROOT / "figures" / picture.name) as temporary:
             temporary.write_bytes(picture.read_bytes())
-    checkpoints.write_text(ROOT / "figures" / "results.csv", (run / "results.csv").read_text())
+    write_text(ROOT / "figures" / "results.csv", (run / "results.csv").read_text())
     into_readme(MARKS, results.markdown(results.read(ROOT / "figures")))
 
 
 def into_readme(marks: tuple[str, str], shown: str) -> None:
     """A table into the README, between its two marks."""
     before, rest = (ROOT / "README.md").read_text().split(marks[0])
-    checkpoints.write_text(ROOT / "README.md", f"{before}{marks[0]}\n{shown}\n{marks[1]}{rest.split(marks[1])[1]}")
+    write_text(ROOT / "README.md", f"{before}{marks[0]}\n{shown}\n{marks[1]}{rest.split(marks[1])[1]}")

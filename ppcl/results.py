@@ -41,7 +41,7 @@ PUBLISHED = pandas.DataFrame(
 
 @cache
 def commit() -> str:
-    """The project's commit, with `-dirty` where the tree differs from it; `unknown` outside a checkout."""
+    """The project's commit, with `-dirty` where the library differs from it; `unknown` outside a checkout."""
     here = Path(__file__).parent
     try:
         ask = ["git", "-C", str(here)]

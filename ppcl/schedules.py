@@ -1,6 +1,6 @@
 """How fast a stage learns and in which precision: rates over epochs and steps, optimisers, autocast.
 
-Fractions of an epoch never matter, except for the joint stage's cosine.
+Fractions of an epoch matter only in the joint stage, for its cosine and its warm-up.
 """
 
 import math

@@ -16,7 +16,7 @@ from PIL import Image
 from . import __version__, checkpoints, evaluation, feature_files, geometry, ground_truth, matching, plots
 from .data import datasets, images
 from .data.folders import Cut
-from .files import printable
+from .files import printable, write_text
 from .models.ppcl import PPCL
 
 SHOWN = 20  # queries in a picture
@@ -89,7 +89,7 @@ def rank(
             line |= _pixels(regions[i, rank_], sizes[j], task) if regions is not None else dict.fromkeys(CORNERS)
             lines.append(line)
     table = pandas.DataFrame(lines)
-    checkpoints.write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
+    write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
     names = [printable(Path(path).stem) for path in query]
     boxes, partial = queries.box[:, 0].cpu(), queries.gate.cpu() > 0
     figure = plots.ranking(asked, boxes, partial, have, order, regions, limit=SHOWN, names=names)

@@ -92,7 +92,7 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
 
 
 def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int, stage: Stage, average: Callable) -> None:
-    """Adam to zero after the published schedule (METHOD.md §1): an option, off in the paper profile."""
+    """Adam to zero after the published schedule (METHOD.md §1): an option, off in every profile."""
     how, device = recipe.glrec, data.device
     optimiser = torch.optim.Adam(model.parameters(), how.polish_lr, fused=device.type == "cuda")
     for step in range(how.polish_steps):

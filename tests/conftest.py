@@ -20,7 +20,7 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 def drawn(tmp_path_factory):
     """A folder with the three sets, drawn at the tiny scale. Read it, write nothing into it."""
     folder = tmp_path_factory.mktemp("drawn")
-    draw_people(folder, seed=0, scale="tiny", progress=False)
+    draw_people(folder, seed=0, scale="tiny", quiet=True)
     return folder
 
 
@@ -28,7 +28,7 @@ def drawn(tmp_path_factory):
 def faces(tmp_path_factory):
     """A folder with the face sets, drawn at the tiny scale. Read it, write nothing into it."""
     folder = tmp_path_factory.mktemp("faces")
-    draw_faces(folder, seed=0, scale="tiny", progress=False)
+    draw_faces(folder, seed=0, scale="tiny", quiet=True)
     return folder
 
 

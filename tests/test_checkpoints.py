@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from ppcl import checkpoints
 from ppcl.checkpoints import CheckpointError, first_difference
+from ppcl.files import write_text
 from ppcl.recipes import recipe
 
 FACTS = {
@@ -223,7 +224,7 @@ def test_a_full_disk_keeps_the_old_file_and_says_so(saved):
         with pytest.raises(CheckpointError, match="could not be written.*last good one is kept"):
             checkpoints.save(saved, small(), train("adam", 2)[1], **FACTS)
         with pytest.raises(OSError) as caught:
-            checkpoints.write_text(saved.with_name("results.csv"), "x" * len(good))
+            write_text(saved.with_name("results.csv"), "x" * len(good))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG
@@ -316,11 +317,11 @@ def test_folder_that_cannot_be_made_is_said(tmp_path):
 
 
 def test_text_is_whole_or_absent(tmp_path, monkeypatch):
-    checkpoints.write_text(tmp_path / "deep" / "log.jsonl", "ä\n")
+    write_text(tmp_path / "deep" / "log.jsonl", "ä\n")
     assert (tmp_path / "deep" / "log.jsonl").read_text(encoding="utf-8") == "ä\n"
     monkeypatch.setattr(os, "replace", no_room)
     with pytest.raises(OSError):
-        checkpoints.write_text(tmp_path / "deep" / "log.jsonl", "other")
+        write_text(tmp_path / "deep" / "log.jsonl", "other")
     assert (tmp_path / "deep" / "log.jsonl").read_text(encoding="utf-8") == "ä\n"
     assert len(list((tmp_path / "deep").iterdir())) == 1
 

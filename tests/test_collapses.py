@@ -29,7 +29,7 @@ def learned(tmp_path_factory):
     scale = drawn_people.Scale((80, 640), (4, 4, 12), 2, 1, (40, 2, 2, 1), 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(drawn_people.SCALES, "short", scale)
-        drawn_people.draw_people(folder / "data", 0, "short", progress=False)
+        drawn_people.draw_people(folder / "data", 0, "short", quiet=True)
     short = recipe("person", "demo", **SHORT)
     pictures = views.training_data(short, folder / "data", quiet=True)
     training.train_glrec(short, pictures, folder, quiet=True)

@@ -239,7 +239,7 @@ def test_locate_is_the_locator_pair_by_pair(untrained, described):
     one, _, gallery = described
     assert (gallery.visible < untrained.crloc.min_visible).any()
     for i in range(4):
-        found, confidence = matching.locate(untrained, one.points[i], one.box[i], gallery)
+        found, confidence = untrained.crloc.everywhere(one.points[i], one.box[i], gallery.keys, gallery.visible)
         for j in range(6):
             pair = one.keys[i : i + 1], gallery.keys[j : j + 1], one.box[i], gallery.visible[j : j + 1]
             expected, sure = untrained.crloc(*pair)
@@ -251,7 +251,7 @@ def test_locate_is_the_locator_pair_by_pair(untrained, described):
 def test_locate_in_an_invisible_picture_stays(untrained, described):
     one, _, gallery = described
     gallery.visible = gallery.visible * (torch.arange(6) != 2).view(6, 1, 1, 1)
-    found, confidence = matching.locate(untrained, one.points[0], one.box[0], gallery)
+    found, confidence = untrained.crloc.everywhere(one.points[0], one.box[0], gallery.keys, gallery.visible)
     assert torch.equal(found[2], one.box[0])
     assert confidence[2] == 0
 

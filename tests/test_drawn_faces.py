@@ -10,6 +10,7 @@ from PIL import Image
 from ppcl.data.drawn_face_looks import face_of
 from ppcl.data.drawn_faces import SCALES, SETS, draw_faces, draw_pairs, plan_pictures
 from ppcl.data.drawn_files import COLUMNS
+from ppcl.data.folders import DataError
 
 
 def contents(folder):
@@ -19,7 +20,7 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     out = tmp_path_factory.mktemp("faces")
-    draw_faces(out, 0, "tiny", progress=False)
+    draw_faces(out, 0, "tiny", quiet=True)
     return out
 
 
@@ -38,24 +39,24 @@ def test_layout_and_counts(drawn):
 
 def test_same_seed_same_bytes_and_a_stopped_run_completes_to_them(drawn, tmp_path):
     wanted = contents(drawn)
-    draw_faces(tmp_path, 0, "tiny", progress=False)
+    draw_faces(tmp_path, 0, "tiny", quiet=True)
     assert contents(tmp_path) == wanted
     kept = tmp_path / "CASIA-WebFace/0000001/001.jpg"
     before = kept.stat().st_mtime_ns
     for name in ("truth.csv", "pairs.txt", "CASIA-WebFace/0000004/002.jpg"):
         (tmp_path / name).unlink()
-    draw_faces(tmp_path, 0, "tiny", progress=False)
+    draw_faces(tmp_path, 0, "tiny", quiet=True)
     assert contents(tmp_path) == wanted and kept.stat().st_mtime_ns == before
 
 
 def test_other_seeds_draw_other_faces_and_never_into_the_same_folder(drawn, tmp_path):
-    draw_faces(tmp_path, 1, "tiny", progress=False)
+    draw_faces(tmp_path, 1, "tiny", quiet=True)
     mine, others = contents(drawn), contents(tmp_path)
     name = "CASIA-WebFace/0000001/001.jpg"
     assert mine[name] != others[name] and mine["pairs.txt"] != others["pairs.txt"]
     for seed, scale in ((1, "tiny"), (-1, "tiny"), (0, "huge")):
-        with pytest.raises(ValueError):
-            draw_faces(drawn, seed, scale, progress=False)
+        with pytest.raises(DataError):
+            draw_faces(drawn, seed, scale, quiet=True)
 
 
 @pytest.mark.parametrize("scale", ["tiny", "demo", "market"])

@@ -249,8 +249,8 @@ def contents(folder):
 def test_people_and_faces_in_one_folder_in_either_order(drawn, faces, tmp_path):
     shutil.copytree(drawn, tmp_path / "a")
     shutil.copytree(faces, tmp_path / "b")
-    ppcl_data.ready(recipe("face", "tiny"), tmp_path / "a", progress=False)
-    drawn_people.draw_people(tmp_path / "b", 0, "tiny", progress=False)
+    ppcl_data.ready(recipe("face", "tiny"), tmp_path / "a", quiet=True)
+    drawn_people.draw_people(tmp_path / "b", 0, "tiny", quiet=True)
     found = contents(tmp_path / "a")
     assert found == contents(tmp_path / "b")
     assert found["drawn.txt"].decode().splitlines() == [
@@ -266,7 +266,7 @@ def test_nothing_is_drawn_among_ones_own_pictures(tmp_path):
     lfw(tmp_path / "lfw")
     before = contents(tmp_path)
     with pytest.raises(DataError, match="casia-webface"):
-        ppcl_data.ready(recipe("face", "tiny"), tmp_path, progress=False)
+        ppcl_data.ready(recipe("face", "tiny"), tmp_path, quiet=True)
     with pytest.raises(DataError, match="lfw that was not drawn here"):
-        ppcl_data.synthesise("face", tmp_path, 0, "tiny", progress=False)
+        ppcl_data.synthesise("face", tmp_path, 0, "tiny", quiet=True)
     assert contents(tmp_path) == before

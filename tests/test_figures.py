@@ -38,7 +38,7 @@ def _charts():
     table = results.read(reproduce.ROOT / "figures")
     single = table[(table.protocol == "single-shot") & (table.task == "person") & (table.metric == "rank-1")]
     few = ["backbone", "backbone+crops+pad", "+glrec@7", "ppcl"]
-    bins = [f"{low}-{high}" for low, high in ground_truth.RATIO_BINS]
+    bins = [*ground_truth.RATIO_BINS]
     yield plots.comparison(single[single.subset == "all"], "rank-1, %")
     yield plots.by_subset(single, batches.KINDS, "kind of crop", few, False)
     yield plots.by_subset(single, bins, "input ratio", few, True)

@@ -227,7 +227,7 @@ def test_a_set_whose_drawing_was_killed_is_nobodys_photographs(drawn, tmp_path, 
             replace(*names) if len(done) < count else os.kill(os.getpid(), signal.SIGKILL)
 
         os.replace = die
-        drawn_people.draw_people(data, 0, "tiny", False)
+        drawn_people.draw_people(data, 0, "tiny", True)
         os._exit(1)
     assert os.waitpid(number, 0)[1] == signal.SIGKILL
     assert len(left_over(data)) == 1 and len([*data.rglob("[!.]*.jpg")]) == count - 2  # and the note
@@ -300,9 +300,7 @@ def test_two_that_add_results_at_once_lose_none(tmp_path):
 WRITERS = "write_text write_bytes savefig save save_file save_image tofile dump to_csv to_json to_html to_parquet "
 WRITERS += "to_pickle touch symlink_to hardlink_to rename copytree copyfile copy2 copyfileobj move serialize_file "
 WRITERS = (WRITERS + "execute_notebook NamedTemporaryFile").split()
-OURS = (
-    "write_text files.write_text checkpoints.write_text feature_files.save plots.save stage.save self.save save".split()
-)
+OURS = "write_text files.write_text feature_files.save plots.save stage.save self.save save".split()
 EXEMPT = {
     "files.replacing: os.replace": "what all others go through",
     "files.replacing: temporary.touch": "the same",

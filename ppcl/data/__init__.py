@@ -8,7 +8,7 @@ from . import datasets, drawn_faces, drawn_people
 from .drawn_files import NOTE
 
 
-def ready(recipe: Recipe, data: Path | str, progress: bool | None = None) -> Path:
+def ready(recipe: Recipe, data: Path | str, quiet: bool | None = None) -> Path:
     """The data folder of a run; outside the paper profile pictures are drawn into it where it is missing or empty.
 
     A folder with the user's own sets is left as it is. What is drawn does not depend on a run's seed, so that seeds can
@@ -16,20 +16,16 @@ def ready(recipe: Recipe, data: Path | str, progress: bool | None = None) -> Pat
     """
     data = Path(data)
     if recipe.profile != "paper" and not is_own(data) and not datasets.is_drawn(data, datasets.TRAINING[recipe.task]):
-        synthesise(recipe.task, data, 0, recipe.scale, progress)
+        synthesise(recipe.task, data, 0, recipe.scale, quiet)
     datasets.training_set(recipe.task, data)
     return data
 
 
 def is_own(data: Path) -> bool:
-    """Whether a folder holds something, hidden files aside, that was not drawn: the user's own sets, left as they are."""
+    """Whether a folder holds something that was not drawn, hidden files aside: the user's own sets, left alone."""
     return data.is_dir() and any(not name.startswith(".") for name in os.listdir(data)) and not (data / NOTE).is_file()
 
 
-def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", progress: bool | None = None) -> None:
+def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
     """Draw a task's sets into a folder. Raises DataError for a folder that holds others."""
-    draw = {"person": drawn_people.draw_people, "face": drawn_faces.draw_faces}[task]
-    try:
-        draw(Path(out), seed, scale, progress)
-    except ValueError as error:
-        raise datasets.DataError(str(error)) from None
+    {"person": drawn_people.draw_people, "face": drawn_faces.draw_faces}[task](Path(out), seed, scale, quiet)

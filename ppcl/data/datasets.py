@@ -166,7 +166,7 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
     """What is below `data`: a row for each part of each set (of a task), counted against the published counts.
 
     Keys: dataset, part, folder, pictures, identities, published, published_identities, status (`complete`, `drawn`,
-    `made` from another set, `differs`, `missing`, `unreadable`), note. Raises DataError if `data` is no folder.
+    `own`, `made` from another set, `differs`, `missing`, `unreadable`), note. Raises DataError if `data` is no folder.
     """
     if not Path(data).is_dir():
         raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")

@@ -5,8 +5,6 @@ the right and y down, so that the eyes are about y = -0.165, the mouth 0.165 and
 0..1. Means, deviations and shares are choices, made by eye after faces aligned as usual.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """How a face is painted: hair, clothes, skin and parts on a frontal sheet, and the light that falls on its relief."""
 
-from __future__ import annotations
-
 from math import hypot
 
 import numpy as np

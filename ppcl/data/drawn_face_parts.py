@@ -1,7 +1,5 @@
 """The parts of a drawn face, each painted on the frontal sheet: eyes, brows, nose, mouth, beard, and what is worn."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from .drawn_face_looks import Face

@@ -5,8 +5,6 @@ picture, and depth runs to the camera in the same unit. That keeps every shape a
 for every pixel of the picture, the point of the sheet that shows there under the head's pose.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import cos, sin
 

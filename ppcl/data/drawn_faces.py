@@ -4,8 +4,6 @@ The stand-in for photographs where no data set is at hand. As with drawn people,
 generator, made from (seed, set, person, picture), and a run that was stopped is completed to the same bytes.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -169,23 +167,19 @@ def _inside(rng: Rng) -> np.ndarray:
     return np.clip(edge * SIDE + 0.5, 0, 1).astype(np.float32)
 
 
-def draw_faces(out: Path, seed: int = 0, scale: str = "demo", progress: bool | None = None) -> None:
+def draw_faces(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
     """Draw both sets and `pairs.txt` under `out`, then their rows of `truth.csv`, which say that they are complete.
 
-    The same `seed` and `scale` give the same bytes. Pictures already there are kept. `progress`: True or False shows or
-    hides the bar; None shows it on a terminal. Raises ValueError for a scale that is not one of `SCALES`, and for a
-    folder in which other faces were drawn.
+    The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a scale that
+    is not one of `SCALES`, and for a folder in which other faces were drawn, or which holds photographs.
     """
-    if seed < 0:
-        raise ValueError(f"the seed must not be negative, as {seed} is")
-    if scale not in SCALES:
-        raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
-    out, plan = Path(out), SCALES[scale]
-    claim(out, "faces", f"drawing {DRAWING}, seed {seed}, scale {scale}", FOLDERS.values())
+    out = Path(out)
+    claim(out, "faces", DRAWING, seed, scale, SCALES, FOLDERS.values())
+    plan = SCALES[scale]
     noise = make_noise(np.random.default_rng([seed, 0]))
     rows: list[list] = []
     total = plan.train[1] + plan.test[1]
-    for p in bar(plan_pictures(plan, seed), "drawing faces", total, None if progress is None else not progress):
+    for p in bar(plan_pictures(plan, seed), "drawing faces", total, quiet):
         rng = np.random.default_rng([seed, SETS[p.dataset], p.person, p.number])
         mood = draw_mood(rng)
         path = out / FOLDERS[p.dataset] / p.file

@@ -4,8 +4,6 @@ Lengths are in body heights. A joint is (to the person's left, down from the hea
 `yaw` and projecting gives the screen's x and y and a depth that grows towards the camera.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from math import cos, pi, sin
 

@@ -39,21 +39,27 @@ def keep(path: Path, draw: Callable[[], bytes]) -> None:
         part.unlink(missing_ok=True)
 
 
-def claim(out: Path, what: str, line: str, folders: Iterable[str]) -> None:
-    """Note in `out` that `what` ("people") is drawn there as `line` says.
+def claim(
+    out: Path, what: str, drawing: int, seed: int, scale: str, scales: Iterable[str], folders: Iterable[str]
+) -> None:
+    """Note in `out` that `what` ("people") is drawn there, and how.
 
-    Raises ValueError where something else was, or where one of `folders` was not drawn at all, so that two sets never
-    mix.
+    Raises DataError for a seed or scale that there is not, where something else was drawn, or where one of `folders`
+    was not drawn at all, so that two sets never mix.
     """
-    note = out / NOTE
+    if seed < 0:
+        raise DataError(f"the seed must not be negative, as {seed} is")
+    if scale not in scales:
+        raise DataError(f"unknown scale {scale!r}; known: {', '.join(scales)}")
+    note, line = out / NOTE, f"drawing {drawing}, seed {seed}, scale {scale}"
     lines = note.read_text("utf-8", "replace").splitlines() if note.exists() else []
     known = dict(entry.split(": ", 1) for entry in lines if ": " in entry)
     if what not in known and (found := [name for name in folders if (out / name).exists()]):
-        raise ValueError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
+        raise DataError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
     if not known and any(not entry.name.startswith(".") for entry in out.glob("*")):
-        raise ValueError(f"{out} holds files that were not drawn here: draw into another, empty folder")
+        raise DataError(f"{out} holds files that were not drawn here: draw into another, empty folder")
     if known.get(what, line) != line:
-        raise ValueError(f"{out} holds {what} of {known[what]}, not of {line}: delete it or draw elsewhere")
+        raise DataError(f"{out} holds {what} of {known[what]}, not of {line}: delete it or draw elsewhere")
     known[what] = line
     write_text(note, "".join(f"{kind}: {text}\n" for kind, text in sorted(known.items())))
     for folder in {part.parent for name in folders for part in (out / name).rglob(".*.tmp")}:

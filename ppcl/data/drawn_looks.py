@@ -3,8 +3,6 @@
 Lengths are in body heights: y runs down from the head's top (0) to the soles (1). Colours are sRGB in 0..1.
 """
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass, replace
 from functools import lru_cache

@@ -4,8 +4,6 @@ Every solid thing, in people and in scenery, is a `tube`: an axis with a radius 
 body heights on the screen, x right and y down. A body turned by `yaw` faces the camera at 0, the right side at pi/2.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import cos, hypot, pi, sin
 

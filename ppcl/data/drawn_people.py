@@ -5,8 +5,6 @@ set, identity, picture), so pictures do not depend on their order, and a run tha
 bytes. How to draw so that a model trained on this is of use on photographs: METHOD.md §7.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -228,26 +226,21 @@ def _render(picture: Picture, plan: Plan, rng: Rng, seed: int, noise: Noise, cam
     return buffer.getvalue()
 
 
-def draw_people(out: Path, seed: int = 0, scale: str = "demo", progress: bool | None = None) -> None:
+def draw_people(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
     """Draw the three sets under `out`, then their part of `truth.csv`, whose presence says that they are complete.
 
-    The same `seed` and `scale` give the same bytes. Pictures already there are kept. `progress`: True or False shows or
-    hides the bar; None shows it on a terminal. Raises ValueError for a scale that is not one of `SCALES`, and for a
-    folder in which other people were drawn, or which holds photographs.
+    The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a scale that
+    is not one of `SCALES`, and for a folder in which other people were drawn, or which holds photographs.
     """
-    if seed < 0:
-        raise ValueError(f"the seed must not be negative, as {seed} is")
-    if scale not in SCALES:
-        raise ValueError(f"unknown scale {scale!r}; known: {', '.join(SCALES)}")
     out = Path(out)
-    claim(out, "people", f"drawing {DRAWING}, seed {seed}, scale {scale}", FOLDERS.values())
+    claim(out, "people", DRAWING, seed, scale, SCALES, FOLDERS.values())
     noise = make_noise(np.random.default_rng([seed, 0]))
     camera = cache(lambda dataset, view: make_camera(np.random.default_rng([seed, 0, [*FOLDERS].index(dataset), view])))
     pictures = [*_market(SCALES[scale]), *_reid(SCALES[scale]), *_ilids(SCALES[scale])]
     for folder in {(out / FOLDERS[p.dataset] / p.file).parent for p in pictures}:
         folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for p in bar(pictures, "drawing people", None, None if progress is None else not progress):
+    for p in bar(pictures, "drawing people", quiet=quiet):
         rng = np.random.default_rng([seed, p.set_number, p.person, p.number])
         plan = plan_picture(p, rng)
         rows.append(_truth(p, plan))

@@ -3,8 +3,6 @@
 Coordinates are those of the figure, in body heights; pixels are float32 sRGB (3, H, W) in 0..1.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

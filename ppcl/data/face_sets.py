@@ -148,7 +148,8 @@ def at_ratio(query: PictureSet, share: float) -> PictureSet:
 def boxes_csv(query: PictureSet) -> str:
     """Partial-LFW's queries and their boxes (cx, cy, w, h; fractions of the picture) as a table to be saved."""
     table = io.StringIO(newline="")
-    rows = ([printable(f"{p.parent.name}/{p.name}"), *box] for p, box in zip(query.paths, query.boxes.tolist(), strict=True))
+    files = (printable(f"{path.parent.name}/{path.name}") for path in query.paths)
+    rows = ([file, *box] for file, box in zip(files, query.boxes.tolist(), strict=True))
     csv.writer(table, lineterminator="\n").writerows([["file", "cx", "cy", "w", "h"], *rows])
     return table.getvalue()
 

@@ -47,7 +47,7 @@ class CRLoc(nn.Module):
     def forward(self, keys_a: Tensor, keys_b: Tensor, region: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
         """Keys `(B, D, h, w)`, a region of a `(B, 4)`, b's visibility -> region of b `(B, 4)`, confidence `(B,)`."""
         query, _ = self.queries(keys_a, region)
-        located, sure = self._read(query[:, None], region[:, None], keys_b, visible_b)
+        located, sure = self.everywhere(query[:, None], region[:, None], keys_b, visible_b)
         return located[:, 0], sure[:, 0]
 
     def everywhere(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,10 +58,6 @@ class CRLoc(nn.Module):
         """
         if query.dim() == 3:
             query, region = query[None], region[None]
-        return self._read(query, region, keys, visible)
-
-    def _read(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """A regions for each of B pictures: `(B or 1, A, K, D)`, `(B or 1, A, 4)` -> `(B, A, 4)`, `(B, A)`."""
         where = geometry.points(region, *self.grid)
         attention = self.attention(query.flatten(1, 2), where.flatten(1, 2), keys, visible).unflatten(
             1, query.shape[1:3]

@@ -3,6 +3,8 @@
 The abstract names the module and what it is for; its form here is a reconstruction (METHOD.md §1).
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,20 +29,12 @@ class GLRec(nn.Module):
             layers += [nn.Conv2d(before, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True)]
             before = channels
         self.trunk = nn.Sequential(*layers)
-        cells = self.trunk_cells(size)
-        self.hidden = nn.Linear(before * cells, 8 * width)
+        rows, columns = (math.ceil(side / 32) for side in size)  # of half the input after four strides of 2
+        self.hidden = nn.Linear(before * rows * columns, 8 * width)
         self.box_head = nn.Linear(8 * width + 1, 4)
         self.gate_head = nn.Linear(8 * width, 1)
         nn.init.normal_(self.box_head.weight, std=0.01)
         nn.init.zeros_(self.box_head.bias)
-
-    @staticmethod
-    def trunk_cells(size: tuple[int, int]) -> int:
-        """Cells that are left of half the input after four stride-2 convolutions."""
-        height, width = size[0] // 2, size[1] // 2
-        for _ in range(4):
-            height, width = -(-height // 2), -(-width // 2)
-        return height * width
 
     def forward(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pictures `(B, 3, H, W)` and log ratios `(B,)` -> boxes `(B, 4)`, gate logits `(B,)`."""

@@ -9,38 +9,26 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # what torchvision's nets call that which follows the last map
 
 
-class Block(nn.Module):
-    """A basic residual block: two 3 x 3 convolutions and a skip."""
-
-    def __init__(self, before: int, after: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.skip = None
-        if stride != 1 or before != after:
-            self.skip = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, before, h, w)` -> `(B, after, h / stride, w / stride)`."""
-        skip = x if self.skip is None else self.skip(x)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)) + skip, inplace=True)
+def block(before: int, after: int, stride: int) -> BasicBlock:
+    """torchvision's basic residual block: two 3 x 3 convolutions and a skip."""
+    found = BasicBlock(before, after, stride)
+    if stride != 1 or before != after:
+        found.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+    return found
 
 
 def small_net() -> nn.Sequential:
     """The demo's net: 16-32-64-128 channels, stride 8, so that 128 x 64 gives a 16 x 8 map."""
     stem = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(True)]
-    return nn.Sequential(*stem, Block(16, 32, 2), Block(32, 64, 2), Block(64, 128, 1))
+    return nn.Sequential(*stem, block(16, 32, 2), block(32, 64, 2), block(64, 128, 1))
 
 
 def face34() -> nn.Sequential:
@@ -51,7 +39,7 @@ def face34() -> nn.Sequential:
     layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(True)]
     before = 64
     for after, blocks, stride in ((64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1)):
-        layers += [Block(before if i == 0 else after, after, stride if i == 0 else 1) for i in range(blocks)]
+        layers += [block(before if i == 0 else after, after, stride if i == 0 else 1) for i in range(blocks)]
         before = after
     return nn.Sequential(*layers)
 
