@@ -71,7 +71,7 @@ def test_without_prior_points_look_by_likeness_alone(run, draw):
     assert not torch.allclose(seen, nearby, atol=1e-3)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_without_stripes_a_region_is_one_mean(run, small, drawn):
     model = evaluation.load(run, "person", "no-stripes")
     found = evaluation.prepare("partial-ilids", drawn, small, quiet=True)
