@@ -78,7 +78,7 @@ def markdown(entries: dict[str, dict]) -> str:
 
 
 def _readable(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _short(value):

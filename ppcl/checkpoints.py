@@ -109,7 +109,8 @@ def of_a_stage(found: dict) -> bool:
 def sides(path: Path | str, prefix: str) -> list[int]:
     """The side lengths of a checkpoint's tensors whose names begin so; none of them is read."""
     with safe_open(path, "np") as file:
-        return [side for name in file.keys() if name.startswith(prefix) for side in file.get_slice(name).get_shape()]
+        shapes = [file.get_slice(name).get_shape() for name in file.keys() if name.startswith(prefix)]
+    return [side for shape in shapes if all(shape) for side in shape]  # without numbers there are no sides
 
 
 def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:
@@ -134,7 +135,7 @@ def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
     odd = [n for n, v in tensors.items() if n not in own or v.shape != own[n].shape]
     odd += [n for n in own if n not in tensors]
     if odd:
-        raise CheckpointError(f"{path} does not fit this model ({odd[0]}); it was trained by another recipe")
+        raise CheckpointError(f"{path} does not fit this model ({odd[0]}): another recipe or ppcl made it; train again")
     model.load_state_dict(tensors)
     if optimiser is not None and states:
         groups = optimiser.state_dict()["param_groups"]
@@ -161,7 +162,7 @@ def first_difference(mine: dict, theirs: dict, prefix: str = "") -> str | None:
     return None
 
 
-def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], **facts) -> None:
+def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remedy: str, **facts) -> None:
     """Raise CheckpointError where a stage's header is of another recipe, in what its stage depends on."""
     if not of_a_stage(found):
         raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
@@ -169,7 +170,7 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], **fac
     mine, theirs = ({part: whole.get(part) for part in parts} for whole in (recipe, found["recipe"]))
     difference = first_difference(mine, theirs) or first_difference(facts, {key: found.get(key) for key in facts})
     if difference:
-        raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or delete it")
+        raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or {remedy}")
 
 
 class Stage:
@@ -184,7 +185,7 @@ class Stage:
         self.finished = False
         if path.exists():
             found = header(path)
-            compare(path, found, self.recipe, parts, **facts)
+            compare(path, found, self.recipe, parts, "delete it", **facts)
             self.epoch, self.finished, self.step = found["epoch"], found["finished"], found.get("step", 0)
         distributed.agree(
             (self.epoch, self.step), f"{path} is not the same for all processes: --run must be one folder for all"

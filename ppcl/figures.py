@@ -1,6 +1,7 @@
 """What all figures share: one look, a caption below each, and how they are written, PNG and PDF."""
 
 import io
+import re
 import textwrap
 import warnings
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def captioned(figure: Figure):
         for legend in figure.legends:  # stays where it is, above the caption
             legend.set_bbox_to_anchor((0, 0, 1, 1), figure.transFigure)
     size = 7 * enlarged(figure)
-    words = _words(figure).replace("seed ", "seed\N{NO-BREAK SPACE}")  # which is not left alone at a line's end
+    words = re.sub(r"(seeds?) (\d)", "\\1\N{NO-BREAK SPACE}\\2", _words(figure))  # no number begins a line alone
     lines = textwrap.wrap(words, int(figure.get_figwidth() * 72 / (0.54 * size)))
     below = -0.04 / figure.get_figheight()
     text = figure.text(0, below, "\n".join(lines), va="top", fontsize=size, color="0.25")

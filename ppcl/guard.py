@@ -118,4 +118,5 @@ def _smaller(name: str, stage) -> str:
     half = f"--set {name}.batch={stage.batch // 2}"
     if hasattr(stage, "identities"):
         half = f"--set {name}.identities={stage.identities // 2} {half}"
-    return f"{name}: out of GPU memory with a batch of {stage.batch}; half of it takes half the memory: {half}"
+    later = "" if name == "joint" else ", here and in the later stages"
+    return f"{name}: out of GPU memory with a batch of {stage.batch}; half of it takes half the memory: {half}{later}"

@@ -13,11 +13,8 @@ from torch import Tensor
 
 from . import geometry
 from .boards import BOXES, TITLE, board, judge, legend, outline, pixels, placed, show
-from .charts import PALETTE, by_subset, cmc, comparison, curves, gallery_cost, gate_histogram, roc, speed
-from .figures import caption, enlarged, save, small_png, style
-
-__all__ = ["by_subset", "caption", "cmc", "comparison", "curves", "gallery_cost", "gate_histogram", "roc", "save"]
-__all__ += ["small_png", "speed", "style"]  # passed on
+from .charts import PALETTE, by_subset, cmc, comparison, curves, gallery_cost, gate_histogram, roc, speed  # noqa: F401
+from .figures import caption, enlarged, save, small_png, style  # noqa: F401
 
 
 def grid(pictures, ratios=None, titles=None, columns: int = 12, labels=()) -> Figure:

@@ -7,9 +7,9 @@ profiles change in it is in `profiles.py`.
 import dataclasses
 from dataclasses import dataclass, field
 
-from .methods import METHODS, Method, RecipeError, method, trained_by
+from .methods import METHODS, Method, RecipeError, method, trained_by  # noqa: F401
 from .profiles import CHANGES
-from .recipe_checks import (
+from .recipe_checks import (  # noqa: F401
     ARCHITECTURES,
     DATASETS,
     KINDS,
@@ -24,9 +24,6 @@ from .recipe_checks import (
     parse_overrides,
     rows,
 )
-
-__all__ = ["ARCHITECTURES", "DATASETS", "KINDS", "METHODS", "Method", "belongs", "check_files", "check_processes"]
-__all__ += ["keys", "method", "parse_overrides", "rows", "trained_by"]  # passed on
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,9 @@ def train_joint(
         model = PPCL(recipe, data.classes, row)
     for part, net in (("glrec", model.glrec), ("backbone", model.backbone)):
         begun = base / part / "checkpoint.safetensors"
-        checkpoints.compare(begun, checkpoints.header(begun), stage.recipe, (part,), stage=part)
+        facts = {"stage": part} | ({"classes": data.classes} if part == "backbone" else {})
+        same = "give this stage the same --set as that one"
+        checkpoints.compare(begun, checkpoints.header(begun), stage.recipe, (part,), same, **facts)
         if not checkpoints.load(begun, net)["finished"]:
             raise checkpoints.CheckpointError(f"{base / part} is not finished: run its stage again first")
     model = distributed.one_model(model.to(device, memory_format=torch.channels_last).train())

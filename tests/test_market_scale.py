@@ -12,8 +12,9 @@ def test_the_paper_profile_goes_through_one_step_of_every_stage_at_market_scale(
     assert main(["data", "synthesise", "--scale", "market", "--out", data]) == 0
     assert main(["data", "check", "--data", data]) == 0
     assert "12936 pictures,  751 people" in capsys.readouterr().out
-    for stage in ("glrec", "backbone", "joint"):
-        arguments = ["train", stage, "--profile", "paper", "--run", str(run), "--data", data]
-        assert main([*arguments, "--set", "backbone.weights=none", "--set", f"{stage}.steps=1"]) == 0
+    stages = ("glrec", "backbone", "joint")
+    few = [word for key in ("backbone.weights=none", *(f"{one}.steps=1" for one in stages)) for word in ("--set", key)]
+    for stage in stages:
+        assert main(["train", stage, "--profile", "paper", "--run", str(run), "--data", data, *few]) == 0
     header = checkpoints.header(run / "person/joint/ppcl/seed0/checkpoint.safetensors")
     assert header["finished"] and header["classes"] == 676

@@ -21,6 +21,7 @@ import ppcl
 from ppcl import checkpoints, evaluation, feature_files, matching, search
 from ppcl.data import bank_files
 from ppcl.data.images import ImageBank
+from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
 
 ROOT = Path(ppcl.__file__).resolve().parent.parent
@@ -248,14 +249,28 @@ def test_a_stage_whose_header_lies_is_refused(kind, tmp_path):
     path = evaluation.checkpoint(tmp_path, "person", "ppcl")
     path.parent.mkdir(parents=True)
     facts = {"format": 1, "stage": "joint", "recipe": recipe("person", "tiny").to_dict(), "epoch": 1, "finished": True}
-    facts |= {"classes": 5, "fusion_weights": {}} | STAGES[kind]
-    save_file({"model.backbone.classifier.weight": torch.zeros(5, 128)}, path, metadata={"ppcl": json.dumps(facts)})
-    with pytest.raises(checkpoints.CheckpointError) as caught:
+    facts |= {"classes": 5, "fusion_weights": {}}
+    tensors = {f"model.{name}": value for name, value in PPCL(recipe("person", "tiny"), 5).state_dict().items()}
+    save_file(tensors, path, metadata={"ppcl": json.dumps(facts)})
+    assert evaluation.load(tmp_path, "person").classes == 5
+    save_file(tensors, path, metadata={"ppcl": json.dumps(facts | STAGES[kind])})
+    words = "no checkpoint of joint" if STAGES[kind].keys() & {"classes", "fusion_weights"} else ""
+    with pytest.raises(checkpoints.CheckpointError, match=words) as caught:
         evaluation.load(tmp_path, "person")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     if STAGES[kind].keys() & {"epoch", "step", "finished"} or kind == "recipe of another kind":
         with pytest.raises(checkpoints.CheckpointError, match="no stage's checkpoint"):
             checkpoints.Stage(path, recipe("person", "tiny"), ("joint",), "joint")
+
+
+def test_people_of_whom_a_file_has_no_numbers_are_none(tmp_path):
+    path, facts = evaluation.checkpoint(tmp_path, "person", "ppcl"), {"classes": 10**12, "fusion_weights": {}}
+    facts |= {"stage": "joint", "recipe": recipe("person", "tiny").to_dict(), "epoch": 1, "finished": True}
+    path.parent.mkdir(parents=True)
+    empty = {"model.backbone.classifier.weight": torch.zeros(10**12, 0)}
+    save_file(empty, path, metadata={"ppcl": json.dumps(facts | {"format": 1})})
+    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint of joint"):
+        evaluation.load(tmp_path, "person")
 
 
 def test_a_gallery_whose_file_tells_of_other_pictures_is_described_again(tmp_path):

@@ -170,8 +170,8 @@ def _inside(rng: Rng) -> np.ndarray:
 def draw_faces(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
     """Draw both sets and `pairs.txt` under `out`, then their rows of `truth.csv`, which say that they are complete.
 
-    The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a scale that
-    is not one of `SCALES`, and for a folder in which other faces were drawn, or which holds photographs.
+    The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a negative
+    seed, a scale that is not one of `SCALES`, and a folder in which other faces were drawn, or that holds photographs.
     """
     out = Path(out)
     claim(out, "faces", DRAWING, seed, scale, SCALES, FOLDERS.values())

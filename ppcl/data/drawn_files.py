@@ -44,7 +44,7 @@ def claim(
 ) -> None:
     """Note in `out` that `what` ("people") is drawn there, and how.
 
-    Raises DataError for a seed or scale that there is not, where something else was drawn, or where one of `folders`
+    Raises DataError for a negative seed or an unknown scale, where something else was drawn, or where one of `folders`
     was not drawn at all, so that two sets never mix.
     """
     if seed < 0:

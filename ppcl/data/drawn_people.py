@@ -229,8 +229,8 @@ def _render(picture: Picture, plan: Plan, rng: Rng, seed: int, noise: Noise, cam
 def draw_people(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
     """Draw the three sets under `out`, then their part of `truth.csv`, whose presence says that they are complete.
 
-    The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a scale that
-    is not one of `SCALES`, and for a folder in which other people were drawn, or which holds photographs.
+    The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a negative
+    seed, a scale that is not one of `SCALES`, and a folder in which other people were drawn, or that holds photographs.
     """
     out = Path(out)
     claim(out, "people", DRAWING, seed, scale, SCALES, FOLDERS.values())
