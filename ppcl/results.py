@@ -14,6 +14,7 @@ COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
 ).split(",")
 ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
+DRAWINGS = "drawings.csv"  # there, too: rows on people drawn with several seeds, which stand where a run's seed does
 KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile", "synthetic"]
 
 # Published numbers, each with its source; they never share a table with numbers from drawn pictures.

@@ -40,12 +40,32 @@ def test_no_output_of_a_notebook_shares_drawn_and_published_numbers(path):
             assert not shared(text), text[:200]
 
 
-@pytest.mark.parametrize("name", ["results.csv", results.ABLATIONS])
+@pytest.mark.parametrize("name", ["results.csv", results.ABLATIONS, results.DRAWINGS])
 def test_every_committed_number_has_its_interval(name):
     table = results.read(ROOT / "figures", name)
     assert len(table) > 100 and table[["value", "low", "high"]].notna().all(axis=None)
     assert ((table.low <= table.value + 1e-6) & (table.value <= table.high + 1e-6)).all()
     assert table.synthetic.all() and (table.n_query > 0).all()
+
+
+def test_the_leads_that_the_readme_tells_are_the_committed_ones():
+    told = " ".join(README.split())
+
+    def lead(name, dataset, row, protocol="single-shot"):
+        table = results.differences(results.read(ROOT / "figures", name), protocol)
+        return "{:.1f} {{}} [{:.1f}, {:.1f}]".format(*table.loc[dataset, f"over {row}"][["value", "low", "high"]])
+
+    padded, six = "backbone+crops+pad", results.DRAWINGS
+    for found, words in (
+        (lead(results.ABLATIONS, "partial-reid", padded), "points of rank-1 above the padded baseline on partial-reid"),
+        (lead(results.ABLATIONS, "partial-ilids", padded), "on partial-ilids"),
+        (lead(results.ABLATIONS, "partial-lfw", padded), "points above the padded baseline"),
+        (lead(results.ABLATIONS, "partial-lfw", "untrained-crloc"), "above an untrained CRLoc"),
+        (lead(six, "partial-reid", padded), "on partial-reid"),
+        (lead(six, "partial-reid", padded, "all-shot"), "all-shot"),
+        (lead(six, "partial-ilids", padded), "on partial-ilids"),
+    ):
+        assert found.format(words) in told, found.format(words)
 
 
 def test_every_number_of_the_readmes_result_tables_has_its_interval():
