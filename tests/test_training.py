@@ -342,7 +342,8 @@ def test_memory_that_runs_out_is_told_with_a_batch_that_fits(small, pictures, tm
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
     monkeypatch.setattr(losses, "identity", full)
-    with pytest.raises(RuntimeError, match=r"batch of 8;.*--set backbone.identities=2 --set backbone.batch=4$"):
+    fits = r"batch of 8;.*--set backbone.identities=2 --set backbone.batch=4, here and in the later stages$"
+    with pytest.raises(RuntimeError, match=fits):
         training.train_backbone(small, pictures, tmp_path, quiet=True)
 
 
