@@ -201,13 +201,14 @@ def train_joint(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PPCL(recipe, data.classes, row)
-    for part, net in (("glrec", model.glrec), ("backbone", model.backbone)):
+    same = "give this stage the same --set as that one"
+    for part, net, facts in (("glrec", model.glrec, {}), ("backbone", model.backbone, {"classes": data.classes})):
         begun = base / part / "checkpoint.safetensors"
-        facts = {"stage": part} | ({"classes": data.classes} if part == "backbone" else {})
-        same = "give this stage the same --set as that one"
-        checkpoints.compare(begun, checkpoints.header(begun), stage.recipe, (part,), same, **facts)
-        if not checkpoints.load(begun, net)["finished"]:
+        found = checkpoints.header(begun)
+        checkpoints.compare(begun, found, stage.recipe, (part,), same, stage=part, **facts)
+        if not found["finished"]:
             raise checkpoints.CheckpointError(f"{base / part} is not finished: run its stage again first")
+        checkpoints.load(begun, net)
     model = distributed.one_model(model.to(device, memory_format=torch.channels_last).train())
     model.glrec.eval()  # its statistics are those of pre-training, where half the pictures are whole
     method = model.method

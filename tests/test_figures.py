@@ -103,7 +103,8 @@ def test_nothing_of_a_figure_lies_on_its_legend_or_caption(drawings):
             figure.draw(renderer)
             low = min(one.get_tightbbox(renderer).y0 for one in figure.axes if one.axison or one.images)
             legends = [one.get_window_extent(renderer) for one in figure.legends]
-            caption = next(one for one in figure.texts if "demo profile" in one.get_text()).get_window_extent(renderer)
+            caption = next(one for one in figure.texts if NOTE in " ".join(one.get_text().split()))
+            caption = caption.get_window_extent(renderer)
         assert all(box.y1 <= low + 1 for box in legends)
         assert caption.y1 <= min([low, *(box.y0 for box in legends)]) + 1
 

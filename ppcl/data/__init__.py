@@ -1,11 +1,10 @@
 """From files on a disk to batches: layouts, drawn sets, the image bank, partial views."""
 
-import os
 from pathlib import Path
 
 from ..recipes import Recipe
 from . import datasets, drawn_faces, drawn_people
-from .drawn_files import NOTE
+from .drawn_files import NOTE, occupied
 
 
 def ready(recipe: Recipe, data: Path | str, quiet: bool | None = None) -> Path:
@@ -23,7 +22,7 @@ def ready(recipe: Recipe, data: Path | str, quiet: bool | None = None) -> Path:
 
 def is_own(data: Path) -> bool:
     """Whether a folder holds something that was not drawn, hidden files aside: the user's own sets, left alone."""
-    return data.is_dir() and any(not name.startswith(".") for name in os.listdir(data)) and not (data / NOTE).is_file()
+    return occupied(data) and not (data / NOTE).is_file()
 
 
 def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:

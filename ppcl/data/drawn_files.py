@@ -39,6 +39,11 @@ def keep(path: Path, draw: Callable[[], bytes]) -> None:
         part.unlink(missing_ok=True)
 
 
+def occupied(folder: Path) -> bool:
+    """Whether a folder holds anything, hidden files aside."""
+    return folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder))
+
+
 def claim(
     out: Path, what: str, drawing: int, seed: int, scale: str, scales: Iterable[str], folders: Iterable[str]
 ) -> None:
@@ -56,7 +61,7 @@ def claim(
     known = dict(entry.split(": ", 1) for entry in lines if ": " in entry)
     if what not in known and (found := [name for name in folders if (out / name).exists()]):
         raise DataError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
-    if not known and any(not entry.name.startswith(".") for entry in out.glob("*")):
+    if not known and occupied(out):
         raise DataError(f"{out} holds files that were not drawn here: draw into another, empty folder")
     if known.get(what, line) != line:
         raise DataError(f"{out} holds {what} of {known[what]}, not of {line}: delete it or draw elsewhere")
