@@ -149,9 +149,8 @@ def _search(
     """
     method = facts["method"]
     query, gallery = (_features(found, model, part, kept) for part in ("query", "gallery"))
-    found.distances[method] = matching.match(model, query, gallery).cpu().numpy()
     values = {}
-    for protocol, ranked in _protocols(found, method).items():
+    for protocol, ranked in _protocols(found, model, query, gallery).items():
         values[protocol, method] = _values(ranked)
         if found.dataset == "partial-lfw":
             ids = found.query.identities, found.gallery.identities
@@ -193,13 +192,19 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
     return rows
 
 
-def _protocols(found: Evaluation, method: str) -> dict[str, list[metrics.Ranking]]:
-    distances, query, gallery = found.distances[method], found.query, found.gallery
+def _protocols(found: Evaluation, model: PPCL, query, gallery) -> dict[str, list[metrics.Ranking]]:
+    """A row's rankings by protocol; its distances to the whole gallery are kept."""
+    asked, there, method = found.query, found.gallery, model.row
     if found.dataset == "market1501":
-        one = metrics.cmc_map(distances, query.identities, gallery.identities, query.cameras, gallery.cameras)
-        return {"standard": [one]}
-    whole = metrics.cmc_map(distances, query.identities, gallery.identities)
-    drawn = metrics.single_shot(distances, query.identities, gallery.identities)
+        found.distances[method] = matching.match(model, query, gallery).cpu().numpy()
+        cameras = asked.cameras, there.cameras
+        return {"standard": [metrics.cmc_map(found.distances[method], asked.identities, there.identities, *cameras)]}
+    parts = [np.arange(len(there)), *metrics.single_shot_columns(there.identities)]
+    places = [torch.from_numpy(part).to(gallery.embedding.device) for part in parts]
+    matched = [one.cpu().numpy() for one in matching.match_within(model, query, gallery, places)]
+    found.distances[method] = matched[0]
+    every = zip(matched, parts, strict=True)
+    whole, *drawn = (metrics.cmc_map(one, asked.identities, there.identities[part]) for one, part in every)
     return {"single-shot": drawn, "all-shot": [whole]}
 
 

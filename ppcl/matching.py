@@ -224,6 +224,34 @@ def match(
     return fuse(overall, region_distances(model, query, gallery, index), weight, index)
 
 
+def match_within(
+    model: PPCL, query: Features, gallery: Features, parts: list[Tensor], shortlist: int | None = None
+) -> list[Tensor]:
+    """`match` with each of several parts of a gallery alone, indices `(P,)` -> distances `(Q, P)` each.
+
+    Each part has a shortlist of its own; a pair that several parts ask for is matched once.
+    """
+    overall, weight = global_distances(query, gallery), fusion_weight(model)
+    each = [overall[:, part] for part in parts]
+    if not weight:
+        return each
+    length = model.recipe.matching.shortlist if shortlist is None else shortlist
+    lists = [shortlisted(one, length) for one in each]
+    asked = torch.zeros_like(overall, dtype=torch.bool)
+    for part, short in zip(parts, lists, strict=True):
+        asked.scatter_(1, part.expand(len(overall), -1) if short is None else part[short], True)
+    most = int(asked.sum(1).max()) if asked.numel() else 0
+    index = shortlisted(overall - 10 * asked, most)  # all that are asked for, and for some queries a few more
+    region = region_distances(model, query, gallery, index)
+    if index is not None:
+        region = torch.zeros_like(overall).scatter_(1, index, region)
+    found = []
+    for part, short, one in zip(parts, lists, each, strict=True):
+        there = region[:, part]
+        found.append(fuse(one, there if short is None else there.gather(1, short), weight, short))
+    return found
+
+
 def best(
     model: PPCL, query: Features, gallery: Features, top: int, shortlist: int | None = None, weight: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:

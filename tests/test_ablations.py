@@ -184,6 +184,22 @@ def test_shuffled_gallery_gives_the_same_metrics_ties_included(run, small, drawn
     assert (one.first == two.first).all() and np.allclose(one.average_precision, two.average_precision)
 
 
+def test_single_shot_knows_nothing_of_pictures_that_were_not_drawn(run, small, drawn):
+    from ppcl import metrics
+
+    found = evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl"], quiet=True)
+    model = evaluation.load(run, "person", "ppcl")
+    query = matching.describe(model, found.query_bank, several=True)
+    gallery = matching.describe(model, found.gallery_bank)
+    ids, scores = found.gallery.identities, []
+    assert model.recipe.matching.shortlist < len(np.unique(ids)) < len(ids)
+    for columns in metrics.single_shot_columns(ids):
+        distances = matching.match(model, query, gallery[torch.from_numpy(columns)])
+        scores.append(metrics.cmc_map(distances, found.query.identities, ids[columns]).mAP)
+    rows = [row for row in found.rows if (row["protocol"], row["metric"]) == ("single-shot", "mAP")]
+    assert next(row["value"] for row in rows if row["subset"] == "all") == pytest.approx(np.mean(scores), abs=1e-9)
+
+
 def test_drawn_and_photographed_numbers_share_no_table(run, drawn, tmp_path):
     evaluation.evaluate(run, "person", "partial-ilids", drawn, ["ppcl"], quiet=True)
     shutil.copytree(drawn / "Partial_iLIDS", tmp_path / "Partial_iLIDS")

@@ -340,6 +340,31 @@ def test_match_keeps_global_order_behind_the_shortlist(untrained, described):
     assert torch.equal(found.argsort(1)[:, 3:], outside)
 
 
+@pytest.mark.parametrize("shortlist", [0, 1, 2, 3, 100])
+def test_parts_of_a_gallery_are_matched_as_if_each_were_alone(untrained, described, shortlist):
+    _, several, gallery = described
+    untrained.fusion_weights["ppcl"] = 0.9
+    parts = [torch.tensor(part) for part in ([5, 0, 3, 1], [2, 4], [3], [0, 1, 2, 3, 4, 5])]
+    together = matching.match_within(untrained, several, gallery, parts, shortlist)
+    for part, found in zip(parts, together, strict=True):
+        alone = matching.match(untrained, several, gallery[part], shortlist)
+        torch.testing.assert_close(found, alone, atol=1e-6, rtol=0)
+
+
+def test_a_pair_that_several_parts_ask_for_is_matched_once(untrained, described, monkeypatch):
+    one, _, gallery = described
+    untrained.fusion_weights["ppcl"] = 0.9
+    asked, really = [], matching.region_distances
+
+    def counting(model, query, gallery, index=None):
+        asked.append(len(gallery) if index is None else index.shape[1])
+        return really(model, query, gallery, index)
+
+    monkeypatch.setattr(matching, "region_distances", counting)
+    matching.match_within(untrained, one, gallery, [torch.arange(4)] * 5, 2)
+    assert asked == [2]
+
+
 def test_match_without_regions_or_weight_is_global(untrained, described):
     one, _, gallery = described
     assert torch.equal(matching.match(untrained, one, gallery, weight=0), matching.global_distances(one, gallery))
