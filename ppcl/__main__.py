@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-import zlib
 from pathlib import Path
 
 from . import __version__
@@ -65,11 +64,11 @@ def parser() -> Parser:
     def command(name: str, text: str, group=commands):
         return group.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
 
-    def common(sub, data: bool = True):
+    def common(sub, data: str = "the folder of the data sets"):
         sub.add_argument("--task", choices=TASKS, default="person")
         sub.add_argument("--run", required=True, type=Path, metavar="DIR", help="the run folder")
         if data:
-            sub.add_argument("--data", required=True, type=Path, metavar="DIR", help="the folder of the data sets")
+            sub.add_argument("--data", required="default" not in data, type=Path, metavar="DIR", help=data)
         sub.add_argument("--seed", type=at_least(0), default=0, metavar="N")
         sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
@@ -96,7 +95,7 @@ def parser() -> Parser:
 
     sub = command("train", "train one stage; a finished one is left, a half-finished one goes on")
     sub.add_argument("stage", choices=STAGES)
-    common(sub)
+    common(sub, "the folder of the data sets; default: RUN/data")
     sub.add_argument("--profile", choices=PROFILES, default="demo")
     sub.add_argument("--method", default="ppcl", metavar="M", help="the row of the table, for joint")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
@@ -108,7 +107,7 @@ def parser() -> Parser:
     sub.add_argument("--json", type=a_file, metavar="FILE", help="write the rows as JSON, too")
 
     sub = command("rank", "rank your own photographs: a CSV and a picture")
-    common(sub, data=False)
+    common(sub, data="")
     sub.add_argument("--query", required=True, nargs="+", type=Path, metavar="IMAGE")
     sub.add_argument("--gallery", required=True, type=Path, metavar="FOLDER")
     sub.add_argument("--top", type=at_least(1), default=10, metavar="N")
@@ -155,14 +154,14 @@ def run_train(given) -> None:
     from .reproduce import device, manifest, of_profile, record
 
     of_profile(given.run, given.profile)
+    data = given.data or given.run / "data"
     where = device(given.device)
     distributed.start(where)
     for turn in (True, False):  # the first decodes and keeps the pictures, the others map its file
         if distributed.first() == turn:
-            pictures = training.training_data(chosen, given.data, where)
+            pictures = training.training_data(chosen, data, where)
         distributed.wait()
-    content = zlib.crc32(pictures.labels.tobytes())
-    distributed.agree(content, f"{given.data} does not hold the same pictures for all processes")
+    distributed.agree(int(pictures.pictures, 16) >> 8, f"{data} does not hold the same pictures for all processes")
     with guard.alone(given.run):
         if given.stage == "joint":
             path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
@@ -170,7 +169,7 @@ def run_train(given) -> None:
             train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
             path = train(chosen, pictures, given.run, given.seed)
         if distributed.first():
-            known = {} if "data" in manifest(given.run) else {"data": datasets.contents(given.data)}  # reads every byte
+            known = {} if "data" in manifest(given.run) else {"data": datasets.contents(data)}  # reads every byte
             record(given.run, chosen, where, given.seed, processes=PROCESSES, **known)
             print(path)
     distributed.stop()
@@ -216,6 +215,8 @@ def run_bench(given) -> None:
     from .reproduce import device
 
     path = given.json or bench.RECORD
+    if not path.parent.is_dir():
+        raise RecipeError(f"there is no {path.parent}, as ppcl is no checkout: say where to, by --json FILE")
     bench.bench(path, device=device())
     print(path)
 

@@ -168,7 +168,10 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
         raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
     parts = ("task", "input", "augmentation", "selection", *parts)
     mine, theirs = ({part: whole.get(part) for part in parts} for whole in (recipe, found["recipe"]))
-    difference = first_difference(mine, theirs) or first_difference(facts, {key: found.get(key) for key in facts})
+    difference = first_difference(mine, theirs)
+    if not difference and "pictures" in facts and facts["pictures"] != found.get("pictures"):
+        raise CheckpointError(f"{path} was trained on other pictures than those of this --data; use another --run")
+    difference = difference or first_difference(facts, {key: found.get(key) for key in facts})
     if difference:
         raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or {remedy}")
 

@@ -55,17 +55,17 @@ class Gallery:
     choices: dict[str, Choice] = field(repr=False)
 
 
-def gallery(data: Path | str, recipe, dataset: str = "") -> Gallery:
-    """The gallery of a partial set below `data`, the first unless named. Raises DataError where there is none.
+def gallery(data: Path | str, recipe) -> Gallery:
+    """The gallery of the first partial set below `data`. Raises DataError where there is none.
 
     A query is one of the set's or, where a person has several, a picture of the gallery, left out of its own ranking.
     """
-    dataset = dataset or datasets.partial_sets(data, recipe.task)[0]
+    dataset = datasets.partial_sets(data, recipe.task)[0]
     query, have = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
-    files = [images.open_picture(one) for one in have.pictures]
-    bank = images.bank(files, recipe.input.size, "gallery")
-    for picture in files:
+    bank, files = images.bank(have.pictures, recipe.input.size, "gallery"), []
+    for picture in map(images.open_picture, have.pictures):  # photographs are large: one at a time
         picture.thumbnail((SMALL, SMALL))
+        files.append(picture)
     names = [printable(path.name) for path in have.paths]
     people, first, count = np.unique(have.identities, return_index=True, return_counts=True)
     choices = {}

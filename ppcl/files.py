@@ -1,9 +1,13 @@
 """Files that appear whole or not at all."""
 
 import os
+import platform
+import re
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+
+HOST = re.sub(r"\W", "_", platform.node())  # a container has a name of its own
 
 
 @contextmanager
@@ -47,7 +51,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 def temporary_name(path: Path) -> Path:
     """Where this process writes what is to become `path`: hidden, so that nobody takes it for a picture or a table."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
 
 
 def flush(path: Path) -> None:
@@ -60,9 +64,12 @@ def flush(path: Path) -> None:
 
 
 def clear(folder: Path, name: str | None = None) -> None:
-    """Delete what processes that live no more had begun to write in a folder: a file of this name, or any."""
-    for left in folder.glob(f".{'*' if name is None else escape(name)}.*.tmp"):
-        number = left.name.split(".")[-2]
+    """Delete what processes of this host that live no more had begun to write in a folder: a file of this name, or any.
+
+    Of another host's nobody here can tell whether it lives.
+    """
+    for left in folder.glob(f".{'*' if name is None else escape(name)}.{HOST}-*.tmp"):
+        number = left.name.rpartition("-")[2].removesuffix(".tmp")
         if number.isdecimal() and not _alive(int(number)):
             left.unlink(missing_ok=True)
 

@@ -3,8 +3,6 @@
 Measured against it: how well GLRec places, how often its gate is right, how well CRLoc locates.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -53,14 +51,6 @@ class Evaluation:
                 f"{self.data}: {unknown[0]} is not in truth.csv, so it was not drawn with its set; remove it"
             )
         return tuple(table.loc[half] for half in halves)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of its files' names and sizes and of our crops of them: other pictures have another."""
-        paths = (*self.query.paths, *self.gallery.paths)
-        files = [(path.parent.name, path.name, path.stat().st_size) for path in paths]
-        crops = [] if self.query.boxes is None else self.query.boxes.tolist()
-        return hashlib.sha256(json.dumps([files, crops]).encode()).hexdigest()[:16]
 
     @property
     def knows_boxes(self) -> bool:

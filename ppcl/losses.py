@@ -110,15 +110,15 @@ def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: f
     return 2 / 3 * hinge.sum(1).mean()
 
 
-def region_contrast(distance: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Only this person fits: cross-entropy of each region's own pair against the regions located in all other people.
+def region_contrast(distance: Tensor, right: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """Only this person fits: cross-entropy of each region's own picture against the regions located in other people.
 
-    d(p of pair i, region located in picture j) `(N, N)`, own pairs on the diagonal; others bool `(N, N)`: j shows
-    another person than i -> scalar. Ours: PP-Triplet's (ii) and (iii) see one person each, this sees the whole batch.
+    d(region i, what is located in picture j) `(N, M)`; right `(N,)`: the picture of the same person that i is held
+    against; others bool `(N, M)`: j shows another person -> scalar. Ours: PP-Triplet's (ii) and (iii) see one person
+    each, this sees the whole batch.
     """
-    logits = -distance / temperature
-    own = torch.eye(len(distance), dtype=torch.bool, device=distance.device)
-    return F.cross_entropy(logits.masked_fill(~(others | own), -1e4), own.int().argmax(1))
+    counted = others.scatter(1, right[:, None], True)
+    return F.cross_entropy((-distance / temperature).masked_fill(~counted, -1e4), right)
 
 
 def elsewhere(region: Tensor, draw: torch.Generator, tries: int = 8, overlap: float = 0.4) -> tuple[Tensor, Tensor]:
@@ -194,6 +194,8 @@ def region_losses(
     triplet = region_triplet(distance[pair, pair], wrong, valid, how.region_margin)
     terms["region"] = triplet
     if model.method.contrast:
-        contrast = region_contrast(distance, others, how.contrast_temperature)
+        again = pair[people:] if how.contrast_pairs == 3 else pair[:0]  # r2 is held against h2, too
+        asked, right = torch.cat([pair, again]), torch.cat([pair, again - people])
+        contrast = region_contrast(distance[asked], right, others[asked], how.contrast_temperature)
         terms["region"] = triplet + how.contrast_weight * contrast
     return terms

@@ -36,7 +36,7 @@ METHODS = {
     "+glrec@7": Method(placements=True, checkpoint="+glrec"),
     "same-location": Method(region="same", placements=True, checkpoint="+glrec"),
     "untrained-crloc": Method(region="untrained", placements=True, checkpoint="+glrec"),
-    "+crloc": Method(region="trained", placements=True),
+    "+crloc": Method(region="trained", placements=True, contrast=False),
     "ppcl@1": Method(region="trained", triplet=True, checkpoint="ppcl"),
     "ppcl": Method(region="trained", triplet=True, placements=True),
 }

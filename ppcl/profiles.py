@@ -33,6 +33,8 @@ FACE = {
     "joint.crloc_lr_fraction": 0.1,  # not published: 0.01 at most, for the same reason
     "joint.sigma": 0.1,  # not published
     "joint.whole_box_share": 0.4,  # not published
+    "joint.cycle_weight": 4.0,  # not published
+    "joint.contrast_pairs": 2,  # not published
     "joint.contrast_weight": 0.3,  # not published: with SGD more of it disturbs the embedding
 }
 # Half of the published epochs, phases in proportion.

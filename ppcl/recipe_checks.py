@@ -59,7 +59,7 @@ def parse_overrides(pairs: typing.Iterable[str]) -> dict[str, str]:
 def override(chosen: typing.Any, key: str, value) -> typing.Any:
     """The recipe with another value of a dotted key. Raises RecipeError for an unknown key or another type."""
     if key not in keys(chosen):
-        near = difflib.get_close_matches(key, keys(chosen), n=1, cutoff=0) or ["joint.epochs"]
+        near = difflib.get_close_matches(key, keys(chosen), n=1, cutoff=0)
         raise RecipeError(f"unknown recipe key {key!r}: did you mean {near[0]!r}?")
     head, _, leaf = key.rpartition(".")
     part = getattr(chosen, head) if head else chosen
@@ -99,6 +99,8 @@ def check(chosen: typing.Any) -> None:
         raise RecipeError(
             f"joint.batch must be 4 x joint.identities = {4 * chosen.joint.identities}: two whole views, two partial"
         )
+    if chosen.joint.contrast_pairs not in (2, 3):
+        raise RecipeError(f"joint.contrast_pairs must be 2 or 3, not {chosen.joint.contrast_pairs}")
     if chosen.matching.placements not in (1, 7):
         raise RecipeError(f"matching.placements must be 1 or 7, not {chosen.matching.placements}")
     if min(chosen.input.size) < 32 or chosen.input.height % 16 or chosen.input.width % 16:
@@ -200,4 +202,6 @@ def rows(chosen: typing.Any) -> list[str]:
             raise RecipeError(
                 f"row {name!r} is not trained itself: it uses the checkpoint of {method(name).checkpoint!r}"
             )
+    if "ppcl" not in wanted:
+        raise RecipeError(f"ablation.rows={chosen.ablation.rows} must hold ppcl, too: the figures are of that row")
     return [name for name in trained if name in wanted]

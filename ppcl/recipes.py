@@ -51,8 +51,6 @@ class GLRecStage:
     momentum: float = 0.9  # not published
     weight_decay: float = 5e-4  # not published
     steps: int = 0  # stop the stage after so many steps; 0: run all epochs
-    polish_steps: int = 0  # not published: Adam 1e-3 to 0 after the published schedule
-    polish_lr: float = 1e-3  # not published
     box_weight: float = 4.0  # not published
     gate_weight: float = 0.5  # not published
     whole_weight: float = 0.2  # not published: box loss of whole pictures
@@ -114,19 +112,18 @@ class JointStage:
     weight_decay: float = 5e-4  # not published
     steps: int = 0
     # views (METHOD.md §4)
-    whole_scale: tuple[float, float] = (0.85, 1.08)  # not published
-    whole_shift: float = 0.07  # not published
     wide_share: float = 0.6  # not published
     wide_scale: tuple[float, float] = (0.7, 1.2)  # not published
     wide_shift: float = 0.13  # not published
     whole_box_share: float = 0.8  # not published: how often p is the whole visible box
     # losses
-    cycle_weight: float = 4.0  # not published
+    cycle_weight: float = 1.0  # not published
     geometry_weight: float = 4.0  # not published
     region_weight: float = 1.0  # not published: PP-Triplet
     region_margin: float = 0.3  # not published: PP-Triplet
     contrast_weight: float = 1.0  # not published: PP-Triplet against all people of the batch
     contrast_temperature: float = 0.1  # not published
+    contrast_pairs: int = 3  # not published: r1 -> h2, r2 -> h1 and, of three, r2 -> h2
     # GLRec inside the joint stage
     glrec_lr_fraction: float = 0.1  # not published
     glrec_batch: int = 64  # not published
@@ -187,6 +184,8 @@ class Augmentation:
     blur: float = 0.5  # not published: random down- and up-sampling, so that sharpness betrays no crop
     noise: float = 0.02  # not published: of the value range, after the crop
     colour: float = 0.1  # not published: brightness, contrast, and per-channel gain
+    whole_scale: tuple[float, float] = (0.85, 1.08)  # not published: "moved" views of whole pictures, stages 2 and 3
+    whole_shift: float = 0.07  # not published
 
 
 @dataclass(frozen=True)

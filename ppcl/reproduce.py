@@ -50,6 +50,8 @@ def versions() -> dict[str, str]:
 def notebooks(only: str | None = None) -> list[Path]:
     """The numbered notebooks in order, or those whose numbers `only` names ("01,02"). Raises ValueError for others."""
     found = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
+    if not found:
+        raise ReproduceError(f"no notebooks in {NOTEBOOKS}: clone the project and run it there, as the README shows")
     wanted = [number.strip().zfill(2) for number in only.split(",")] if only else list(found)
     for number in wanted:
         if number not in found:
@@ -57,9 +59,9 @@ def notebooks(only: str | None = None) -> list[Path]:
     return [found[number] for number in sorted(set(wanted))]
 
 
-def fingerprint(path: Path, parameters: dict, recipe: recipes.Recipe) -> str:
-    """What a finished notebook depends on: its cells, its parameters, the recipe and the library's sources."""
-    digest = hashlib.sha256(json.dumps([parameters, recipe.to_dict()], sort_keys=True).encode())
+def fingerprint(path: Path, parameters: dict, recipe: recipes.Recipe, pictures: str = "") -> str:
+    """What a finished notebook depends on: its cells, parameters, recipe, own photographs, the library's sources."""
+    digest = hashlib.sha256(json.dumps([parameters, recipe.to_dict(), pictures], sort_keys=True).encode())
     for cell in json.loads(path.read_text())["cells"]:
         digest.update("".join(cell["source"]).encode())
     for source in sorted(Path(__file__).parent.rglob("*.py")):
@@ -92,7 +94,8 @@ def reproduce(
     if task == "all":  # people last, so that their notebooks can show faces, too
         if own and all(datasets.trains_on_own(name, data) for name in recipes.TASKS):
             raise ValueError(f"{data} is a folder of identities: say whose, with --task person or --task face")
-        tasks = [name for name in reversed(recipes.TASKS) if not own or _there(name, data)] or ["person"]
+        drawing = not own and profile != "paper"  # what is not there
+        tasks = [name for name in reversed(recipes.TASKS) if drawing or _there(name, data)] or ["person"]
     if own or profile == "paper":
         for name in tasks:
             datasets.training_set(name, data)
@@ -104,6 +107,7 @@ def reproduce(
             f"{run}: {free} MiB are free, a {profile} run needs {ROOM[profile]}: free some room, or give --run"
         )
     began, ran = time.time(), 0
+    pictures = datasets.read("own", "all", data).fingerprint if own else ""  # people are added to such a folder
     work = [(path, name) for path in chosen for name in tasks]
     with guard.alone(run):
         of_profile(run, profile)
@@ -111,7 +115,7 @@ def reproduce(
             recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
             parameters |= {"device": on, "overrides": list(overrides or [])}
-            seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}")
+            seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}", pictures)
             if seconds:
                 ran += 1
                 spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": _peak_memory()}
@@ -160,13 +164,13 @@ def _there(task: str, data: Path) -> bool:
         return False
 
 
-def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str) -> float:
+def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str, pictures: str = "") -> float:
     """One notebook, unless it is done; the copy appears whole under its own name when it ran to its end. -> seconds."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     target = run / "notebooks" / f"{parameters['task']}_{path.name}"
-    stamp = fingerprint(path, parameters, recipe)
+    stamp = fingerprint(path, parameters, recipe, pictures)
     draft = target.with_name(f".{target.name}")
     if target.exists() and json.loads(target.read_text())["metadata"].get("ppcl") == stamp:
         draft.unlink(missing_ok=True)  # of a process that was killed in between

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pandas
+from scipy.special import stdtrit
 
 from . import guard
 from .checkpoints import write_text
@@ -44,6 +45,8 @@ PUBLISHED = pandas.DataFrame(
 def commit() -> str:
     """The project's commit, with `-dirty` where the library differs from it; `unknown` outside a checkout."""
     here = Path(__file__).parent
+    if not (here.parent / ".git").exists():  # installed, perhaps inside somebody's own repository
+        return "unknown"
     try:
         ask = ["git", "-C", str(here)]
         number = subprocess.run([*ask, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
@@ -135,14 +138,31 @@ def over_seeds(table: pandas.DataFrame, dataset: str, protocol: str, metric: str
 def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
     """Points by which `ppcl` lies above each other row on the same queries: set, row -> value, low, high, seeds.
 
-    Mean over seeds of the difference and of its 95 % interval (paired bootstrap over identities), per cent.
+    Mean over seeds of the difference and of its 95 % interval (paired bootstrap over identities), per cent: trainings
+    that are asked about the same people, so that what the interval leaves open is the same in each.
     """
+    groups = _gains(table, protocol, metric)
+    return (100 * groups[["value", "low", "high"]].mean()).assign(seeds=groups.seed.nunique())
+
+
+def over_draws(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
+    """`differences` where each seed drew people of its own: set, row -> value, low, high, seeds.
+
+    Mean over the draws and its 95 % t-interval, per cent: they are independent, and their spread holds everything that
+    differs between them, queries and trainings. NaN for the interval of a single draw.
+    """
+    groups = _gains(table, protocol, metric)
+    mean, count = 100 * groups.value.mean(), groups.seed.nunique()
+    margin = 100 * groups.value.std() / count**0.5 * stdtrit(count - 1, 0.975)
+    return pandas.DataFrame({"value": mean, "low": mean - margin, "high": mean + margin, "seeds": count})
+
+
+def _gains(table: pandas.DataFrame, protocol: str, metric: str):
+    """The rows of how far `ppcl` lies above each other row, by set and row ("over <row>")."""
     rows = table[
         (table.protocol == protocol) & (table.subset == "all") & table.metric.str.startswith(f"{metric} over ")
     ]
-    rows = rows.assign(method=rows.metric.str.slice(len(metric) + 1))  # "over <row>"
-    groups = rows.groupby(["dataset", "method"], sort=False)
-    return (100 * groups[["value", "low", "high"]].mean()).assign(seeds=groups.seed.nunique())
+    return rows.assign(method=rows.metric.str.slice(len(metric) + 1)).groupby(["dataset", "method"], sort=False)
 
 
 def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:

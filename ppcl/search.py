@@ -5,6 +5,7 @@ change, the next query is spared describing it. The files may be deleted at any 
 """
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -123,8 +124,9 @@ def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple
     """The file that keeps a gallery's features, and what they depend on."""
     with open(evaluation.checkpoint(run, task, method, seed), "rb") as file:
         facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": method, "ppcl": __version__}
-    status = {printable(file.name): file.stat() for file in files if file.is_file()}  # not a link that leads nowhere
-    facts["files"] = {name: f"{one.st_size} bytes, {one.st_mtime_ns} ns" for name, one in status.items()}
+    status = {file.name: file.stat() for file in files if file.is_file()}  # not a link that leads nowhere
+    listed = json.dumps({name: (one.st_size, one.st_mtime_ns) for name, one in status.items()})
+    facts["files"] = hashlib.sha256(listed.encode()).hexdigest()  # a header has room for a million names, not for more
     facts["number"] = len(files)
     folder = files[0].parent.resolve()
     key = hashlib.sha256(os.fsencode(f"{folder} {method} {seed}")).hexdigest()[:12]

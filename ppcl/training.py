@@ -7,7 +7,6 @@ same loops run in every process, each on its share of a batch (distributed.py).
 """
 
 import math
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
     """Stage 1 (supplement §2.1): self-supervised pre-training of GLRec. -> its checkpoint."""
     how = recipe.glrec
     path = Path(run) / recipe.task / "glrec" / "checkpoint.safetensors"
-    stage = Stage(path, recipe, ("glrec",), "GLRec", stage="glrec", task=recipe.task, seed=seed)
+    stage = Stage(path, recipe, ("glrec",), "GLRec", stage="glrec", task=recipe.task, seed=seed, pictures=data.pictures)
     if stage.finished:
         return path
     device = data.device
@@ -84,32 +83,9 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
             shown.update()
             stage.stop_if_asked(model, optimiser, epoch, step, LOG_EVERY)
         stage.save(model, optimiser, epoch + 1, False)
-    if how.polish_steps:
-        _polish(recipe, model, data, seed, stage, average)
     stage.save(model, None, how.epochs, True)
     shown.close()
     return path
-
-
-def _polish(recipe: Recipe, model: GLRec, data: TrainingData, seed: int, stage: Stage, average: Callable) -> None:
-    """Adam to zero after the published schedule (METHOD.md §1): an option, off in every profile."""
-    how, device = recipe.glrec, data.device
-    optimiser = torch.optim.Adam(model.parameters(), how.polish_lr, fused=device.type == "cuda")
-    for step in range(how.polish_steps):
-        set_lr(optimiser, how.polish_lr * (1 - step / how.polish_steps))
-        draw = generator(seed, "polish", step, device=device)
-        index = torch.randint(len(data.train), (how.batch,), generator=draw, device=device)
-        pictures, ratios, box, partial = map(share, glrec_batch(data.train, index, recipe, draw))
-        with autocast(device):
-            predicted, gate = model(pictures, ratios)
-        optimiser.zero_grad(set_to_none=True)
-        loss = sum(losses.placement(predicted, gate, box, partial, how))
-        loss.backward()
-        average()
-        optimiser.step()
-        stage.watch(how.epochs, step, loss, data, index)
-        if stage.asked(step, LOG_EVERY, device):
-            raise KeyboardInterrupt  # it begins anew, from the last epoch, which is saved
 
 
 # --- stage 2 ---
@@ -122,9 +98,8 @@ def train_backbone(
     """Stage 2 (supplement §2.1): the backbone on whole pictures, identity and triplet loss. -> its checkpoint."""
     how = recipe.backbone
     path = Path(run) / recipe.task / "backbone" / "checkpoint.safetensors"
-    stage = Stage(
-        path, recipe, ("backbone",), "backbone", stage="backbone", task=recipe.task, seed=seed, classes=data.classes
-    )
+    facts = {"stage": "backbone", "task": recipe.task, "seed": seed, "classes": data.classes, "pictures": data.pictures}
+    stage = Stage(path, recipe, ("backbone",), "backbone", **facts)
     if stage.finished:
         return path
     device = data.device
@@ -192,9 +167,8 @@ def train_joint(
     base = Path(run) / recipe.task
     path = base / "joint" / row / f"seed{seed}" / "checkpoint.safetensors"
     parts = ("glrec", "backbone", "joint", "matching")
-    stage = Stage(
-        path, recipe, parts, row, stage="joint", task=recipe.task, method=row, seed=seed, classes=data.classes
-    )
+    seen = {"classes": data.classes, "pictures": data.pictures}
+    stage = Stage(path, recipe, parts, row, stage="joint", task=recipe.task, method=row, seed=seed, **seen)
     if stage.finished:
         return path
     device = data.device
@@ -202,7 +176,7 @@ def train_joint(
         torch.manual_seed(seed)
         model = PPCL(recipe, data.classes, row)
     same = "give this stage the same --set as that one"
-    for part, net, facts in (("glrec", model.glrec, {}), ("backbone", model.backbone, {"classes": data.classes})):
+    for part, net, facts in (("glrec", model.glrec, {"pictures": data.pictures}), ("backbone", model.backbone, seen)):
         begun = base / part / "checkpoint.safetensors"
         found = checkpoints.header(begun)
         checkpoints.compare(begun, found, stage.recipe, (part,), same, stage=part, **facts)

@@ -23,7 +23,6 @@ SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 2, "j
 COSFACE = {"backbone.softmax": "cosface", "backbone.triplet_weight": 0.0, "backbone.optimiser": "sgd"}
 CASES = {  # task, recipe, stage or row of the joint stage
     "glrec": ("person", SMALL, "glrec"),
-    "polish": ("person", SMALL | {"glrec.polish_steps": 2}, "polish"),
     "backbone": ("person", SMALL, "backbone"),
     "joint, all of it": ("person", SMALL, "ppcl"),
     "joint, no regions": ("person", SMALL, "+glrec"),
@@ -68,12 +67,6 @@ def first_gradients(case, data, base, folder):
         torch.set_default_dtype(torch.float64)
         patch.setattr(distributed, "averaging", and_stop)
         with pytest.raises(Enough) as found:
-            if name == "polish":
-                torch.manual_seed(0)
-                model = distributed.one_model(training.GLRec(chosen.input.size, chosen.glrec))
-                stage = checkpoints.Stage(folder / "polish.safetensors", chosen, ("glrec",), "GLRec")
-                average = distributed.averaging(torch.optim.SGD(model.parameters()))
-                training._polish(chosen, model, pictures, 0, stage, average)
             run_stage(name, chosen, pictures, folder)
     torch.set_default_dtype(torch.float32)
     return found.value.args[0]
@@ -127,7 +120,7 @@ def alone_in(number, folder, port, data, base):
         run_stage(name, chosen, pictures, folder / "killed")
     with pytest.MonkeyPatch.context() as patch:  # gradients are sent several times a step
         patch.setattr(distributed, "BUCKET", 1000)
-        run_stage("glrec", recipe("person", "tiny", **CASES["polish"][1]), pictures, folder / "polished")
+        run_stage("glrec", recipe("person", "tiny", **SMALL), pictures, folder / "pieces")
     torch.save(found, folder / f"found{number}.pt")
     distributed.stop()
 
@@ -182,8 +175,9 @@ def test_batchnorm_sees_the_whole_batch(several):
         torch.testing.assert_close(list(share[4:]), state)
 
 
-def test_what_is_polished_by_two_processes_is_finished(several):
-    assert checkpoints.header(several / "polished/person/glrec/checkpoint.safetensors")["finished"]
+def test_gradients_sent_in_pieces_train_the_same(several):
+    whole, pieces = (several / f"{folder}/person/glrec/checkpoint.safetensors" for folder in ("undisturbed", "pieces"))
+    assert whole.read_bytes() == pieces.read_bytes()
 
 
 @pytest.mark.parametrize("stage", ["glrec", "backbone", "joint/ppcl/seed0"])

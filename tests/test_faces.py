@@ -39,7 +39,7 @@ def test_paper_glrec_has_the_persons_hyper_parameters(paper):
 def test_paper_joint_stage_is_the_supplements(paper):
     how = paper.joint
     assert (how.batch, how.optimiser, how.lr, how.decay, how.decay_epochs) == (200, "sgd", 1e-1, 0.1, 5)
-    assert how.steps == paper.glrec.steps == paper.backbone.steps == paper.glrec.polish_steps == 0
+    assert how.steps == paper.glrec.steps == paper.backbone.steps == 0
 
 
 def test_joint_rate_rises_for_an_epoch_then_falls_tenfold_every_five(paper):

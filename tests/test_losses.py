@@ -195,18 +195,19 @@ def test_elsewhere_is_not_found_for_the_whole_canvas(draw):
 
 
 def test_region_contrast_is_the_naive_loop(draw):
-    distance = torch.rand(6, 6, generator=draw)
-    person = torch.tensor([0, 1, 2, 0, 1, 2])
-    others = person[:, None] != person[None]
+    distance, right = torch.rand(4, 6, generator=draw), [0, 4, 5, 2]
+    person, asked = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([0, 1, 2, 2])
+    others = asked[:, None] != person[None]
     expected = 0.0
-    for i in range(6):
-        rivals = [math.exp(-float(distance[i, j]) / 0.1) for j in range(6) if person[j] != person[i]]
-        own = math.exp(-float(distance[i, i]) / 0.1)
-        expected -= math.log(own / (own + sum(rivals))) / 6
-    assert losses.region_contrast(distance, others, 0.1) == pytest.approx(expected, rel=1e-5)
+    for i, own in enumerate(right):
+        rivals = [math.exp(-float(distance[i, j]) / 0.1) for j in range(6) if person[j] != asked[i]]
+        mine = math.exp(-float(distance[i, own]) / 0.1)
+        expected -= math.log(mine / (mine + sum(rivals))) / 4
+    assert losses.region_contrast(distance, torch.tensor(right), others, 0.1) == pytest.approx(expected, rel=1e-5)
 
 
 def test_region_contrast_ignores_the_same_person_in_another_picture():
     distance = torch.full((2, 2), 0.5)
     distance[0, 1] = 0.0  # nearer than the own pair, but the same person
-    assert losses.region_contrast(distance, torch.zeros(2, 2, dtype=torch.bool), 0.1) == 0
+    nobody = torch.zeros(2, 2, dtype=torch.bool)
+    assert losses.region_contrast(distance, torch.arange(2), nobody, 0.1) == 0

@@ -36,7 +36,6 @@ def test_paper_joint_is_the_supplements(paper):
 
 def test_paper_stages_run_all_their_epochs_and_nothing_more(paper):
     assert paper.glrec.steps == paper.backbone.steps == paper.joint.steps == 0
-    assert paper.glrec.polish_steps == 0
 
 
 def test_glrec_rate_is_constant_then_linear(paper):
@@ -136,11 +135,11 @@ def test_nothing_is_called_published_that_is_not(stage, published):
 
 
 def test_overrides_as_strings_take_the_fields_type():
-    given = {"joint.epochs": "2", "joint.lr": "1e-3", "joint.grid": "12,3", "joint.whole_scale": "0.8, 1"}
+    given = {"joint.epochs": "2", "joint.lr": "1e-3", "joint.grid": "12,3", "joint.wide_scale": "0.8, 1"}
     chosen = recipe("person", "demo", **given, **{"backbone.weights": "mine.safetensors", "scale": "market"})
-    found = (chosen.joint.epochs, chosen.joint.lr, chosen.joint.grid, chosen.joint.whole_scale)
+    found = (chosen.joint.epochs, chosen.joint.lr, chosen.joint.grid, chosen.joint.wide_scale)
     assert found == (2, 1e-3, (12, 3), (0.8, 1.0))
-    assert [type(v) for v in (*found[:2], *chosen.joint.grid, *chosen.joint.whole_scale)] == [
+    assert [type(v) for v in (*found[:2], *chosen.joint.grid, *chosen.joint.wide_scale)] == [
         int,
         float,
         int,
@@ -210,7 +209,7 @@ def test_unknown_key_names_the_nearest(key, near):
         ("joint.grid", "6,3,1"),
         ("joint.grid", 6),
         ("joint.grid", "six,3"),
-        ("joint.whole_scale", "0.8"),
+        ("joint.wide_scale", "0.8"),
     ],
 )
 def test_value_of_another_type_is_refused(key, value):
@@ -307,7 +306,7 @@ def test_all_rows_are_the_trained_ones():
 def test_row_without_training_of_its_own_names_the_one_it_uses():
     assert recipes.trained_by("ppcl@1") == "ppcl" and recipes.trained_by("+glrec@7") == "+glrec"
     with pytest.raises(RecipeError, match=r"ppcl@1.*'ppcl'"):
-        recipes.rows(recipe("person", "demo", **{"ablation.rows": "ppcl@1"}))
+        recipes.rows(recipe("person", "demo", **{"ablation.rows": "ppcl,ppcl@1"}))
     with pytest.raises(RecipeError, match="backbon"):
         recipes.rows(recipe("person", "demo", **{"ablation.rows": "backbon"}))
 

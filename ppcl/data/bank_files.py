@@ -46,12 +46,12 @@ def key(pictures: list, size: tuple[int, int]) -> str:
 
 
 def has_room(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a bank can be kept at `path`, there already or to be written; says so in one line where it cannot."""
+    """Whether a bank can be written to `path`, beside what is there; says so in one line where it cannot."""
     folder = path.parent.parent
     needed = math.prod(shape) + 4 * shape[0]
-    have = shutil.disk_usage(folder).free + (path.stat().st_size if path.is_file() else 0)
+    have = shutil.disk_usage(folder).free
     where = path.parent if path.parent.is_dir() else folder
-    problem = None if os.access(where, os.W_OK) or path.is_file() else "it may not be written to"
+    problem = None if os.access(where, os.W_OK) else "it may not be written to"
     problem = problem or (None if have > 1.05 * needed else f"{needed >> 20} MiB are needed, {have >> 20} are free")
     if problem:
         print(f"{where}: decoded pictures cannot be kept there ({problem}); they are decoded into memory", flush=True)

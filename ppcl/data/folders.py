@@ -1,6 +1,8 @@
 """What a set of pictures is, and how folders are read: by base names, sorted, in any case."""
 
+import hashlib
 import io
+import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +52,13 @@ class PictureSet:
             return list(self.paths)
         boxes = [None] * len(self) if self.boxes is None else map(tuple, self.boxes.tolist())
         return [Cut(path, self.centre, box) for path, box in zip(self.paths, boxes, strict=True)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its files' names and sizes, who they show and what is kept of each: other pictures have another."""
+        files = [(path.parent.name, path.name, path.stat().st_size) for path in self.paths]
+        boxes = [] if self.boxes is None else self.boxes.tolist()
+        return hashlib.sha256(json.dumps([files, self.identities.tolist(), boxes]).encode()).hexdigest()[:16]
 
     def keep(self, index: np.ndarray) -> "PictureSet":
         """The pictures of a mask `(N,)` or of indices, in their order."""

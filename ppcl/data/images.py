@@ -183,20 +183,19 @@ def bank(
     if not pictures:
         raise DataError(f"{label}: no pictures")
     shape = (len(pictures), 3, *size)
-    if kept is None or math.prod(shape) <= KEPT or not bank_files.has_room(kept, shape):
+    key = None if kept is None or math.prod(shape) <= KEPT else bank_files.key(pictures, size)
+    if key and (found := bank_files.opened(kept, key, shape)):
+        return ImageBank(*found)
+    if key is None or not bank_files.has_room(kept, shape):
         images = torch.from_numpy(np.empty(shape, np.uint8))  # NumPy asks for huge pages: a quarter of the time
         ratios = torch.empty(len(pictures))
         for _ in _decode(pictures, label, quiet, images, ratios):
             pass
         return ImageBank(images, ratios)
-    key = bank_files.key(pictures, size)
-    found = bank_files.opened(kept, key, shape)
-    if found is None:
-        block = torch.empty(min(len(pictures), max(1, BLOCK // math.prod(shape[1:]))), *shape[1:], dtype=torch.uint8)
-        ratios = torch.empty(len(pictures))
-        bank_files.write(kept, key, shape, _decode(pictures, label, quiet, block, ratios), ratios)
-        found = bank_files.opened(kept, key, shape)
-    return ImageBank(*found)
+    block = torch.empty(min(len(pictures), max(1, BLOCK // math.prod(shape[1:]))), *shape[1:], dtype=torch.uint8)
+    ratios = torch.empty(len(pictures))
+    bank_files.write(kept, key, shape, _decode(pictures, label, quiet, block, ratios), ratios)
+    return ImageBank(*bank_files.opened(kept, key, shape))
 
 
 def _decode(pictures: list, label: str, quiet: bool | None, images: Tensor, ratios: Tensor) -> Iterator[Tensor]:

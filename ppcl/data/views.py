@@ -27,6 +27,7 @@ class TrainingData:
     heldout_ids: np.ndarray
     device: torch.device = torch.device("cpu")
     names: tuple[str, ...] = ()  # (N,) file of each training picture, below the set's folder
+    pictures: str = ""  # their fingerprint, with those held out
 
     @property
     def classes(self) -> int:
@@ -62,7 +63,7 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     if where.type == "cuda" and bank.images.nbytes < images.free(where) / 2:
         bank = bank.to(where)
     names = tuple(path.relative_to(first.folder).as_posix() for path in first.paths[:count])
-    return TrainingData(bank[:count], labels, bank[count:], first.identities[count:], where, names)
+    return TrainingData(bank[:count], labels, bank[count:], first.identities[count:], where, names, first.fingerprint)
 
 
 def glrec_batch(bank: images.ImageBank, index: Tensor, recipe: Recipe, draw: torch.Generator):
@@ -99,8 +100,8 @@ def backbone_batch(
 
 def whole_views(count: int, recipe: Recipe, draw: torch.Generator, wide_share: float = 0.0) -> Tensor:
     """View boxes of whole pictures `(count, 4)`; a share of them wide, or CRLoc learns that nothing ever moves."""
+    near = batches.view_boxes(count, recipe.augmentation.whole_scale, recipe.augmentation.whole_shift, draw)
     how = recipe.joint
-    near = batches.view_boxes(count, how.whole_scale, how.whole_shift, draw)
     wide = batches.view_boxes(count, how.wide_scale, how.wide_shift, draw)
     chosen = torch.rand(count, 1, generator=draw, device=draw.device) < wide_share
     return torch.where(chosen, wide, near)
