@@ -94,20 +94,15 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
 
 
 def single_shot_columns(gallery_ids, draws: int = 10, seed: int = 0) -> list[np.ndarray]:
-    """The galleries of the single-shot protocol: in each of `draws` seeded draws one random picture an identity."""
+    """The galleries of the single-shot protocol, as indices: in each of `draws` draws one random picture an identity.
+
+    What is found in one of them must not depend on the rest: with a shortlist, match in each
+    (`matching.match_within`).
+    """
+    gallery_ids = np.asarray(gallery_ids)
     groups = [np.flatnonzero(gallery_ids == person) for person in np.unique(gallery_ids)]
     each = [np.random.default_rng([seed, draw]) for draw in range(draws)]
     return [np.array([rng.choice(group) for group in groups], int) for rng in each]  # of an empty gallery none
-
-
-def single_shot(distances, query_ids, gallery_ids, draws: int = 10, seed: int = 0) -> list[Ranking]:
-    """The single-shot protocol: distances `(Q, G)` ranked anew in each of its galleries.
-
-    They must not depend on the rest of the gallery: with a shortlist, match in each (`matching.match_within`).
-    """
-    distances, gallery_ids = np.asarray(distances), np.asarray(gallery_ids)
-    every = single_shot_columns(gallery_ids, draws, seed)
-    return [cmc_map(np.take(distances, columns, 1), query_ids, gallery_ids[columns]) for columns in every]
 
 
 def rank_changes(distances, others, top: int = 10) -> np.ndarray:

@@ -253,6 +253,26 @@ def test_truth_follows_the_camera_above_the_heads():
     assert torch.equal(ground_truth._level(boxes, torch.zeros(20)), boxes)
 
 
+def of_draws(values):
+    facts = dict.fromkeys(results.COLUMNS, "x") | {"dataset": "partial-reid", "protocol": "single-shot"}
+    facts |= {"subset": "all", "profile": "demo", "synthetic": True, "metric": "rank-1 over +glrec", "method": "ppcl"}
+    rows = [facts | {"value": v, "low": v - 0.5, "high": v + 0.5, "seed": n} for n, v in enumerate(values)]
+    return results.over_draws(pandas.DataFrame(rows)).loc[("partial-reid", "over +glrec")]
+
+
+def test_over_draws_is_the_t_interval_by_hand():
+    assert of_draws([0.1, 0.2, 0.6]).tolist() == pytest.approx(
+        [30, 30 - 4.302653 * 26.457513 / 3**0.5, 95.724, 3], abs=1e-3
+    )
+    assert np.isnan(of_draws([0.1])[["low", "high"]]).all() and of_draws([0.1]).value == pytest.approx(10)
+
+
+def test_over_draws_holds_the_truth_in_95_of_100():
+    draw = np.random.default_rng(0)
+    found = [of_draws(draw.normal(0.2, 0.03, 6)) for _ in range(400)]
+    assert 0.92 < np.mean([one.low <= 20 <= one.high for one in found]) < 0.98
+
+
 def test_differences_are_means_over_seeds_with_their_count():
     facts = dict.fromkeys(results.COLUMNS, "x") | {"dataset": "partial-reid", "protocol": "single-shot"}
     facts |= {"subset": "all", "profile": "demo", "synthetic": True, "n_query": 6, "n_gallery": 3}

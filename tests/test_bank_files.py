@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from ppcl.data import bank_files, images, views
 from ppcl.data.datasets import DataError
+from ppcl.files import HOST
 
 
 @pytest.fixture
@@ -101,9 +102,9 @@ def test_what_a_killed_run_left_is_cleared_away(files, kept):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     kept.parent.mkdir(parents=True)
-    left, mine = (kept.with_name(f".{kept.name}.{pid}.tmp") for pid in (dead.pid, os.getppid()))
+    left, mine = (kept.with_name(f".{kept.name}.{HOST}-{pid}.tmp") for pid in (dead.pid, os.getppid()))
     left.write_bytes(b"half"), mine.write_bytes(b"being written")
-    (other := kept.with_name(f".{kept.name}.old.tmp")).write_bytes(b"somebody's")
+    (other := kept.with_name(f".{kept.name}.elsewhere-{dead.pid}.tmp")).write_bytes(b"another host's")
     make(files, kept)
     assert not left.exists() and mine.exists() and other.exists()
 
@@ -115,6 +116,18 @@ def test_where_nothing_can_be_kept_pictures_are_decoded_into_memory(files, kept,
     assert same(found, images.bank(files, (32, 16), quiet=True)) and not kept.exists()
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "into memory" in said and str(kept.parent.parent) in said
+
+
+def test_what_is_kept_and_stale_makes_no_room(files, kept, capsys, monkeypatch):
+    """The new bank is written beside the old one."""
+    make(files, kept)
+    stale = kept.read_bytes()
+    usage = bank_files.shutil.disk_usage(files[0].parent)
+    monkeypatch.setattr(bank_files.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    assert same(make(files, kept), images.bank(files, (32, 16), quiet=True)) and capsys.readouterr().out == ""
+    os.utime(files[0], (1, 1))
+    make(files, kept)
+    assert "into memory" in capsys.readouterr().out and kept.read_bytes() == stale
 
 
 def test_training_reads_slices_of_the_kept_bank(tiny, drawn, tmp_path, monkeypatch):

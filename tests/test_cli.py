@@ -11,6 +11,7 @@ from PIL import Image
 
 from ppcl import matching, reproduce
 from ppcl.__main__ import main
+from ppcl.data import datasets
 from ppcl.results import COLUMNS
 
 
@@ -110,6 +111,32 @@ def test_another_recipe_in_the_same_run_is_refused(capsys, run, drawn):
         capsys, ["train", "joint", "--run", run, "--data", drawn, *FAST, "--set", "joint.sigma=0.3"]
     )
     assert status == 1 and "joint.sigma is 0.2 there, 0.3 here" in lines[0]
+
+
+@pytest.mark.parametrize("stage", ["glrec", "backbone", "joint"])
+def test_other_pictures_of_as_many_people_are_refused(capsys, run, drawn, tmp_path, stage):
+    source = datasets.read("market1501", "train", drawn).folder
+    shutil.copytree(source, tmp_path / source.relative_to(drawn))
+    changed = sorted(tmp_path.rglob("*.jpg"))[3]
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    given = ["train", stage, "--method", "no-prior", "--run", run, "--data", tmp_path, *FAST]
+    status, lines = failure(capsys, given)
+    assert status == 1 and "other pictures" in lines[-1] and "use another --run" in lines[-1]
+    assert not (run / "person/joint/no-prior").exists()
+
+
+def test_train_finds_the_data_in_the_run_folder(capsys, drawn, tmp_path):
+    (tmp_path / "data").symlink_to(drawn)
+    assert main(["train", "glrec", "--run", str(tmp_path), *FAST, "--set", "glrec.steps=1"]) == 0
+    assert (tmp_path / "person/glrec/checkpoint.safetensors").is_file()
+
+
+def test_bench_of_an_installed_copy_asks_where_its_record_goes(capsys, tmp_path, monkeypatch):
+    from ppcl import bench
+
+    monkeypatch.setattr(bench, "RECORD", tmp_path / "figures/benchmarks.json")
+    status, lines = failure(capsys, ["bench"])
+    assert status == 2 and "--json FILE" in lines[0]
 
 
 @pytest.mark.parametrize("change", ["backbone.epochs=9", "glrec.width=16", "selection.heldout=0.2"])

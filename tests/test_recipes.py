@@ -303,6 +303,11 @@ def test_all_rows_are_the_trained_ones():
     assert all(recipes.trained_by(row) == row for row in found)
 
 
+def test_rows_without_ppcl_are_refused_before_anything_is_trained():
+    with pytest.raises(RecipeError, match="must hold ppcl"):
+        recipe("person", "demo", **{"ablation.rows": "backbone,+glrec"})
+
+
 def test_row_without_training_of_its_own_names_the_one_it_uses():
     assert recipes.trained_by("ppcl@1") == "ppcl" and recipes.trained_by("+glrec@7") == "+glrec"
     with pytest.raises(RecipeError, match=r"ppcl@1.*'ppcl'"):

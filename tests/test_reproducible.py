@@ -61,6 +61,19 @@ def test_the_manifest_says_what_made_the_numbers(run, drawn):
     assert found["data"]["pictures"]["market1501/train"] == 60 and len(found["data"]["sha256"]) == 64
 
 
+def test_people_added_to_ones_own_folder_make_the_notebooks_run_again(drawn, tmp_path):
+    own = tmp_path / "people"
+    for name in ("a", "b"):
+        shutil.copytree(reproduce.datasets.read("partial-ilids", "gallery", drawn).folder, own / name)
+    chosen, path = reproduce.recipes.recipe("person", "tiny"), reproduce.notebooks("01")[0]
+    stamps = []
+    for change in (lambda: None, lambda: None, lambda: shutil.copytree(own / "a", own / "c")):
+        change()
+        pictures = reproduce.datasets.read("own", "all", own).fingerprint
+        stamps.append(reproduce.fingerprint(path, {}, chosen, pictures))
+    assert stamps[0] == stamps[1] != stamps[2]
+
+
 def test_the_datas_hash_tells_one_changed_byte_and_one_other_name(drawn, tmp_path):
     hashes = [reproduce.datasets.contents(drawn)["sha256"]]
     shutil.copytree(drawn, tmp_path / "data")
@@ -85,7 +98,7 @@ def checkout(tmp_path, monkeypatch):
     who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
 
     def git(*words):
-        command = ["git", "-C", str(library), *who, *words]
+        command = ["git", "-C", str(library.parent), *who, *words]
         results.commit.cache_clear()
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -97,6 +110,9 @@ def checkout(tmp_path, monkeypatch):
 def test_a_table_made_by_a_changed_library_says_so(checkout, run, drawn, tmp_path):
     results.commit.cache_clear()
     assert results.commit() == "unknown"  # no checkout
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    results.commit.cache_clear()
+    assert results.commit() == "unknown"  # installed inside somebody's own repository
     checkout("init", "-q")
     checkout("add", ".")
     checkout("commit", "-qm", "one")

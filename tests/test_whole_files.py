@@ -77,7 +77,7 @@ def full_disk(patch, when, name):
     flush, replace = files.flush, os.replace
 
     def half(path):
-        if path.name == f".{name}.{os.getpid()}.tmp":
+        if path == files.temporary_name(path.with_name(name)):
             os.truncate(path, path.stat().st_size // 2)
             raise FULL
         flush(path)
@@ -243,7 +243,9 @@ def test_a_set_whose_drawing_was_killed_is_nobodys_photographs(drawn, tmp_path, 
 def test_what_a_killed_process_had_begun_is_cleared_by_the_next_that_writes_the_file(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    names = [f".a.csv.{dead.pid}.tmp", f".b.csv.{dead.pid}.tmp", f".a.csv.{os.getppid()}.tmp", ".a.csv.mine.tmp"]
+    host = files.HOST
+    names = [f".a.csv.{host}-{dead.pid}.tmp", f".b.csv.{host}-{dead.pid}.tmp", f".a.csv.{host}-{os.getppid()}.tmp"]
+    names += [".a.csv.mine.tmp", f".a.csv.another-{dead.pid}.tmp", f".a.csv.another_{host}-{dead.pid}.tmp"]
     for name in names:
         (tmp_path / name).write_text("half")
     files.write_text(tmp_path / "a.csv", "whole")
@@ -260,7 +262,7 @@ def test_content_is_on_the_disk_before_its_name_and_the_log_before_the_checkpoin
     stage = checkpoints.Stage(tmp_path / "checkpoint.safetensors", tiny, ("joint",), "joint")
     stage.log(epoch=0, step=0)
     stage.save(untrained, None, 1, False)
-    assert seen == ["log.jsonl", f".checkpoint.safetensors.{os.getpid()}.tmp", "named", tmp_path.name]
+    assert seen == ["log.jsonl", f".checkpoint.safetensors.{files.HOST}-{os.getpid()}.tmp", "named", tmp_path.name]
 
 
 def test_two_that_add_results_at_once_lose_none(tmp_path):
