@@ -141,28 +141,27 @@ def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: 
     Mean over seeds of the difference and of its 95 % interval (paired bootstrap over identities), per cent: trainings
     that are asked about the same people, so that what the interval leaves open is the same in each.
     """
-    groups = _gains(table, protocol, metric)
+    rows = table[
+        (table.protocol == protocol) & (table.subset == "all") & table.metric.str.startswith(f"{metric} over ")
+    ]
+    rows = rows.assign(method=rows.metric.str.slice(len(metric) + 1))  # "over <row>"
+    groups = rows.groupby(["dataset", "method"], sort=False)
     return (100 * groups[["value", "low", "high"]].mean()).assign(seeds=groups.seed.nunique())
 
 
 def over_draws(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
-    """`differences` where each seed drew people of its own: set, row -> value, low, high, seeds.
+    """Points by which `ppcl` lies above each other row over people of several draws, a seed each.
 
-    Mean over the draws and its 95 % t-interval, per cent: they are independent, and their spread holds everything that
-    differs between them, queries and trainings. NaN for the interval of a single draw.
+    Set, row -> value, low, high, seeds: the mean over the draws and its 95 % t-interval, per cent. Draws are
+    independent, and their spread holds all that differs between them, queries and trainings. A single draw has NaN.
     """
-    groups = _gains(table, protocol, metric)
-    mean, count = 100 * groups.value.mean(), groups.seed.nunique()
-    margin = 100 * groups.value.std() / count**0.5 * stdtrit(count - 1, 0.975)
+    rows = table[(table.protocol == protocol) & (table.subset == "all") & (table.metric == metric)]
+    reached = 100 * rows.pivot(index=["dataset", "seed"], columns="method", values="value")
+    gains = -reached.drop(columns="ppcl").sub(reached["ppcl"], axis=0)
+    groups = gains[[name for name in METHODS if name in gains]].stack().groupby(["dataset", "method"], sort=False)
+    mean, count = groups.mean(), groups.count()
+    margin = groups.std() / count**0.5 * stdtrit(count - 1, 0.975)
     return pandas.DataFrame({"value": mean, "low": mean - margin, "high": mean + margin, "seeds": count})
-
-
-def _gains(table: pandas.DataFrame, protocol: str, metric: str):
-    """The rows of how far `ppcl` lies above each other row, by set and row ("over <row>")."""
-    rows = table[
-        (table.protocol == protocol) & (table.subset == "all") & table.metric.str.startswith(f"{metric} over ")
-    ]
-    return rows.assign(method=rows.metric.str.slice(len(metric) + 1)).groupby(["dataset", "method"], sort=False)
 
 
 def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
