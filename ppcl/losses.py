@@ -173,7 +173,7 @@ def region_losses(
     same, truth, known = gather(same), gather(truth), gather(known)
     terms["geometry"] = located(same, truth, known)
     terms["iou"] = (geometry.iou(same, truth) * known).sum().detach() / known.sum().clamp(min=1)
-    if not model.method.triplet:
+    if not (model.method.triplet or model.method.contrast):
         return terms
 
     white, count = model.described(features), model.method.stripes
@@ -191,11 +191,11 @@ def region_losses(
     beside = 1 - (mine * describe_stripes(stripes(white[b], share(away, 2), crloc.grid, count))).sum(-1)
     wrong = torch.stack([gather(beside, 2), distance[pair, nearest], distance[pair, anyone]], 1)
     valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
-    triplet = region_triplet(distance[pair, pair], wrong, valid, how.region_margin)
-    terms["region"] = triplet
+    if model.method.triplet:
+        terms["region"] = region_triplet(distance[pair, pair], wrong, valid, how.region_margin)
     if model.method.contrast:
         again = pair[people:] if how.contrast_pairs == 3 else pair[:0]  # r2 is held against h2, too
         asked, right = torch.cat([pair, again]), torch.cat([pair, again - people])
         contrast = region_contrast(distance[asked], right, others[asked], how.contrast_temperature)
-        terms["region"] = triplet + how.contrast_weight * contrast
+        terms["region"] = terms.get("region", 0) + how.contrast_weight * contrast
     return terms

@@ -44,6 +44,7 @@ _PPCL = METHODS["ppcl"]
 ABLATIONS = {
     "no-cycle": replace(_PPCL, cycle=False),
     "no-geometry": replace(_PPCL, geometry=False),
+    "no-triplet": replace(_PPCL, triplet=False),
     "no-contrast": replace(_PPCL, contrast=False),
     "no-prior": replace(_PPCL, prior=False),
     "no-prior-no-cycle": replace(_PPCL, prior=False, cycle=False),  # what PP-Cycle is worth where it has to locate
