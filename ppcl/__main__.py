@@ -215,7 +215,7 @@ def run_bench(given) -> None:
     from .reproduce import device
 
     path = given.json or bench.RECORD
-    if not path.parent.is_dir():
+    if not (given.json or path.parent.is_dir()):
         raise RecipeError(f"there is no {path.parent}, as ppcl is no checkout: say where to, by --json FILE")
     bench.bench(path, device=device())
     print(path)

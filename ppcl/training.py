@@ -167,8 +167,8 @@ def train_joint(
     base = Path(run) / recipe.task
     path = base / "joint" / row / f"seed{seed}" / "checkpoint.safetensors"
     parts = ("glrec", "backbone", "joint", "matching")
-    seen = {"classes": data.classes, "pictures": data.pictures}
-    stage = Stage(path, recipe, parts, row, stage="joint", task=recipe.task, method=row, seed=seed, **seen)
+    known = {"classes": data.classes, "pictures": data.pictures}
+    stage = Stage(path, recipe, parts, row, stage="joint", task=recipe.task, method=row, seed=seed, **known)
     if stage.finished:
         return path
     device = data.device
@@ -176,7 +176,7 @@ def train_joint(
         torch.manual_seed(seed)
         model = PPCL(recipe, data.classes, row)
     same = "give this stage the same --set as that one"
-    for part, net, facts in (("glrec", model.glrec, {"pictures": data.pictures}), ("backbone", model.backbone, seen)):
+    for part, net, facts in (("glrec", model.glrec, {"pictures": data.pictures}), ("backbone", model.backbone, known)):
         begun = base / part / "checkpoint.safetensors"
         found = checkpoints.header(begun)
         checkpoints.compare(begun, found, stage.recipe, (part,), same, stage=part, **facts)
