@@ -107,7 +107,8 @@ def reproduce(
             f"{run}: {free} MiB are free, a {profile} run needs {ROOM[profile]}: free some room, or give --run"
         )
     began, ran = time.time(), 0
-    pictures = datasets.read("own", "all", data).fingerprint if own else ""  # people are added to such a folder
+    grows = any(datasets.trains_on_own(name, data) for name in tasks)  # people are added to such a folder
+    pictures = datasets.read("own", "all", data).fingerprint if grows else ""
     work = [(path, name) for path in chosen for name in tasks]
     with guard.alone(run):
         of_profile(run, profile)

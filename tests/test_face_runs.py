@@ -184,6 +184,10 @@ def test_reproduce_goes_notebook_by_notebook_faces_before_people(monkeypatch, dr
     own = shutil.copytree(drawn, tmp_path / "own", ignore=shutil.ignore_patterns("drawn.txt"))
     reproduce.reproduce("tiny", run=tmp_path / "b", data=own, only="01")
     assert done == [("01", "person")]
+    done.clear()
+    monkeypatch.setitem(reproduce.ROOM, "paper", 0)
+    reproduce.reproduce("paper", run=tmp_path / "c", data=drawn, only="01")  # which draws nothing
+    assert done == [("01", "person")]
 
 
 def test_partial_lfw_of_the_recipe_is_the_one_that_is_evaluated(small_face, faces):

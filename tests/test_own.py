@@ -14,7 +14,6 @@ from ppcl import checkpoints, results
 from ppcl.__main__ import main
 from ppcl.data import datasets, face_sets, is_own, ready, views
 from ppcl.data.datasets import DataError
-from ppcl.ground_truth import prepare
 from ppcl.recipes import PartialLFW, recipe
 
 FAST = ["--profile", "tiny"] + [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
@@ -215,14 +214,16 @@ def test_two_folders_of_ones_own_never_share_a_table(tmp_path, capsys):
 
 
 def test_other_pictures_have_another_fingerprint(people, tmp_path):
-    chosen = recipe("person", "tiny")
-    first = prepare("own", people, chosen, quiet=True).fingerprint
+    def found(data, **overrides):
+        both = datasets.evaluation_sets("own", data, recipe("person", "tiny", **overrides).partial_lfw)
+        return [part.fingerprint for part in both]
+
+    first = found(people)
     shutil.copytree(people, tmp_path / "elsewhere")
-    assert prepare("own", tmp_path / "elsewhere", chosen, quiet=True).fingerprint == first
-    crops = recipe("person", "tiny", **{"partial_lfw.seed": 1})
-    assert prepare("own", tmp_path / "elsewhere", crops, quiet=True).fingerprint != first
-    Image.new("RGB", (40, 80)).save(prepare("own", tmp_path / "elsewhere", chosen, quiet=True).gallery.paths[0])
-    assert prepare("own", tmp_path / "elsewhere", chosen, quiet=True).fingerprint != first
+    assert found(tmp_path / "elsewhere") == first
+    assert found(tmp_path / "elsewhere", **{"partial_lfw.seed": 1}) != first
+    Image.new("RGB", (40, 80)).save(datasets.evaluation_sets("own", tmp_path / "elsewhere")[1].paths[0])
+    assert found(tmp_path / "elsewhere") != first
 
 
 def test_nothing_is_drawn_into_a_folder_of_identities(people, capsys):
