@@ -64,11 +64,11 @@ def parser() -> Parser:
     def command(name: str, text: str, group=commands):
         return group.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
 
-    def common(sub, data: str = "the folder of the data sets"):
+    def common(sub, data: bool = True):
         sub.add_argument("--task", choices=TASKS, default="person")
         sub.add_argument("--run", required=True, type=Path, metavar="DIR", help="the run folder")
         if data:
-            sub.add_argument("--data", required="default" not in data, type=Path, metavar="DIR", help=data)
+            sub.add_argument("--data", required=True, type=Path, metavar="DIR", help="the folder of the data sets")
         sub.add_argument("--seed", type=at_least(0), default=0, metavar="N")
         sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
@@ -95,7 +95,8 @@ def parser() -> Parser:
 
     sub = command("train", "train one stage; a finished one is left, a half-finished one goes on")
     sub.add_argument("stage", choices=STAGES)
-    common(sub, "the folder of the data sets; default: RUN/data")
+    common(sub, data=False)
+    sub.add_argument("--data", type=Path, metavar="DIR", help="the folder of the data sets; default: RUN/data")
     sub.add_argument("--profile", choices=PROFILES, default="demo")
     sub.add_argument("--method", default="ppcl", metavar="M", help="the row of the table, for joint")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
@@ -107,7 +108,7 @@ def parser() -> Parser:
     sub.add_argument("--json", type=a_file, metavar="FILE", help="write the rows as JSON, too")
 
     sub = command("rank", "rank your own photographs: a CSV and a picture")
-    common(sub, data="")
+    common(sub, data=False)
     sub.add_argument("--query", required=True, nargs="+", type=Path, metavar="IMAGE")
     sub.add_argument("--gallery", required=True, type=Path, metavar="FOLDER")
     sub.add_argument("--top", type=at_least(1), default=10, metavar="N")

@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 
 import pandas
-from scipy.special import stdtrit
 
 from . import guard
 from .checkpoints import write_text
@@ -155,6 +154,8 @@ def over_draws(table: pandas.DataFrame, protocol: str = "single-shot", metric: s
     Set, row -> value, low, high, seeds: the mean over the draws and its 95 % t-interval, per cent. Draws are
     independent, and their spread holds all that differs between them, queries and trainings. A single draw has NaN.
     """
+    from scipy.special import stdtrit  # late, because it is slow to import
+
     rows = table[(table.protocol == protocol) & (table.subset == "all") & (table.metric == metric)]
     reached = 100 * rows.pivot(index=["dataset", "seed"], columns="method", values="value")
     gains = -reached.drop(columns="ppcl").sub(reached["ppcl"], axis=0)
