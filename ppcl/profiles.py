@@ -37,13 +37,11 @@ FACE = {
     "joint.contrast_pairs": 2,  # not published
     "joint.contrast_weight": 0.3,  # not published: with SGD more of it disturbs the embedding
 }
-# Half of the published epochs, phases in proportion.
+# Half of the published epochs, phases in proportion; for the GLRec of people all of them (why: notebook 06).
 DEMO = {
     "scale": "demo",
     "input.height": 128,
     "input.width": 64,
-    "glrec.epochs": 80,
-    "glrec.constant_epochs": 30,
     "backbone.architecture": "small",
     "backbone.weights": "none",
     "backbone.epochs": 60,
@@ -74,6 +72,8 @@ TINY = {
 FACE_DEMO = {
     "input.height": 64,
     "input.width": 64,
+    "glrec.epochs": 80,
+    "glrec.constant_epochs": 30,
     "backbone.softmax": "plain",  # cross-entropy and triplet do better than a margin at this size (METHOD.md §6)
     "backbone.triplet_weight": 1.0,
     "backbone.optimiser": "adam",

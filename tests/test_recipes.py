@@ -72,7 +72,7 @@ def test_phases_keep_the_papers_proportions(profile):
     glrec, backbone, joint = chosen.glrec, chosen.backbone, chosen.joint
     assert glrec.constant_epochs / glrec.epochs == 60 / 160
     assert backbone.decay_epochs / backbone.epochs == 1 / 3
-    assert glrec.epochs / joint.epochs == 160 / 40 and backbone.epochs / joint.epochs == 120 / 40
+    assert glrec.epochs == 160 and backbone.epochs / joint.epochs == 120 / 40
 
 
 @pytest.mark.parametrize("profile", ["demo", "paper"])
