@@ -42,6 +42,7 @@ METHODS = {
 }
 _PPCL = METHODS["ppcl"]
 ABLATIONS = {
+    "no-crloc": replace(_PPCL, region="same", checkpoint="ppcl"),  # the same weights, matched at q = p
     "no-cycle": replace(_PPCL, cycle=False),
     "no-geometry": replace(_PPCL, geometry=False),
     "no-triplet": replace(_PPCL, triplet=False),

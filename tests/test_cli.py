@@ -167,7 +167,7 @@ def test_evaluate_writes_the_tidy_table(capsys, run, drawn, tmp_path):
     numbers = table[~table.metric.str.contains("without")]
     assert (numbers.low <= numbers.value + 1e-9).all() and (numbers.value <= numbers.high + 1e-9).all()
     assert table.synthetic.all()
-    assert set(table.method) == {"ppcl", "ppcl@1", "oracle-placement"}
+    assert set(table.method) == {"ppcl", "ppcl@1", "no-crloc", "oracle-placement"}
     assert {"single-shot", "all-shot", "standard", "truth"} == set(table.protocol)
     assert {"glrec-IoU", "gate-accuracy", "crloc-IoU", "rank-1", "mAP", "rank-1 over ppcl@1"} <= set(table.metric)
     lines = len(table)

@@ -372,7 +372,7 @@ def test_the_papers_recipe_goes_through_one_step_of_every_stage(drawn, tmp_path)
     training.train_glrec(paper, pictures, tmp_path, quiet=True)
     training.train_backbone(paper, pictures, tmp_path, quiet=True)
     header = checkpoints.header(training.train_joint(paper, pictures, tmp_path, "ppcl", quiet=True))
-    assert header["finished"] and set(header["fusion_weights"]) == {"ppcl", "ppcl@1", "oracle-placement"}
+    assert header["finished"] and set(header["fusion_weights"]) == {"ppcl", "ppcl@1", "no-crloc", "oracle-placement"}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
