@@ -149,16 +149,22 @@ def one_model(model: nn.Module) -> nn.Module:
 
     On CUDA the layers become torch's SyncBatchNorm. That one does not exist for the CPU, where they keep their class
     and `_batch_norm` computes. Either way names and tensors stay, so a checkpoint fits one process and many.
+    Raises RuntimeError for a layer that does more than BatchNorm (timm's with an activation inside): it would be lost.
     """
     if size() == 1:
         return model
+    norms = [each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    if more := {type(each).__name__ for each in norms if type(each) not in (nn.BatchNorm1d, nn.BatchNorm2d)}:
+        raise RuntimeError(
+            f"{', '.join(sorted(more))} of this backbone.architecture cannot see the whole batch of several processes: "
+            "train in one, without torchrun, or choose another net"
+        )
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, 0)
     if next(model.parameters()).is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.forward = partial(_batch_norm, module)
+    for each in norms:
+        each.forward = partial(_batch_norm, each)
     return model
 
 

@@ -4,8 +4,10 @@ A file is safetensors, so loading executes nothing. Its header tells what the fe
 something else than asked for, the file is refused.
 """
 
+import errno
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -38,6 +40,7 @@ def save(path: Path | str, parts: Iterable[Features], count: int, facts: dict, *
         done, starts = 0, {}
         for part in parts:
             if not starts:
+                _ask_for_room(Path(path).parent, count * sum(getattr(part, name)[0].nbytes for name in NAMES))
                 starts = _begin(file, part, count, {"format": FORMAT, "facts": facts, **more})
             for name, start in starts.items():
                 value = getattr(part, name).cpu().contiguous()
@@ -46,6 +49,13 @@ def save(path: Path | str, parts: Iterable[Features], count: int, facts: dict, *
             done += len(part)
         if done != count:
             raise ValueError(f"{path}: features of {done} pictures, not of {count}")
+
+
+def _ask_for_room(folder: Path, needed: int) -> None:
+    """Before hours of describing, not after."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed >> 20} MiB are needed, {free >> 20} are free")
 
 
 def _begin(file, part: Features, count: int, facts: dict) -> dict[str, int]:

@@ -141,6 +141,16 @@ def _seen(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
     return geometry.from_corners(torch.stack([0.5 + (left - 0.5) * size, top, 0.5 + (right - 0.5) * size, low], -1))
 
 
+def constant_box(recipe: Recipe) -> torch.Tensor:
+    """The best guess of a query's box without looking at it: the median of training crops `(4,)`."""
+    return _middle(batches.training_crops(10_000, recipe.glrec, batches.generator(0, "constant box")))
+
+
+def _middle(boxes: torch.Tensor) -> torch.Tensor:
+    """The box whose sides are the medians of those of boxes `(N, 4)` -> `(4,)`."""
+    return geometry.from_corners(geometry.corners(boxes).median(0).values)
+
+
 def rows(
     found: Evaluation, facts: dict, model: PPCL, query: matching.Features, gallery: matching.Features
 ) -> list[dict]:
@@ -149,15 +159,13 @@ def rows(
     measured: dict[str, tuple[torch.Tensor, np.ndarray]] = {}  # values, and the query of each
     if model.method.layout == "glrec" and model.method.region in ("none", "trained") and not model.method.oracle:
         measured["glrec-IoU"] = geometry.iou(placed, target), everyone
-        crops = batches.training_crops(10_000, model.recipe.glrec, batches.generator(0, "constant box"))
-        middle = geometry.from_corners(geometry.corners(crops).median(0).values)  # the best guess without looking
-        measured["constant-box-IoU"] = geometry.iou(middle.expand_as(target), target), everyone
+        measured["constant-box-IoU"] = geometry.iou(constant_box(model.recipe).expand_as(target), target), everyone
         measured["gate-accuracy"] = (query.gate.cpu() > 0).float(), everyone
     if model.method.region != "none" and found.drawn:
         i, j, region = true_pairs(found)
         overlap = geometry.iou(locate_pairs(model, query, gallery, i, j), region)
         far = geometry.iou(placed[i], region) < 0.6
-        middle = geometry.from_corners(geometry.corners(region).median(0).values)
+        middle = _middle(region)  # of the truth itself: no constant does better by looking at training pictures
         measured["crloc-IoU"] = overlap, i
         measured["crloc-IoU-where-it-moved"] = overlap[far], i[far.numpy()]
         measured["constant-region-IoU"] = geometry.iou(middle.expand_as(region), region), i

@@ -1,7 +1,7 @@
 """Every number of the recipe, a field with its source: the supplement's section, or `# not published`.
 
-`recipe("person", "paper")` is supplement §2.1 to the letter wherever the supplement speaks. What faces and the other
-profiles change in it is in `profiles.py`.
+`recipe("person", "paper")` is supplement §2.1 wherever the supplement speaks, but for GLRec, whose rate in the joint
+stage is a tenth of it (`glrec_lr_fraction`). What faces and the other profiles change in it is in `profiles.py`.
 """
 
 import dataclasses

@@ -15,6 +15,7 @@ import torch
 from . import guard, progress, recipes, report, results
 from .data import datasets, is_own
 from .files import replacing, write_text
+from .models import nets
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -100,6 +101,10 @@ def reproduce(
         for name in tasks:
             datasets.training_set(name, data)
             datasets.partial_sets(data, name)
+    for name in tasks:  # weights that are another net's, or cannot be fetched, are no news for after the first stage
+        how = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])).backbone
+        if not (run / name / "backbone" / "checkpoint.safetensors").is_file():
+            nets.body(how.architecture, how.weights)
     run.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(run).free >> 20
     if free < ROOM[profile]:

@@ -143,7 +143,7 @@ def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: 
     rows = table[
         (table.protocol == protocol) & (table.subset == "all") & table.metric.str.startswith(f"{metric} over ")
     ]
-    rows = rows.assign(method=rows.metric.str.slice(len(metric) + 1))  # "over <row>"
+    rows = rows.assign(method=rows.metric.str.removeprefix(f"{metric} over "))
     groups = rows.groupby(["dataset", "method"], sort=False)
     return (100 * groups[["value", "low", "high"]].mean()).assign(seeds=groups.seed.nunique())
 
@@ -167,7 +167,7 @@ def over_draws(table: pandas.DataFrame, protocol: str = "single-shot", metric: s
 
 def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
     """`over_seeds` of rank-1, single-shot, and beside it how far `ppcl` lies above each row, with the interval."""
-    gain = differences(table[table.dataset == dataset]).droplevel("dataset").rename(index=lambda row: row[5:])
+    gain = differences(table[table.dataset == dataset]).droplevel("dataset")
     text = gain.apply(lambda row: f"{row.value:+.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)
     return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
 

@@ -4,9 +4,11 @@ A folder's features are kept in the run folder, `<task>/galleries`; as long as n
 change, the next query is spared describing it. The files may be deleted at any time.
 """
 
+import errno
 import hashlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pandas
 import torch
 from PIL import Image
 
-from . import __version__, checkpoints, evaluation, feature_files, geometry, ground_truth, matching, plots
+from . import __version__, checkpoints, evaluation, feature_files, geometry, ground_truth, matching, plots, progress
 from .data import datasets, images
 from .data.folders import Cut
 from .files import printable, write_text
@@ -162,6 +164,8 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
     try:
         feature_files.save(path, parts(), len(good), facts, **kept)
     except OSError as error:
+        if error.errno == errno.ENOSPC and len(good) > PART:  # the memory is no better place for so many
+            raise datasets.DataError(f"{path}: {error.strerror}; free some room, or give a --run elsewhere") from None
         print(f"{path}: the gallery's features cannot be kept there ({error.strerror or error})")
         return matching.Features.joined(parts(), len(good)), kept
     return feature_files.load(path, facts)[0], kept
@@ -184,13 +188,16 @@ def _warn(bad: list[str]) -> None:
 
 def _readable(files: list[Path]) -> tuple[list[tuple[int, int] | None], list[str]]:
     """(width, height) of each gallery picture, None where it cannot be read; and what is wrong with those."""
-    sizes, bad = [], []
-    for file in files:
+
+    def look(file: Path) -> tuple[tuple[int, int] | None, str]:
         try:
-            sizes.append(images.open_picture(file).size)
+            return images.open_picture(file).size, ""
         except datasets.DataError as error:
-            sizes.append(None)
-            bad.append(str(error))
+            return None, str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(progress.bar(pool.map(look, files), "looking through the gallery", len(files)))
+    sizes, bad = [size for size, _ in found], [problem for _, problem in found if problem]
     if len(bad) == len(files):
         raise datasets.DataError("no gallery picture can be read: " + "; ".join(bad))
     return sizes, bad

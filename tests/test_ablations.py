@@ -292,7 +292,7 @@ def test_differences_are_means_over_seeds_with_their_count():
             number = {"value": value + add, "low": value + add - 0.1, "high": value + add + 0.2}
             rows.append(facts | number | {"method": method, "metric": metric, "seed": seed})
     table = pandas.DataFrame(rows)
-    found = results.differences(table).loc[("partial-reid", "over +glrec")]
+    found = results.differences(table).loc[("partial-reid", "+glrec")]
     assert found.tolist() == pytest.approx([30, 20, 50, 2])
     shown = results.with_differences(table, "partial-reid")
     assert shown.loc["+glrec", "ppcl over it"] == "+30.0 [20.0, 50.0]" and shown.loc["ppcl", "ppcl over it"] == ""

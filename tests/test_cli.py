@@ -6,8 +6,10 @@ import shutil
 
 import pandas
 import pytest
+import torch
 from conftest import FAST, by_commands, failure
 from PIL import Image
+from safetensors.torch import save_file
 
 from ppcl import matching, reproduce
 from ppcl.__main__ import main
@@ -233,6 +235,9 @@ def test_rank_keeps_the_gallery_until_it_changes(capsys, monkeypatch, run, drawn
         unwritable.setattr("ppcl.feature_files.replacing", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
         (gallery / whole[5].name).unlink()
         assert len(pandas.read_csv(io.StringIO(ranked("full")[0]))) == 10
+        unwritable.setattr("ppcl.search.PART", 4)
+        status, lines = failure(capsys, [*arguments, "--out", str(tmp_path / "larger")])
+        assert status == 1 and len(lines) == 1 and "free some room" in lines[0]
 
 
 @pytest.mark.parametrize("wrong", ["query", "gallery", "empty"])
@@ -322,6 +327,14 @@ def test_reproduce_says_at_once_that_there_is_no_partial_set(capsys, drawn, tmp_
     arguments = ["reproduce", "--profile", "tiny", "--run", tmp_path / "run", "--data", tmp_path / "data"]
     status, lines = failure(capsys, arguments)
     assert status == 1 and "no partial set" in lines[0] and not (tmp_path / "run/notebooks").exists()
+
+
+def test_reproduce_looks_at_weights_before_anything_runs(capsys, drawn, tmp_path):
+    save_file({"another.weight": torch.zeros(2)}, tmp_path / "net.safetensors")
+    call = ["reproduce", "--profile", "tiny", "--task", "person", "--data", str(drawn), "--run", str(tmp_path / "run")]
+    assert main([*call, "--set", f"backbone.weights={tmp_path / 'net.safetensors'}"]) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1 and "is it another network's?" in told[0] and not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_of_another_stage_is_refused_by_name(capsys, run, tmp_path):

@@ -55,6 +55,15 @@ def test_market_in_every_folder(tmp_path, folder):
     assert query.cameras.tolist() == [1] and gallery.cameras.tolist() == [4, 1]
 
 
+def test_market_has_a_file_with_two_endings(tmp_path):
+    fill(market(tmp_path / MARKET) / "query", "1488_c1s6_023021_00.jpg.jpg")
+    query, _ = datasets.evaluation_sets("market1501", tmp_path)
+    assert query.identities.tolist() == [3, 1488] and query.cameras.tolist() == [1, 1]
+    fill(tmp_path / MARKET / "query", "1488_c1s6_023021_00.png.jpg")
+    with pytest.raises(DataError, match="not named like"):
+        datasets.evaluation_sets("market1501", tmp_path)
+
+
 @pytest.mark.parametrize("folder", ["Partial-REID_Dataset", "PartialREID", "Partial_REID"])
 def test_partial_reid_in_every_folder(tmp_path, folder):
     reid(tmp_path / folder)

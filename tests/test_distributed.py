@@ -261,6 +261,18 @@ def test_a_batch_that_cannot_be_shared_is_one_line(capsys, monkeypatch):
         assert not lines or "joint.identities=4" in told[0] and "3 processes" in told[0]
 
 
+def test_a_batchnorm_that_does_more_is_refused_by_several_processes(monkeypatch):
+    class WithActivation(torch.nn.BatchNorm2d):  # timm's BatchNormAct2d is one of this kind
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), WithActivation(4))
+    assert distributed.one_model(net) is net
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    with pytest.raises(RuntimeError, match="WithActivation.*without torchrun"):
+        distributed.one_model(net)
+
+
 def test_only_train_runs_under_torchrun(capsys, monkeypatch):
     monkeypatch.setattr(__main__, "PROCESSES", 2)
     monkeypatch.setenv("WORLD_SIZE", "2")

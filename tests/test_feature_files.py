@@ -94,6 +94,18 @@ def test_a_file_appears_whole_or_not_at_all(described, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_no_room_is_said_before_the_second_part_is_described(described, monkeypatch, tmp_path):
+    def parts():
+        yield described[:2]
+        raise AssertionError("described in vain")
+
+    usage = feature_files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(feature_files.shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(OSError, match="MiB are needed, 0 are free"):
+        feature_files.save(tmp_path / "f", parts(), 5, FACTS)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_larger_than_the_memory_is_opened(described, tmp_path):
     """Sparse, so that it takes no room: what the kernel refuses to map so that it could be written to."""
     with open("/proc/meminfo") as lines:

@@ -53,6 +53,14 @@ def test_everybody_is_for_training_or_for_tests_and_stays_there(tmp_path, nested
         assert before <= {path.parent.name for path in datasets.own_part(part, data, "face").paths}
 
 
+def test_decoded_pictures_beside_them_change_nobodys_number(tmp_path):
+    folders_of_people(tmp_path, {f"{letter} person": 3 for letter in "abcdefgh"})  # "decoded" stands among them
+    before = face_sets.read_identities("own", tmp_path)
+    (tmp_path / "decoded").mkdir()
+    after = face_sets.read_identities("own", tmp_path)
+    assert before.fingerprint == after.fingerprint and sorted(set(after.identities)) == list(range(8))
+
+
 def test_any_name_that_a_folder_can_have_is_read_and_written(tmp_path):
     names = {os.fsdecode(b"p\xe9rson %d" % i): 2 for i in range(30)}
     top = folders_of_people(tmp_path / "identities", names)

@@ -67,8 +67,8 @@ def test_the_leads_that_the_readme_tells_are_the_committed_ones():
         lead(six.loc[reid, "ppcl@1"], ""),
         *(lead(six.loc[name, "no-cycle"], "") for name in (reid, ilids)),
         *(lead(truer.loc[name], "") for name in (reid, ilids)),
-        lead(faces.loc[f"over {padded}"], "points above the padded baseline"),
-        lead(faces.loc["over untrained-crloc"], "above an untrained CRLoc"),
+        lead(faces.loc[padded], "points above the padded baseline"),
+        lead(faces.loc["untrained-crloc"], "above an untrained CRLoc"),
     ):
         assert found in told, found
 

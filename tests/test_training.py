@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 
+import pandas
 import pytest
 import torch
 from conftest import train
@@ -66,6 +67,18 @@ def test_a_person_with_one_picture_is_trained_on_but_not_held_out(small, drawn, 
     assert len(counts) == 3 and min(counts.values()) == 6
     _, query_ids, _, gallery_ids, _ = views.heldout_queries(small, pictures)
     assert set(query_ids) == set(gallery_ids) == set(counts)
+
+
+def test_the_heldout_gallery_has_a_bound_and_still_everybody(small, drawn, monkeypatch):
+    pictures = views.training_data(small, drawn, quiet=True)
+    queries, ids, gallery, gallery_ids, box = views.heldout_queries(small, pictures)
+    people = len(set(ids))
+    monkeypatch.setattr(views, "LOOKED_AT", 2 * people + 1)
+    same, same_ids, fewer, fewer_ids, same_box = views.heldout_queries(small, pictures)
+    assert torch.equal(queries.images, same.images) and torch.equal(box, same_box) and list(ids) == list(same_ids)
+    assert len(gallery) > len(fewer) == len(fewer_ids) == 2 * people and set(fewer_ids) == set(gallery_ids)
+    first = torch.from_numpy(pandas.Series(gallery_ids).groupby(gallery_ids).cumcount().to_numpy() < 2)
+    assert torch.equal(fewer.images, gallery.images[first])
 
 
 def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):

@@ -34,11 +34,12 @@ class Pairs:
 
 
 def read_identities(name: str, folder: Path) -> PictureSet:
-    """A folder of identities, `<identity>/<file>`; an identity's number is its folder's rank by name.
+    """A folder of identities, `<identity>/<file>`; an identity's number is its folder's rank among those with pictures.
 
     Raises DataError for a folder that holds none; pictures beside the folders belong to nobody and are left out.
     """
-    found = [(path, i) for i, person in enumerate(people(folder)) for path in pictures(person)]
+    shown = [each for each in map(pictures, people(folder)) if each]  # `decoded`, which is ours, is none
+    found = [(path, i) for i, each in enumerate(shown) for path in each]
     if not found:
         raise DataError(f"{name}: {folder} holds no <identity>/<picture>; is this another set's folder?")
     paths, identities = zip(*found, strict=True)

@@ -55,7 +55,7 @@ TRAINING = {"person": "market1501", "face": "casia-webface"}
 _TAKEN = {name.split("/")[-1].lower() for names in FOLDERS.values() for name in names}  # names of sets and of parts
 _TAKEN |= {name.lower() for parts in PARTS.values() for names in parts.values() for name in names}
 # Whole names; digits are ASCII's, and no more of them than an int64 holds.
-_MARKET = re.compile(r"(-1|[0-9]{4,18})_c([0-9]{1,18})s[0-9]+_[0-9]+_[0-9]+")
+_MARKET = re.compile(r"(-1|[0-9]{4,18})_c([0-9]{1,18})s[0-9]+_[0-9]+_[0-9]+(?i:\.jpe?g)?")  # one is named .jpg.jpg
 _NUMBERED = re.compile(r"([0-9]{1,18})_([0-9]{1,18})")
 _PLAIN = re.compile(r"([0-9]{1,18})")
 
