@@ -191,7 +191,7 @@ def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool
     return Features(embedding, box, gate, points, read, keys, maps, visible, gram_matrix(maps))
 
 
-def _matcher(sizes: Sizes) -> PPCL:
+def _matcher() -> PPCL:
     small = {"backbone.architecture": "small", "backbone.weights": "none"}
     model = PPCL(recipe("person", "paper", **small), 2).eval()
     model.fusion_weights = {"ppcl": FUSED}
@@ -200,7 +200,7 @@ def _matcher(sizes: Sizes) -> PPCL:
 
 def part_matching(sizes: Sizes, device: str) -> list[dict]:
     """Pairs matched part to part; against one pair after the other, and the product of the operations it counts."""
-    model = _matcher(sizes).to(device)
+    model = _matcher().to(device)
     asked = drawn_features(sizes.asked, 64, sizes, 1).to(device)
     there = drawn_features(sizes.parts, 64, sizes, 2).to(device)
     pairs, few = sizes.asked * sizes.parts, min(8, sizes.parts)
@@ -227,7 +227,7 @@ def part_matching(sizes: Sizes, device: str) -> list[dict]:
 
 def shortlists(sizes: Sizes, device: str) -> list[dict]:
     """A search in large galleries: the global step, the part step, what must be kept, and what the shortlist loses."""
-    model, how, found = _matcher(sizes).to(device), recipe("person", "paper").matching, []
+    model, how, found = _matcher().to(device), recipe("person", "paper").matching, []
     length, several = min(how.shortlist, sizes.parts // 4), how.placements * (1 + how.mirror)
     asked = drawn_features(max(1, sizes.asked // 4), 64, sizes, 1, several=several).to(device)
     some = drawn_features(sizes.parts, 64, sizes, 2).to(device)

@@ -92,12 +92,12 @@ def own(source, task: str = "person") -> Choice:
 
 
 def rows(run: Path | str, task: str, seed: int = 0) -> list[str]:
-    """The rows trained in a run that need no truth, the best last. Raises CheckpointError that says what makes them."""
+    """The rows trained in a run that need no truth, `ppcl` last. Raises CheckpointError that says what makes them."""
     found = [name for name in evaluation.trained(run, task, seed) if not METHODS[name].oracle]
     if not found:
         raise checkpoints.CheckpointError(f"{run} holds no finished joint stage of task {task}: run notebook "
             "04_joint_training first, or python -m ppcl reproduce")  # fmt: skip
-    return found
+    return sorted(found, key=lambda name: name == "ppcl")
 
 
 class Described(dict):

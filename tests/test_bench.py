@@ -144,6 +144,6 @@ def test_drawn_people_resemble_themselves(several):
     """By their embeddings and by their parts, as queries in several views, too."""
     asked, there = (bench_models.drawn_features(32, 8, TINY, seed, several=n) for seed, n in ((1, several), (2, 1)))
     same = (torch.arange(32) % 8)[:, None] == (torch.arange(32) % 8)[None]
-    parts = matching.region_distances(bench_models._matcher(TINY), asked, there)
+    parts = matching.region_distances(bench_models._matcher(), asked, there)
     for distances in (matching.global_distances(asked, there), parts):
         assert distances[same].mean() < distances[~same].mean() - 0.05

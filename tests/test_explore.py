@@ -69,7 +69,7 @@ def test_a_whole_picture_of_the_gallery_is_passed_over_in_its_own_ranking(descri
 
 def test_rows_are_described_once_and_unfinished_runs_say_what_makes_them(described, run, tmp_path):
     assert described["ppcl"] is described["ppcl"]
-    assert explore.rows(run, "person") == ["backbone+crops+pad", "ppcl@1", "ppcl"]
+    assert explore.rows(run, "person") == ["backbone+crops+pad", "ppcl@1", "no-crloc", "ppcl"]
     with pytest.raises(checkpoints.CheckpointError, match="04_joint_training"):
         explore.rows(tmp_path, "person")
 
