@@ -56,7 +56,7 @@ def test_the_leads_that_the_readme_tells_are_the_committed_ones():
 
     drawn, trained = (results.read(ROOT / "figures", name) for name in (results.DRAWINGS, results.ABLATIONS))
     reid, ilids, padded = "partial-reid", "partial-ilids", "backbone+crops+pad"
-    rows = ["same-location", "no-crloc", "ppcl@1", "no-cycle"]
+    rows = ["same-location", "no-crloc", "ppcl@1", "no-cycle", "no-contrast", "no-triplet"]
     six = results.over_draws(drawn)
     truer = results.over_draws(drawn, "truth", "crloc-IoU").xs("no-cycle", level="method")
     faces = results.differences(trained).loc["partial-lfw"]
