@@ -103,7 +103,8 @@ def reproduce(
             datasets.partial_sets(data, name)
     for name in tasks:  # weights that are another net's, or cannot be fetched, are no news for after the first stage
         how = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])).backbone
-        if not (run / name / "backbone" / "checkpoint.safetensors").is_file():
+        begun = (run / name / "backbone" / "checkpoint.safetensors").is_file()
+        if not begun and any(path.stem == "03_backbone_training" for path in chosen):
             nets.body(how.architecture, how.weights)
     run.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(run).free >> 20
