@@ -165,7 +165,7 @@ def rows(
         i, j, region = true_pairs(found)
         overlap = geometry.iou(locate_pairs(model, query, gallery, i, j), region)
         far = geometry.iou(placed[i], region) < 0.6
-        middle = _middle(region)  # of the truth itself: no constant does better by looking at training pictures
+        middle = _middle(region)  # of the truth itself, which no training could know
         measured["crloc-IoU"] = overlap, i
         measured["crloc-IoU-where-it-moved"] = overlap[far], i[far.numpy()]
         measured["constant-region-IoU"] = geometry.iou(middle.expand_as(region), region), i
