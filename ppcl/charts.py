@@ -179,9 +179,9 @@ def speed(entries: dict[str, dict]) -> Figure:
 def gallery_cost(entries: dict[str, dict]) -> Figure:
     """What a larger gallery costs: seconds a query of the global and of the part step, and what has to be kept."""
     figure, axes = _charts(2, 3.3, 2.6)
-    for machine, entry in entries.items():
+    for i, (machine, entry) in enumerate(entries.items()):  # in `speed`'s colours
         found = {row["name"]: row["value"] for row in entry["items"]}
-        look = _look(machine)
+        look = {"label": machine, "color": PALETTE[i % 10], "ls": STROKES[i % 4], "marker": MARKERS[i % 10]}
         for one, stem in zip(axes, ("global step", "features"), strict=True):
             points = [(int(k.rpartition(", ")[2]), v) for k, v in found.items() if k.startswith(f"{stem}, ")]
             if points:
