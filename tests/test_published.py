@@ -48,19 +48,19 @@ def test_every_committed_number_has_its_interval(name):
     assert table.synthetic.all() and (table.n_query > 0).all()
 
 
+def lead(gains, words: str = "") -> str:
+    return f"{gains.value:.1f} {words} [{gains.low:.1f}, {gains.high:.1f}]".replace("  ", " ")
+
+
 def test_the_leads_that_the_readme_tells_are_the_committed_ones():
     told = " ".join(README.split())
-
-    def lead(gains, words):
-        return f"{gains.value:.1f} {words} [{gains.low:.1f}, {gains.high:.1f}]".replace("  ", " ")
-
     drawn, trained = (results.read(ROOT / "figures", name) for name in (results.DRAWINGS, results.ABLATIONS))
     reid, ilids, padded = "partial-reid", "partial-ilids", "backbone+crops+pad"
     truer = results.over_draws(drawn, "truth", "crloc-IoU")
     faces = results.differences(trained).loc["partial-lfw"]
     for found in (
         lead(results.over_draws(drawn, "all-shot").loc[reid, padded], "above the padded baseline on partial-reid"),
-        *(lead(truer.loc[name, "no-cycle"], "") for name in (reid, ilids)),
+        *(lead(truer.loc[name, "no-cycle"]) for name in (reid, ilids)),
         lead(truer.loc[reid, "no-geometry"], "points of IoU on partial-reid"),
         lead(faces.loc[padded], "points above the padded baseline"),
         lead(faces.loc["untrained-crloc"], "above an untrained CRLoc"),
@@ -71,8 +71,7 @@ def test_the_leads_that_the_readme_tells_are_the_committed_ones():
 def test_what_the_readme_says_that_parts_are_worth_is_what_the_committed_draws_say():
     gains = results.over_draws(results.read(ROOT / "figures", results.DRAWINGS))
     sets = ("partial-reid", "partial-ilids")
-    table = next(table for table in TABLES if "draws" in table)
-    head, _, *lines = table.splitlines()
+    head, _, *lines = next(table for table in TABLES if "draws" in table).splitlines()
     assert head == f"| `ppcl` above | in that row | {' | '.join(sets)} | draws |"
     told = {}
     for line in lines:
@@ -81,8 +80,7 @@ def test_what_the_readme_says_that_parts_are_worth_is_what_the_committed_draws_s
     assert {name for name in ABLATIONS if name.startswith("no-")} <= set(told)
     for row, values in told.items():
         found = [gains.loc[name, row] for name in sets]
-        shown = [f"{gain.value:.1f} [{gain.low:.1f}, {gain.high:.1f}]" for gain in found]
-        assert values == [*shown, f"{found[0].seeds:.0f}"], row
+        assert values == [*map(lead, found), f"{found[0].seeds:.0f}"], row
 
 
 def test_every_number_of_the_readmes_result_tables_has_its_interval():
