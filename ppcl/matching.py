@@ -162,8 +162,10 @@ def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Te
     found = asked.new_empty(len(asked), 0)  # cosines
     index = torch.empty(found.shape, dtype=torch.long, device=asked.device)
     wide = max(1, length, BLOCK[asked.device.type] // max(1, *asked.shape))
+    held = asked.new_empty(min(wide, len(gallery)), len(asked))  # written to again and again: it stays in the cache
     for start in range(0, len(gallery), wide):
-        some = there[start : start + wide].to(asked.device) @ asked.T  # the long side first: the faster product
+        rows = there[start : start + wide].to(asked.device)
+        some = torch.mm(rows, asked.T, out=held[: len(rows)])  # the long side first: the faster product
         if not length or len(some) < GROUP * length:
             better, place = _last(some).T, torch.arange(len(some), device=some.device).expand(some.T.shape)
         else:

@@ -137,7 +137,7 @@ def test_gradients_are_finite_where_nothing_is_visible(draw):
 def exact_moments(box, grid, draw):
     expected = geometry.points(box, *grid)
     mass = 0.2 + 0.8 * torch.rand(*expected.shape[:-1], 1, generator=draw)
-    return torch.cat([mass, mass * expected], -1), torch.rand(expected.shape[:-1], generator=draw)
+    return torch.cat([mass, mass * expected], -1).transpose(-1, -2), torch.rand(expected.shape[:-1], generator=draw)
 
 
 def unit_points_to(box, grid):
@@ -149,7 +149,7 @@ def test_fit_recovers_an_exact_box_whatever_the_weights(draw):
     truth = torch.tensor([[0.4, 0.55, 0.3, 0.7], [0.6, 0.5, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]])
     moments, sharp = exact_moments(truth, (6, 3), draw)
     found, _ = fit(moments, sharp, geometry.whole(3), (6, 3))
-    torch.testing.assert_close(moments[..., 1:] / moments[..., :1], unit_points_to(truth, (6, 3)))
+    torch.testing.assert_close(moments[:, 1:] / moments[:, :1], unit_points_to(truth, (6, 3)).transpose(1, 2))
     torch.testing.assert_close(found, truth, atol=1e-5, rtol=0)
 
 
@@ -164,7 +164,7 @@ def test_fit_clamps_the_half_size(draw):
 def test_fit_trusts_sharp_points_more(draw):
     """One point strays: the surer the others are of themselves, the less it counts."""
     moments, _ = exact_moments(torch.tensor([[0.5, 0.5, 0.6, 0.6]]), (6, 3), draw)
-    moments[0, 0, 1:] = moments[0, 0, :1] * 2
+    moments[0, 1:, 0] = moments[0, :1, 0] * 2
     even, less = torch.ones(1, 18), torch.ones(1, 18)
     less[0, 0] = 0.01
     truth = torch.tensor([[0.5, 0.5, 0.6, 0.6]])
@@ -272,7 +272,7 @@ def naive_region_distance(model, query, gallery, i, j):
             gallery.visible[j][None],
         )
         positions = geometry.points(geometry.whole(), *gallery.keys.shape[-2:])
-        moments = torch.cat([attention.sum(-1, keepdim=True), attention @ positions], -1)
+        moments = torch.cat([attention.sum(-1, keepdim=True), attention @ positions], -1).transpose(1, 2)
         region, _ = fit(moments, attention.square().sum(-1), query.box[i, m][None], model.crloc.grid)
         for count in (3, 6) if several else (3,):
             mine = describe_stripes(query.stripes[i, m].view(count, 6 // count, -1).mean(1))
@@ -636,6 +636,23 @@ def test_everywhere_is_forward_pair_by_pair(draw):
             one, confidence = crloc(keys[a : a + 1], keys[b : b + 1], region[a : a + 1], visible[b : b + 1])
             assert torch.allclose(found[b, a], one[0], atol=1e-5)
             assert torch.allclose(sure[b, a], confidence[0], atol=1e-6)
+
+
+def test_without_gradients_the_locator_finds_the_same(draw):
+    """The attention is then written over its logits; one picture shows nothing, one half of itself."""
+    crloc, keys = locator(), random_keys(3, draw)
+    visible = torch.ones(3, 1, *CELLS)
+    visible[1], visible[2, :, 5:] = 0, 0
+    query, where = crloc.queries(keys, REGION[1:])
+
+    def found():
+        return crloc.attention(query, where, keys, visible), *crloc.everywhere(query, REGION[1:], keys, visible)
+
+    with torch.inference_mode():
+        without = found()
+    for mine, expected in zip(without, found(), strict=True):
+        torch.testing.assert_close(mine, expected.detach())
+    assert without[0][1].eq(0).all() and torch.equal(without[1][1], REGION[1:]) and without[2][1].eq(0).all()
 
 
 def test_regions_return_from_the_canvas_to_the_picture(described):

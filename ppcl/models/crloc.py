@@ -58,13 +58,13 @@ class CRLoc(nn.Module):
         """
         if query.dim() == 3:
             query, region = query[None], region[None]
-        where = geometry.points(region, *self.grid)
-        attention = self.attention(query.flatten(1, 2), where.flatten(1, 2), keys, visible).unflatten(
-            1, query.shape[1:3]
-        )
-        positions = geometry.points(geometry.whole(like=where), *keys.shape[-2:])
-        moments = F.linear(attention, torch.cat([torch.ones_like(positions[:, :1]), positions], 1).T.contiguous())
-        return fit(moments, attention.square().sum(-1), region, self.grid)
+        shape, where = query.shape[1:3], geometry.points(region, *self.grid)
+        positions = geometry.points(geometry.whole(like=where), *keys.shape[-2:]).T
+        attention, seen = self._attention(query.flatten(1, 2), where.flatten(1, 2), keys, visible)
+        moments = torch.cat([torch.ones_like(positions[:1]), positions]) @ attention.transpose(1, 2)
+        sharp = torch.linalg.vector_norm(attention, dim=-1).square()
+        moments = (moments * seen[:, None, None]).unflatten(2, shape).transpose(1, 2)
+        return fit(moments, (sharp * seen[:, None]).unflatten(1, shape), region, self.grid)
 
     def attention(self, query: Tensor, where: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
         """`A_k(x)`: `(B, K, D)`, `(B, K, 2)`, `(B, D, h, w)`, `(B, 1, h, w)` -> `(B, K, h * w)`; rows sum to 1.
@@ -72,40 +72,42 @@ class CRLoc(nn.Module):
         One set of points `(1, K, …)` serves all pictures. Positions that are hardly visible are masked; where none is
         left the row is 0.
         """
+        attention, seen = self._attention(query, where, keys, visible)
+        return attention * seen[:, None, None]
+
+    def _attention(self, query: Tensor, where: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """`attention` with rows that still sum to 1 where nothing is visible; in which pictures something is `(B,)`."""
         masked = visible.flatten(1) < self.min_visible
         here, there = self.prior(where, tuple(keys.shape[-2:]))
         there = there.T - F.pad(1e4 * masked[:, None], (0, 0, 2, 0))  # out of sight is far away
-        query, keys = query / self.log_temperature.exp(), keys.flatten(2)
-        if keys.dtype == query.dtype:
-            query, keys = torch.cat([query, here], -1), torch.cat([keys, there], 1)
-            logits = query.expand(len(keys), -1, -1) @ keys
-        else:  # keys in half precision; places need every digit
-            logits = query.to(keys.dtype).expand(len(keys), -1, -1) @ keys + here.expand(len(keys), -1, -1) @ there
-        attention, nothing = logits.softmax(-1), masked.all(-1)
-        if not torch.is_grad_enabled() and not nothing.any():  # as in most galleries; asked where no step waits for it
-            return attention
-        return attention.masked_fill(nothing[:, None, None], 0)
+        query = torch.cat([query / self.log_temperature.exp(), here], -1)
+        keys = torch.cat([keys.flatten(2).to(there.dtype), there], 1)
+        logits = query.expand(len(keys), -1, -1) @ keys
+        if torch.is_grad_enabled():
+            return logits.softmax(-1), ~masked.all(-1)
+        return torch.softmax(logits, -1, out=logits), ~masked.all(-1)  # the largest tensor of matching: made once
 
 
 def fit(moments: Tensor, sharp: Tensor, region: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The box that best explains where the points went: for each axis `e ≈ centre + half-size · u`, weighted.
 
-    moments `(…, K, 3)`: Σ A, Σ A·x, Σ A·y; sharp `(…, K)`: Σ A²; region p `(…, 4)` -> q `(…, 4)`, confidence `(…)` in
+    moments `(…, 3, K)`: Σ A, Σ A·x, Σ A·y; sharp `(…, K)`: Σ A²; region p `(…, 4)` -> q `(…, 4)`, confidence `(…)` in
     0..1. Where nothing was visible q is p and the confidence 0.
     """
-    mass = moments[..., 0]
-    expected = moments[..., 1:] / mass.clamp(min=1e-6)[..., None]
+    mass = moments[..., :1, :]
+    expected = moments[..., 1:, :] / mass.clamp(min=1e-6)
     count = grid[0] * grid[1]
     sure = 0.7 * sharp / sharp.sum(-1, keepdim=True).clamp(min=1e-6) + 0.3 / count  # how sure each point is
-    sure = (sure / sure.sum(-1, keepdim=True))[..., None]
-    u = geometry.unit_grid(*grid, like=moments)
-    mean_e, mean_u = (sure * expected).sum(-2, keepdim=True), (sure * u).sum(-2, keepdim=True)
-    spread = (sure * (u - mean_u).square()).sum(-2).clamp(min=1e-6)
-    half = (sure * (u - mean_u) * (expected - mean_e)).sum(-2) / spread
-    centre = mean_e.squeeze(-2) - half * mean_u.squeeze(-2)
+    sure = (sure / sure.sum(-1, keepdim=True))[..., None, :]
+    u = geometry.unit_grid(*grid, like=moments).T
+    mean_e, mean_u = (sure * expected).sum(-1, keepdim=True), (sure * u).sum(-1, keepdim=True)
+    off = sure * (u - mean_u)
+    spread = (off * (u - mean_u)).sum(-1).clamp(min=1e-6)
+    half = (off * (expected - mean_e)).sum(-1) / spread
+    centre = mean_e.squeeze(-1) - half * mean_u.squeeze(-1)
     located = torch.cat([centre, 2 * half.clamp(MIN_HALF, MAX_HALF)], -1)
     seen = (mass > 1e-6).all(-1)
-    return torch.where(seen[..., None], located, region), sharp.mean(-1) * seen
+    return torch.where(seen, located, region), sharp.mean(-1) * seen[..., 0]
 
 
 def stripes(features: Tensor, region: Tensor, grid: tuple[int, int], count: int = 3) -> Tensor:
