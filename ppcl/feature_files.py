@@ -19,6 +19,7 @@ from torch import Tensor
 from .checkpoints import CheckpointError, first_difference, header, replacing
 from .data.bank_files import mapped
 from .features import Features
+from .files import tensors_head
 
 FORMAT = 1
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names
@@ -60,16 +61,11 @@ def _ask_for_room(folder: Path, needed: int) -> None:
 
 def _begin(file, part: Features, count: int, facts: dict) -> dict[str, int]:
     """Write the header of features like `part`, but of `count` pictures. -> where each of its tensors begins."""
-    entries, starts, end = {"__metadata__": {"ppcl": json.dumps(facts)}}, {}, 0
-    for name in NAMES:
-        value = getattr(part, name)
-        starts[name], end = end, end + count * value[0].nbytes
-        shape = [count, *value.shape[1:]]
-        entries[name] = {"dtype": DTYPES[value.dtype], "shape": shape, "data_offsets": [starts[name], end]}
-    text = json.dumps(entries).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # so that the tensors are aligned
-    file.write(len(text).to_bytes(8, "little") + text)
-    return {name: start + 8 + len(text) for name, start in starts.items()}
+    values = {name: getattr(part, name) for name in NAMES}
+    tensors = {name: (DTYPES[v.dtype], [count, *v.shape[1:]], v.itemsize) for name, v in values.items()}
+    head, starts = tensors_head({"ppcl": json.dumps(facts)}, tensors, 64)
+    file.write(head)
+    return starts
 
 
 def load(path: Path | str, facts: dict) -> tuple[Features, dict]:

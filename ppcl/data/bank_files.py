@@ -5,12 +5,10 @@ room. The header names what the file was made of, so that a stale one is known a
 """
 
 import hashlib
-import json
 import math
 import os
 import re
 import shutil
-import struct
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import replacing
+from ..files import replacing, tensors_head
 from .folders import Cut
 
 VERSION = 1  # of the file and of how pictures are decoded
@@ -68,15 +66,9 @@ def write(path: Path, key: str, shape: tuple[int, ...], blocks: Iterable[Tensor]
 
 
 def _head(key: str, shape: tuple[int, ...]) -> bytes:
-    """What stands before the pictures of a bank: a safetensors header and its length."""
-    pixels = math.prod(shape)
-    tensors = {
-        "images": {"dtype": "U8", "shape": shape, "data_offsets": [0, pixels]},
-        "ratios": {"dtype": "F32", "shape": [shape[0]], "data_offsets": [pixels, pixels + 4 * shape[0]]},
-    }
-    header = json.dumps({"__metadata__": {"ppcl_bank": key}, **tensors}).encode()
-    header = header.ljust(ALIGNED * (-(-(len(header) + 8) // ALIGNED)) - 8)
-    return struct.pack("<Q", len(header)) + header
+    """What stands before the pictures of a bank."""
+    tensors = {"images": ("U8", shape, 1), "ratios": ("F32", shape[:1], 4)}
+    return tensors_head({"ppcl_bank": key}, tensors, ALIGNED)[0]
 
 
 def opened(path: Path, key: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor] | None:
