@@ -80,7 +80,7 @@ class Features:
         return replace(self, **{name: value.to(device) for name, value in mine.items()})
 
     def bfloat16(self) -> "Features":
-        """The gallery's maps in half the memory, matched part to part in bfloat16.
+        """The gallery's maps in half the memory: regions are located in float32 and read in bfloat16.
 
         Ranks may change: `metrics.rank_changes` says by how much.
         """
