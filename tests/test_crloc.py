@@ -639,7 +639,7 @@ def test_everywhere_is_forward_pair_by_pair(draw):
 
 
 def test_without_gradients_the_locator_finds_the_same(draw):
-    """The attention is then written over its logits; one picture shows nothing, one half of itself."""
+    """The attention is then written over its logits; one picture shows nothing, one a part of itself."""
     crloc, keys = locator(), random_keys(3, draw)
     visible = torch.ones(3, 1, *CELLS)
     visible[1], visible[2, :, 5:] = 0, 0

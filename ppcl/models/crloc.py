@@ -83,9 +83,8 @@ class CRLoc(nn.Module):
         query = torch.cat([query / self.log_temperature.exp(), here], -1)
         keys = torch.cat([keys.flatten(2).to(there.dtype), there], 1)
         logits = query.expand(len(keys), -1, -1) @ keys
-        if torch.is_grad_enabled():
-            return logits.softmax(-1), ~masked.all(-1)
-        return torch.softmax(logits, -1, out=logits), ~masked.all(-1)  # the largest tensor of matching: made once
+        over = None if torch.is_grad_enabled() else logits  # the largest tensor of matching: made once
+        return torch.softmax(logits, -1, out=over), ~masked.all(-1)
 
 
 def fit(moments: Tensor, sharp: Tensor, region: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
