@@ -117,16 +117,18 @@ def _jpeg(source, size: tuple[int, int]) -> Tensor | None:
     if not isinstance(source, (Cut, Path, str)) or cut and source.box is not None:
         return None
     try:
-        path = Path(source.path if cut else source)
-        if not path.is_file():  # a pipe would wait
+        path = source.path if cut else source
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > 1 << 20:  # a pipe would wait; no such picture is so large
             return None
-        with open(path, "rb") as file:
-            raw = file.read(1 << 20)  # more than a picture of that size needs
+        raw = bytearray(facts.st_size)
+        with open(path, "rb", buffering=0) as file:
+            del raw[file.readinto(raw) :]
         seen = _jpeg_size(raw)
         if seen not in (size, (size[0] / 2, size[1] / 2)) or cut and source.centre and seen[::-1] == UNCUT:
             return None
-        return decode_jpeg(torch.frombuffer(bytearray(raw), dtype=torch.uint8), ImageReadMode.RGB)
-    except (OSError, RuntimeError):
+        return decode_jpeg(torch.frombuffer(raw, dtype=torch.uint8), ImageReadMode.RGB)
+    except (OSError, RuntimeError, ValueError):
         return None
 
 
@@ -218,7 +220,7 @@ def _decode(pictures: list, label: str, quiet: bool | None, images: Tensor, rati
         quick = {index: _jpeg(pictures[index], size) for index in some}
         halves = [index for index, found in quick.items() if found is not None and found.shape[1] < size[0]]
         if halves:  # doubled together, as `to_tensor` does one by one
-            stack = torch.stack([quick[index] for index in halves]).contiguous(memory_format=torch.channels_last)
+            stack = torch.stack([quick[index].permute(1, 2, 0) for index in halves]).permute(0, 3, 1, 2)
             quick |= zip(halves, F.interpolate(stack, size, mode="bilinear", antialias=True), strict=True)
         for index, found in quick.items():
             if found is not None:
