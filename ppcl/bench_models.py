@@ -225,24 +225,33 @@ def part_matching(sizes: Sizes, device: str) -> list[dict]:
     return found
 
 
+def searches(sizes: Sizes, device: str) -> list[dict]:
+    """The global step as galleries grow; of the middle one with embeddings as long as ResNet-50's, and the product."""
+    length, middle, found = recipe("person", "paper").matching.shortlist, sizes.galleries[len(sizes.galleries) // 2], []
+    for count, width in [*((count, sizes.width) for count in sizes.galleries), (middle, sizes.channels)]:
+        drawn = partial(drawn_features, sizes=dataclasses.replace(sizes, width=width), parts=False)
+        asked = drawn(sizes.searched, 64, seed=1).to(device)
+        there = drawn(count, max(64, count // 20), seed=2).to(device)
+        of = f" of {width} numbers" * (width != sizes.width)
+        steps = {f"global step{of}, {count}": partial(matching.nearest, asked, there, length)}
+        if count == middle:
+            steps[f"global distances alone{of}, {count}"] = partial(matching.global_distances, asked, there)
+        for name, step in steps.items():
+            bound = product(sizes, 2 * count * width, torch.float32, device)
+            note = f"a query of {sizes.searched}"
+            found.append(item(name, "s", step, sizes.searched, None, bound, min(3, sizes.rounds), note))
+    return found
+
+
 def shortlists(sizes: Sizes, device: str) -> list[dict]:
-    """A search in large galleries: the global step, the part step, what must be kept, and what the shortlist loses."""
-    model, how, found = _matcher().to(device), recipe("person", "paper").matching, []
+    """The part step of a search, what must be kept of a gallery, and what the shortlist loses."""
+    model, how = _matcher().to(device), recipe("person", "paper").matching
     length, several = min(how.shortlist, sizes.parts // 4), how.placements * (1 + how.mirror)
     asked = drawn_features(max(1, sizes.asked // 4), 64, sizes, 1, several=several).to(device)
     some = drawn_features(sizes.parts, 64, sizes, 2).to(device)
-    a_picture = sum(getattr(some, field.name).nbytes for field in dataclasses.fields(some)) / len(some)
-    many, note = drawn_features(sizes.searched, 64, sizes, 1, parts=False).to(device), f"a query of {sizes.searched}"
-    for count in sizes.galleries:
-        gallery = drawn_features(count, max(64, count // 20), sizes, 2, parts=False).to(device)
-        steps = {f"global step, {count}": partial(matching.nearest, many, gallery, length)}
-        if count == sizes.galleries[len(sizes.galleries) // 2]:
-            steps[f"global distances alone, {count}"] = partial(matching.global_distances, many, gallery)
-        for name, step in steps.items():
-            bound = product(sizes, 2 * count * sizes.width, torch.float32, device)
-            found.append(item(name, "s", step, len(many), None, bound, min(3, sizes.rounds), note))
-        kept = count * a_picture / 2**30
-        found.append(fact(f"features, {count}", kept, "GiB", note="to be kept, on a disk if large"))
+    a_picture = sum(getattr(some, field.name).nbytes for field in dataclasses.fields(some)) / len(some) / 2**30
+    note = "to be kept, on a disk if large"
+    found = [fact(f"features, {count}", count * a_picture, "GiB", note=note) for count in sizes.galleries]
     _, index = matching.nearest(asked, some, length)
     parts = partial(matching.region_distances, model, asked, some, index)
     whole = ("the whole gallery by parts", partial(matching.region_distances, model, asked, some), len(asked))
@@ -254,4 +263,4 @@ def shortlists(sizes: Sizes, device: str) -> list[dict]:
     return [*found, fact("shortlist, recall", 100 * kept, "%", note=note)]
 
 
-ITEMS = (training_step, stages, evaluation, part_matching, shortlists)
+ITEMS = (training_step, stages, evaluation, part_matching, searches, shortlists)

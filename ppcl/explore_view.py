@@ -18,6 +18,7 @@ from . import boards, geometry
 from .charts import PALETTE
 from .data import datasets
 from .explore import TOP, Choice, Crop, Described, Found, Gallery, cut, own, rows, search, table
+from .figures import few_colours
 
 HIGH, GAP, LINE = 150, 8, 16  # pixels: a picture, between pictures, a line of text
 STYLE = "<style>.ppcl td, .ppcl th {padding: 0 8px; text-align: right; font-size: 12px}</style>"
@@ -146,13 +147,10 @@ def _bar(pen, corner, width, distance: float, shares, longest: float) -> None:
         pen.rectangle((x + first, y + LINE, x + min(width, second) - 1, y + LINE + 7), fill=REGION)
 
 
-def png(drawing: Image.Image, colours: int = 0) -> bytes:
-    """A drawing as PNG, quickly; of few colours where it is to be kept in a notebook."""
+def png(drawing: Image.Image) -> bytes:
+    """A drawing as PNG, quickly."""
     file = io.BytesIO()
-    if colours:
-        drawing.quantize(colours, dither=Image.Dither.NONE).save(file, "png", optimize=True)
-    else:
-        drawing.save(file, "png", compress_level=1)
+    drawing.save(file, "png", compress_level=1)
     return file.getvalue()
 
 
@@ -160,7 +158,7 @@ def show(drawing: Image.Image, label: str = "") -> None:
     """A drawing in a notebook, as a small picture."""
     from IPython.display import display
 
-    display({"image/png": base64.b64encode(png(drawing, 64)).decode(), "text/plain": label}, raw=True)
+    display({"image/png": base64.b64encode(few_colours(drawing)).decode(), "text/plain": label}, raw=True)
 
 
 # --- the widgets ---
@@ -217,7 +215,7 @@ def panel(described: Described, names=()) -> None:
     choose(state["chosen"])
     left = ipywidgets.VBox([query, path, upload, says])
     whole = ipywidgets.VBox([ipywidgets.HBox([left, ipywidgets.VBox(edges), chosen_rows]), drawing, ranking])
-    still = base64.b64encode(png(Image.open(io.BytesIO(drawing.value)), 64)).decode()
+    still = base64.b64encode(few_colours(Image.open(io.BytesIO(drawing.value)))).decode()
     view = {
         "application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": whole.model_id}
     }

@@ -20,7 +20,7 @@ from conftest import SMALL, train
 from PIL import Image
 
 import ppcl
-from ppcl import checkpoints, explore, explore_view, matching, reproduce
+from ppcl import checkpoints, explore, explore_view, figures, matching, reproduce
 from ppcl.data import datasets, images, views
 from ppcl.recipes import recipe
 
@@ -97,7 +97,7 @@ def test_a_drawing_has_every_row_and_its_table_agrees(described):
     assert plain.region.isna().all() and (plain.located == "").all() and table[table.row == "ppcl"].region.notna().all()
     other, _ = explore_view.look(described, chosen, (0, 0.5, 0, 1), ["ppcl"])
     assert np.asarray(one).shape == np.asarray(other).shape and (np.asarray(one) != np.asarray(other)).any()
-    assert explore_view.png(one)[:4] == b"\x89PNG" and len(explore_view.png(one, 64)) < len(explore_view.png(one))
+    assert explore_view.png(one)[:4] == b"\x89PNG" and len(figures.few_colours(one)) < len(explore_view.png(one))
 
 
 def test_own_photographs_and_what_is_none(described, tmp_path):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from ppcl import bench, charts, figures, ground_truth, plots, reproduce, results
+from ppcl import bench, boards, charts, figures, ground_truth, plots, reproduce, results
 from ppcl.data import batches, images
 from ppcl.methods import METHODS
 from ppcl.recipes import recipe
@@ -118,6 +118,23 @@ def test_pale_colours_draw_no_line():
         assert contrast(matplotlib.colors.to_rgb(charts._look(name)["color"])) > 2, name
     looks = [charts._look(name) for name in METHODS]
     assert len({(look["color"], look["ls"], look["marker"]) for look in looks}) == len(looks)
+
+
+def test_a_notebooks_png_is_small_and_thin_lines_keep_their_colours():
+    sides = np.mgrid[:400, :400] / 399
+    photograph = np.stack([sides[0], sides.prod(0), 1 - sides[1]], -1) * 255  # many colours, none of the lines'
+    photograph += np.random.default_rng(0).normal(0, 12, photograph.shape)
+    picture = photograph.clip(0, 255).astype(np.uint8)
+    colours = [np.round(255 * np.array(colour)).astype(int) for colour, _, _ in boards.BOXES.values()]
+    for at, colour in enumerate(colours):
+        picture[50 + 80 * at : 52 + 80 * at, 100:300] = colour
+    encoded, whole = figures.few_colours(Image.fromarray(picture)), io.BytesIO()
+    Image.fromarray(picture).save(whole, "png", optimize=True)
+    assert len(encoded) < len(whole.getvalue()) / 3
+    seen = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+    for at, colour in enumerate(colours):
+        assert abs(seen[50 + 80 * at, 100:300] - colour).max() < 30
+    assert abs(seen - picture).mean() < 12
 
 
 def test_a_caption_stands_below_and_in_the_file_and_not_twice(tmp_path):
