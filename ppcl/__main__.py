@@ -36,11 +36,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def at_least(low: int):
-    """An argparse type: a whole number from `low` on."""
+    """An argparse type: a whole number from `low` on, of 63 bits at most."""
 
     def number(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < low:
-            raise argparse.ArgumentTypeError(f"a whole number from {low} on, not {text!r}")
+        if not text.lstrip("-").isdigit() or not low <= int(text) < 1 << 63:
+            raise argparse.ArgumentTypeError(f"a whole number from {low} on, below 2^63, not {text!r}")
         return int(text)
 
     return number
@@ -188,7 +188,7 @@ def run_evaluate(given) -> None:
     if given.json:
         write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
     table = results.read(given.run)
-    table = table[(table.task == given.task) & (table.synthetic == found.drawn)]
+    table = table[(table.task == given.task) & (table.synthetic == found.drawn) & (table.seed == given.seed)]
     for protocol in dict.fromkeys(row["protocol"] for row in found.rows):
         if protocol not in ("truth", "input-ratio"):
             print(f"{given.dataset}, {protocol}, per cent with 95 % intervals")

@@ -41,10 +41,13 @@ def first() -> bool:
 def start(where: str) -> None:
     """Join the processes that torchrun started, each with its own GPU (nccl) or on the CPU (gloo).
 
-    Raises RuntimeError if a machine has fewer GPUs than processes.
+    Raises RuntimeError if a machine has fewer GPUs than processes, or this was not started by torchrun.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise RuntimeError(f"WORLD_SIZE is set, but {name} is not: start with torchrun, or unset WORLD_SIZE")
     own = None
     if where == "cuda":
         local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

@@ -102,6 +102,7 @@ def evaluate(
 
 def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int, device: str, quiet) -> Evaluation:
     found, values, kept = None, {}, {}
+    results.read(run)  # a damaged table is named before the work, not after
     for method in progress.bar(methods, f"evaluating {task} on {dataset}", quiet=quiet, unit="rows"):
         model = load(run, task, method, seed, device)
         if found is None:

@@ -127,19 +127,22 @@ def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None,
     if given is not None:
         turned = given * given.new_tensor([-1, 1, 1, 1]) + given.new_tensor([1, 0, 0, 0])
         box, gate = torch.stack([given, turned][:mirrors], 1).flatten(0, 1).to(box), torch.ones_like(gate)
+    view = torch.arange(number * views, device=box.device)  # which of those that are described each view is
     if count > 1:
         how = model.recipe.matching
-        box = placements(box, how.placement_shift, how.placement_growth).flatten(0, 1)
-        images, ratios, gate = (value.repeat_interleave(count, 0) for value in (images, ratios, gate))
+        box, own = placements(box, how.placement_shift, how.placement_growth).flatten(0, 1), view // count
+        once, view = torch.where(gate[own] > 0, view, own * count).unique(return_inverse=True)  # a whole one lies once
+        images, ratios, gate, box = images[own[once]], ratios[own[once]], gate[own[once]], box[once]
     layout = model.layout(images, ratios, (box, gate))
     features, visible, pooled = model.features(layout)
     embedding = F.normalize(model.backbone.neck(pooled), dim=1)
     keys, whitened = model.crloc.keys(features), model.described(features)
     points, _ = model.crloc.queries(keys, layout.box)
     read = stripes(whitened, layout.box, model.crloc.grid, STRIPES)
-    each = [value.unflatten(0, (number, views)) for value in (embedding, layout.box, gate, points, read)]
-    first = [value.unflatten(0, (number, views))[:, 0] for value in (keys, whitened, visible)]
-    return Features(each[0], each[1], each[2][:, 0], each[3], each[4], *first, gram_matrix(first[1]))
+    view = view.view(number, views)
+    embedding, box, points, read = (value[view] for value in (embedding, layout.box, points, read))
+    keys, whitened, visible, gate = (value[view[:, 0]] for value in (keys, whitened, visible, gate))
+    return Features(embedding, box, gate, points, read, keys, whitened, visible, gram_matrix(whitened))
 
 
 def gram_matrix(maps: Tensor) -> Tensor:

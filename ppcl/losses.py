@@ -57,7 +57,12 @@ def _batch_hard(margin: float):
 
 
 def batch_hard(embedding: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
-    """Batch-hard triplet loss on L2-normalised pooled features, of all processes: `(B, C)`, `(B,)` -> scalar."""
+    """Batch-hard triplet loss on L2-normalised pooled features, of all processes: `(B, C)`, `(B,)` -> scalar.
+
+    Its weight is the caller's; where that is 0 nothing is computed, and the loss is 0.
+    """
+    if not recipe.triplet_weight:
+        return embedding.new_zeros(())
     embedding, labels = gather(embedding), gather(labels)
     if embedding.is_cuda:
         return _hardest(embedding, labels, recipe.margin)

@@ -113,10 +113,13 @@ def check(chosen: typing.Any) -> None:
             raise RecipeError(f"{name}.epochs and {name}.lr must be positive, {name}.batch at least 2")
     for part, values in dataclasses.asdict(chosen).items():
         for name, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, float) and not math.isfinite(value):
+            numbers = [one for one in (value if isinstance(value, tuple) else [value]) if isinstance(one, (int, float))]
+            if not all(map(math.isfinite, numbers)):
                 raise RecipeError(f"{part}.{name} must be a finite number, not {value}")
-            if isinstance(value, (int, float)) and value < 0:
+            if min(numbers, default=0) < 0:
                 raise RecipeError(f"{part}.{name} must not be negative, as {value} is")
+            if name.endswith("_scale") and isinstance(value, tuple) and not 0 < value[0] <= value[1]:
+                raise RecipeError(f"{part}.{name} must be two rising factors above 0, not {value}")
     for name in ("flip", "erase", "blur"):
         if getattr(chosen.augmentation, name) > 1:
             raise RecipeError(f"augmentation.{name} is a share, at most 1, not {getattr(chosen.augmentation, name)}")
@@ -181,13 +184,15 @@ def _check_architecture(name: str) -> None:
 
 def check_processes(chosen: typing.Any, stage: str, count: int) -> None:
     """Raise RecipeError unless `count` processes can share the stage's batches evenly."""
-    shared = {"glrec": ("glrec.batch",), "backbone": ("backbone.identities",)}
-    for key in shared.get(stage, ("joint.identities", "joint.glrec_batch")):
-        part, _, name = key.partition(".")
-        value = getattr(getattr(chosen, part), name)
+    names = {"glrec": ["batch"], "backbone": ["identities"], "joint": ["identities", "glrec_batch"]}[stage]
+    values = {name: getattr(getattr(chosen, stage), name) for name in names}
+    most = next(fewer for fewer in range(count, 0, -1) if not any(value % fewer for value in values.values()))
+    for name, value in values.items():
         if value % count:
+            also = f" and {stage}.batch with it" * (name == "identities")
             raise RecipeError(
-                f"{key}={value} cannot be shared evenly by {count} processes: start fewer, or --set {key}=…"
+                f"{stage}.{name}={value} cannot be shared evenly by {count} processes: start {most}, or set "
+                f"{stage}.{name}{also} by --set"
             )
 
 

@@ -211,9 +211,12 @@ def manifest(run: Path) -> dict:
     """A run's `manifest.json`; nothing where there is none yet. Raises ReproduceError if it is damaged."""
     path = run / "manifest.json"
     try:
-        return json.loads(path.read_text()) if path.is_file() else {}
+        found = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
         raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
+    if not isinstance(found, dict):
+        raise ReproduceError(f"{path} is damaged (no table of facts): delete it")
+    return found
 
 
 def of_profile(run: Path, profile: str) -> dict:

@@ -58,11 +58,17 @@ def commit() -> str:
 
 
 def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
-    """A run's table; empty, with its columns, where nothing was evaluated yet."""
+    """A run's table; empty, with its columns, where nothing was evaluated yet. Raises ValueError if it is damaged."""
     path = Path(run) / name
     if not path.is_file():
         return pandas.DataFrame(columns=COLUMNS)
-    return pandas.read_csv(path, dtype={"subset": str, "commit": str})
+    try:
+        table = pandas.read_csv(path, dtype={"subset": str, "commit": str})
+    except ValueError as error:  # empty, no table, no text
+        raise ValueError(f"{path} is damaged ({error}): delete it and evaluate again") from None
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise ValueError(f"{path} is no table of results (no column {missing[0]}): delete it and evaluate again")
+    return table
 
 
 def row(facts: dict, metric: str, interval, n_query: int, n_gallery: int, subset: str = "all") -> dict:

@@ -37,6 +37,7 @@ def run(drawn, tmp_path_factory):
         (["rank", "--run", "r", "--query", "q", "--gallery", "g", "--out", "o", "--top", "0"], "--top"),
         (["evaluate", "--run", "r", "--data", "d", "--dataset", "own", "--json", "/"], "/ is a folder"),
         (["data", "synthesise", "--out", "d", "--seed", "-1"], "--seed"),
+        (["data", "synthesise", "--out", "d", "--seed", str(2**64)], "below 2^63"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "ablation.rows=foo"], "foo"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "backbone.weights=/nowhere.pt"], "/nowhere.pt"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "augmentation.flip=7"], "augmentation.flip"),
@@ -177,6 +178,32 @@ def test_evaluate_writes_the_tidy_table(capsys, run, drawn, tmp_path):
     assert len(pandas.read_csv(run / "results.csv")) == lines  # evaluated again: replaced, not added
 
 
+def test_evaluate_prints_the_numbers_of_its_seed(capsys, run, drawn, tmp_path):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("results.csv"))
+    call = ["evaluate", "--run", tmp_path / "run", "--data", drawn, "--dataset", "partial-ilids", "--method", "ppcl"]
+    main([str(a) for a in call])
+    path = tmp_path / "run/results.csv"
+    table = pandas.read_csv(path)
+    table.assign(seed=1, value=0, low=0, high=0).to_csv(path, index=False)  # another training's
+    capsys.readouterr()
+    main([str(a) for a in call])
+    out, mine = capsys.readouterr().out, table[(table.metric == "mAP") & (table.subset == "all")].iloc[0]
+    assert f"{100 * mine.value:.1f} [{100 * mine.low:.1f}, {100 * mine.high:.1f}]" in out and mine.value > 0
+    assert set(pandas.read_csv(path).seed) == {0, 1}
+
+
+@pytest.mark.parametrize("content", ["", "not,a\n1,2\n", "\x00\xff"])
+def test_a_damaged_table_is_named_before_the_work(capsys, run, drawn, tmp_path, monkeypatch, content):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("results.csv"))
+    path = tmp_path / "run/results.csv"
+    path.write_text(content)
+    monkeypatch.setattr(matching, "describe", None)  # what the work begins with
+    call = ["evaluate", "--run", tmp_path / "run", "--data", drawn, "--dataset", "partial-ilids"]
+    status, lines = failure(capsys, call)
+    assert status == 1 and str(path) in lines[-1] and "delete it and evaluate again" in lines[-1]
+    assert path.read_text() == content
+
+
 def test_rank_takes_any_ordinary_photographs(run, drawn, tmp_path):
     gallery = tmp_path / "gallery"
     gallery.mkdir()
@@ -302,6 +329,13 @@ def test_a_run_of_another_profile_keeps_its_manifest(capsys, run, drawn):
     status, lines = failure(capsys, ["reproduce", "--run", run, "--data", drawn, "--profile", "demo", "--only", "01"])
     assert status == 1 and "holds a tiny run" in lines[0]
     assert (run / "manifest.json").read_text() == manifest
+
+
+def test_a_manifest_that_is_none_is_named(capsys, drawn, tmp_path):
+    (tmp_path / "manifest.json").write_text("[1]")
+    call = ["train", "glrec", "--run", tmp_path, "--data", drawn, "--profile", "tiny"]
+    status, lines = failure(capsys, call)
+    assert status == 1 and "manifest.json is damaged" in lines[-1] and "delete it" in lines[-1]
 
 
 def test_a_run_of_another_profile_is_refused_before_training(capsys, run, drawn):

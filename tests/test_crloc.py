@@ -8,7 +8,7 @@ from conftest import blocks
 from torch.autograd import gradcheck
 
 from ppcl import features, geometry, matching, metrics
-from ppcl.data.images import ImageBank
+from ppcl.data.images import ImageBank, normalise
 from ppcl.models.crloc import MAX_HALF, MIN_HALF, CRLoc, describe_stripes, fit, stripe_weights, stripes
 from ppcl.models.glrec import padded_box, placements, rectify
 from ppcl.recipes import METHODS, JointStage, recipe
@@ -539,6 +539,30 @@ def test_views_of_a_query_are_its_placements_and_those_of_its_mirror_image(untra
     asked = matching.region_distances(untrained, both, alone)
     other = matching.region_distances(untrained, matching.describe(untrained, turned, True), alone)
     torch.testing.assert_close(asked, other, atol=1e-4, rtol=0)  # which of the two is asked for changes nothing
+
+
+def test_a_whole_picture_is_described_once_for_all_its_placements(untrained, draw, monkeypatch):
+    pictures, gates = ImageBank(blocks(4, draw), torch.zeros(4)), torch.tensor([1.0, -1, -1, -1, 0, 0, 1, 1])
+    boxes = torch.rand(8, 4, generator=draw) * 0.3 + 0.4
+    monkeypatch.setattr(untrained, "predict", lambda images, ratios: (boxes[: len(images)], gates[: len(images)]))
+    seen, layout = [], untrained.layout
+    monkeypatch.setattr(untrained, "layout", lambda *given: seen.append(len(given[0])) or layout(*given))
+    found = matching.describe(untrained, pictures, several=True)
+    assert seen == [3 * 7 + 5]  # of four pictures and their mirror images three are partial
+    both = torch.stack([pictures.images, pictures.images.flip(-1)], 1).flatten(0, 1)
+    for number in range(8):  # the slow version: every placement for itself
+        for turn, box in enumerate(placements(boxes[number : number + 1], 0.06, 0.05)[0]):
+            lone = layout(normalise(both[number : number + 1]), torch.zeros(1), (box[None], gates[number : number + 1]))
+            features, _, pooled = untrained.features(lone)
+            embedding = F.normalize(untrained.backbone.neck(pooled), dim=1)
+            place = number // 2, number % 2 * 7 + turn
+            torch.testing.assert_close(found.embedding[place], embedding[0], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(found.box[place], lone.box[0])
+            if place[1] == 0:
+                torch.testing.assert_close(
+                    found.keys[place[0]], untrained.crloc.keys(features)[0], atol=1e-5, rtol=1e-4
+                )
+                assert found.gate[place[0]] == gates[number]
 
 
 def test_given_boxes_are_mirrored_with_their_pictures(untrained, draw):

@@ -249,6 +249,14 @@ def test_a_process_that_fails_ends_all_with_one_line_and_torchrun_goes_on(base, 
     assert path.stat().st_mtime_ns == before and checkpoints.header(path)["finished"]
 
 
+def test_without_torchrun_several_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(RuntimeError, match="LOCAL_RANK is not.*torchrun"):
+        distributed.start("cpu")
+
+
 def test_a_batch_that_cannot_be_shared_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(__main__, "PROCESSES", 3)
     monkeypatch.setenv("WORLD_SIZE", "3")
@@ -288,3 +296,10 @@ def test_every_published_batch_is_checked(stage, key, count):
     check_processes(chosen, stage, 8)
     with pytest.raises(RecipeError, match=key):
         check_processes(chosen, stage, count)
+
+
+def test_the_number_of_processes_that_is_proposed_works():
+    faces = recipe("face", "paper")
+    with pytest.raises(RecipeError, match=r"joint.identities=50 cannot .* by 4 processes: start 2, or set joint.id"):
+        check_processes(faces, "joint", 4)
+    check_processes(faces, "joint", 2)

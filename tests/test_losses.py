@@ -66,6 +66,12 @@ def test_batch_hard_is_the_naive_loop(draw, margin):
     assert margin > 0.3 or len(active) < 12
 
 
+def test_batch_hard_of_no_weight_is_not_computed(monkeypatch):
+    monkeypatch.setattr(losses, "_batch_hard", None)
+    nothing = losses.batch_hard(torch.eye(4), torch.zeros(4), BackboneStage(triplet_weight=0.0))
+    assert nothing.shape == () and nothing == 0
+
+
 def test_batch_hard_is_zero_where_identities_lie_far_apart():
     labels = torch.tensor([0, 0, 1, 1])
     assert losses.batch_hard(torch.eye(4)[labels], labels, BackboneStage(margin=0.3)).item() == 0

@@ -240,6 +240,10 @@ def test_parse_overrides():
     "given",
     [
         {"backbone.batch": 63},
+        {"glrec.view_scale": "-1,-1"},
+        {"glrec.view_scale": "1.2,0.8"},
+        {"joint.wide_scale": "0,0"},
+        {"augmentation.whole_scale": "nan,1"},
         {"backbone.identities": 1},
         {"backbone.views": "any"},
         {"backbone.pad": 64},

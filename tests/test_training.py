@@ -350,6 +350,15 @@ def test_a_loss_between_two_log_lines_that_is_not_finite_is_found_before_it_is_s
     assert not (tmp_path / "person/glrec/checkpoint.safetensors").exists()
 
 
+@pytest.mark.parametrize("stage, people, batch", [("joint", 25, 100), ("joint", 5, 20), ("backbone", 7, 35)])
+def test_the_smaller_batch_that_is_proposed_is_a_recipe(stage, people, batch):
+    chosen = recipe("person", "tiny", **{f"{stage}.identities": people, f"{stage}.batch": batch})
+    words = guard._smaller(stage, getattr(chosen, stage)).replace(",", "").split()
+    proposed = dict(word.split("=") for word in words if word.startswith(f"{stage}.") and "=" in word)
+    smaller = getattr(recipe("person", "tiny", **proposed), stage)
+    assert 0 < smaller.batch <= batch / 2 and smaller.identities == people // 2
+
+
 def test_memory_that_runs_out_is_told_with_a_batch_that_fits(small, pictures, tmp_path, monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")

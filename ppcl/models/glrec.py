@@ -56,10 +56,11 @@ class GLRec(nn.Module):
 def rectify(images: Tensor, box: Tensor, partial: Tensor) -> tuple[Tensor, Tensor]:
     """`g · place(x, b) + (1 − g) · x` and the visibility `(B, 1, H, W)`: partial pictures placed, whole ones untouched.
 
-    images `(B, 3, H, W)`, boxes `(B, 4)`, partial bool `(B,)`. The visibility carries no gradient into the box.
+    images `(B, 3, H, W)`, boxes `(B, 4)`, partial bool `(B,)`. The visibility carries no gradient into the box; the
+    canvas does, by what it shows and by where it ends.
     """
-    placed, _ = geometry.place(images, box)
-    visible = geometry.coverage(box.detach(), tuple(images.shape[-2:]))
+    placed, visible = geometry.place(images, box)
+    visible = visible.detach()
     keep = partial[:, None, None, None]
     return torch.where(keep, placed, images), torch.where(keep, visible, torch.ones_like(visible))
 
