@@ -53,12 +53,14 @@ def training_step(sizes: Sizes, device: str) -> list[dict]:
         (loss + losses.batch_hard(pooled, labels, how)).backward()
         optimiser.step()
 
-    ways = {"ours": (torch.channels_last, partial(schedules.autocast, device))}
-    ways["plain"] = torch.contiguous_format, contextlib.nullcontext
+    adam = partial(torch.optim.Adam, lr=how.lr, weight_decay=how.weight_decay)
+    mine = partial(schedules.make_optimiser, stage=how, device=device)
+    ways = {"ours": (torch.channels_last, partial(schedules.autocast, device), mine)}
+    ways["plain"] = torch.contiguous_format, contextlib.nullcontext, adam
     steps = {}
-    for name, (layout, context) in ways.items():
+    for name, (layout, context, optimise) in ways.items():
         model = Backbone(how, 751).to(device, memory_format=layout).train()
-        optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], how.lr)
+        optimiser = optimise([p for p in model.parameters() if p.requires_grad])
         steps[name] = partial(step, model, optimiser, pictures.contiguous(memory_format=layout), context)
     with schedules.autocast(device):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
@@ -86,7 +88,7 @@ def stages(sizes: Sizes, device: str, chosen: Recipe | None = None) -> list[dict
     data = views.TrainingData(bank[held:], ids[:-held], bank[:held], ids[:held], torch.device(device))
     seconds, kernels = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for turn, steps in enumerate((few, few, many, many)):  # the first warms up, the last is looked into
+        for turn, steps in enumerate((few, few, many, few, many)):  # the first warms up, the last two are looked into
             parts = {stage: dataclasses.replace(getattr(chosen, stage), steps=steps) for stage in STAGES}
             some = dataclasses.replace(chosen, **parts)
             for stage, train in STAGES.items():
@@ -94,14 +96,15 @@ def stages(sizes: Sizes, device: str, chosen: Recipe | None = None) -> list[dict
                 if turn < 3:
                     seconds[stage, steps] = _seconds(run)
                 elif device == "cuda":
-                    kernels[stage] = _kernel_seconds(run) / steps
+                    kernels[stage, steps] = _kernel_seconds(run)
     found, minutes = [], 0.0
     for stage in STAGES:
         how = getattr(chosen, stage)
         step = (seconds[stage, many] - seconds[stage, few]) / (many - few)
         found.append(fact(f"stage {stage}", how.batch / step, "img/s", note=f"batch {how.batch}"))
-        if stage in kernels:
-            idle = max(0.0, 1 - kernels[stage] / step)
+        if kernels:
+            busy = (kernels[stage, many] - kernels[stage, few]) / (many - few)
+            idle = max(0.0, 1 - busy / step)
             found.append(fact(f"stage {stage}, GPU idle", 100 * idle, "%", note="of the time of a step"))
         minutes += how.epochs * max(1, sizes.bank // how.batch) * step / 60
     note = f"EXTRAPOLATED from {many - few} steps a stage on random pictures to {sizes.bank} pictures, all epochs"
