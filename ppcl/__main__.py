@@ -50,6 +50,9 @@ def a_file(text: str) -> Path:
     """An argparse type: the path of a file, whether it is there or not."""
     if Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"a file is wanted, and {text} is a folder")
+    above = next(folder for folder in Path(text).absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written, for {above} is no folder that may be written to")
     return Path(text)
 
 

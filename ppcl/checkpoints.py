@@ -5,6 +5,7 @@ else (recipe, stage, epoch, fusion weights) is JSON in the file's own header, wi
 itself. What else a run folder needs, one process at a time and an orderly stop, is in guard.py.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -176,6 +177,15 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
         raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or {remedy}")
 
 
+def read_log(path: Path) -> list[dict]:
+    """The lines of a `log.jsonl`; one that was cut off or damaged is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and {"epoch", "step"} <= line.keys()]
+
+
 class Stage:
     """One training run on the disk: resume, log, save. It holds no loop."""
 
@@ -197,8 +207,7 @@ class Stage:
     def resume(self, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
         """Continue after the last saved step, if there is one; log lines of later steps are dropped."""
         log, begun = self.path.with_name("log.jsonl"), self.epoch or self.step
-        lines = log.read_text().splitlines() if log.exists() and begun else []
-        whole = [json.loads(line) for line in lines if line.endswith("}")]  # the last one may have been cut off
+        whole = read_log(log) if log.exists() and begun else []
         if distributed.first():
             for part in self.path.parent.glob(".*.tmp"):
                 part.unlink()  # of a process that was killed while it saved

@@ -38,6 +38,8 @@ def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
 
 def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
     """A trained row of a run, in eval mode. Raises CheckpointError that names what is missing and what makes it."""
+    if task not in recipes.TASKS:
+        raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
     path = checkpoint(run, task, method, seed)
     if not path.is_file():
         raise checkpoints.CheckpointError(

@@ -123,6 +123,15 @@ def check(chosen: typing.Any) -> None:
     for name in ("flip", "erase", "blur"):
         if getattr(chosen.augmentation, name) > 1:
             raise RecipeError(f"augmentation.{name} is a share, at most 1, not {getattr(chosen.augmentation, name)}")
+    for key in ("joint.wide_share", "joint.whole_box_share", "matching.min_visible", "backbone.label_smoothing"):
+        part, _, name = key.partition(".")
+        if getattr(getattr(chosen, part), name) > 1:
+            raise RecipeError(f"{key} is a share, at most 1, not {getattr(getattr(chosen, part), name)}")
+    for name in ("glrec", "backbone", "joint"):
+        if getattr(chosen, name).momentum >= 1:
+            raise RecipeError(f"{name}.momentum must be less than 1, not {getattr(chosen, name).momentum}")
+    if chosen.joint.glrec_batch < 1:
+        raise RecipeError(f"joint.glrec_batch must be at least 1, not {chosen.joint.glrec_batch}")
     if chosen.glrec.min_side > 1:
         raise RecipeError(f"glrec.min_side is a share of the canvas, at most 1, not {chosen.glrec.min_side}")
     if min(chosen.glrec.width, chosen.joint.channels, chosen.ablation.seeds) < 1:
@@ -133,8 +142,10 @@ def check(chosen: typing.Any) -> None:
     down, across = chosen.joint.grid
     if down < 6 or down % 6 or across < 2:  # six stripes are read; one column would have no width
         raise RecipeError(f"joint.grid must have a multiple of 6 rows and at least 2 columns, not {chosen.joint.grid}")
-    if min(chosen.joint.temperature, chosen.joint.sigma, chosen.selection.weight_step) <= 0:
-        raise RecipeError("joint.temperature, joint.sigma and selection.weight_step must be positive")
+    if min(chosen.joint.temperature, chosen.joint.sigma) <= 0:
+        raise RecipeError("joint.temperature and joint.sigma must be positive")
+    if not 1e-3 <= chosen.selection.weight_step <= 1:
+        raise RecipeError(f"selection.weight_step must lie in 0.001 to 1, not {chosen.selection.weight_step}")
     if chosen.backbone.decay_epochs < 1 or chosen.selection.queries < 1:
         raise RecipeError("backbone.decay_epochs and selection.queries must be at least 1")
     _check_architecture(chosen.backbone.architecture)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import guard, progress, recipes, report, results
+from . import checkpoints, evaluation, guard, progress, recipes, report, results
 from .data import datasets, is_own
 from .files import replacing, write_text
 from .models import nets
@@ -87,6 +87,8 @@ def reproduce(
     cut off goes on after its last epoch. `publish` puts the executed notebooks and figures back into the project; of a
     run with overrides, such as the whole ablation table, its table of all queries alone, as `figures/ablations.csv`.
     """
+    if data and not Path(data).is_dir():
+        raise ValueError(f"{data} is not a folder: give one that is there, or leave it out and pictures are drawn")
     run = Path(run or f"runs/{profile}").resolve()
     data = Path(data).resolve() if data else run / "data"
     chosen, where = notebooks(only), device(on)
@@ -118,6 +120,8 @@ def reproduce(
     work = [(path, name) for path in chosen for name in tasks]
     with guard.alone(run):
         of_profile(run, profile)
+        for name in tasks:
+            _agrees(run, recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])), seed)
         for number, (path, name) in enumerate(work, 1):
             recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
@@ -164,11 +168,45 @@ def summary(run: Path) -> str:
     return "\n".join(lines)
 
 
+def _agrees(run: Path, recipe: recipes.Recipe, seed: int) -> None:
+    """Raise CheckpointError where stages 1 and 2 of a run are of another recipe or seed, before anything is done."""
+    for stage in ("glrec", "backbone"):
+        path = run / recipe.task / stage / "checkpoint.safetensors"
+        if path.is_file():
+            facts = {"stage": stage, "task": recipe.task, "seed": seed}
+            checkpoints.compare(path, checkpoints.header(path), recipe.to_dict(), (stage,), "delete it", **facts)
+
+
 def _there(task: str, data: Path) -> bool:
     try:
         return bool(datasets.training_set(task, data)) and not datasets.trains_on_own(task, data)
     except datasets.DataError:
         return False
+
+
+def _stamp(copy: Path) -> str | None:
+    """What an executed copy depends on; None where there is none, or a damaged one: it is made again."""
+    try:
+        return json.loads(copy.read_text())["metadata"]["ppcl"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int) -> bool:
+    """Whether what a finished notebook made is still there: checkpoints, results, the main figure."""
+    if stem == "05_evaluation":
+        table = results.read(run)
+        return bool(((table.task == recipe.task) & (table.seed == seed)).any())
+    seeds = range(seed, seed + recipe.ablation.seeds)
+    made = {
+        "02_glrec_pretraining": [run / recipe.task / "glrec" / "checkpoint.safetensors"],
+        "03_backbone_training": [run / recipe.task / "backbone" / "checkpoint.safetensors"],
+        "04_joint_training": [
+            evaluation.checkpoint(run, recipe.task, row, number) for row in recipes.rows(recipe) for number in seeds
+        ],
+        "07_figures": [run / "figures" / "figure1.png"],
+    }
+    return all(path.is_file() for path in made.get(stem, ()))
 
 
 def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str, pictures: str = "") -> float:
@@ -179,7 +217,7 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
     target = run / "notebooks" / f"{parameters['task']}_{path.name}"
     stamp = fingerprint(path, parameters, recipe, pictures)
     draft = target.with_name(f".{target.name}")
-    if target.exists() and json.loads(target.read_text())["metadata"].get("ppcl") == stamp:
+    if _stamp(target) == stamp and _left(path.stem, run, recipe, parameters["seed"]):
         draft.unlink(missing_ok=True)  # of a process that was killed in between
         print(f"{label}: done before", flush=True)
         return 0.0

@@ -37,6 +37,9 @@ def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
         pictures = [pictures]
     bank = pictures
     if not isinstance(bank, images.ImageBank):
+        pictures = list(pictures)
+        if odd := [type(one).__name__ for one in pictures if not isinstance(one, (str, Path, Image.Image))]:
+            raise TypeError(f"pictures are paths, PIL images or an ImageBank, not {odd[0]}")
         bank = images.bank(_cut(pictures, model.recipe.task), model.recipe.input.size)
     return matching.describe(model, bank, several)
 
@@ -112,14 +115,15 @@ def gallery_files(folder: Path | str) -> list[Path]:
     files = datasets.pictures(folder)
     if not files:
         kinds = ", ".join(sorted(datasets.SUFFIXES))
-        raise datasets.DataError(f"{folder} holds no photographs ({kinds})")
+        raise datasets.DataError(f"{folder} holds no photographs ({kinds}); folders in it are not searched")
     return files
 
 
 def _cut(pictures, task: str) -> list:
-    """Files of faces are cut to their centre where they are 250 x 250, as in training; all others pass."""
-    files = (str, Path)
-    return [Cut(Path(one), True) if task == "face" and isinstance(one, files) else one for one in pictures]
+    """Faces are cut to their centre where they are 250 x 250, as in training; all other pictures pass."""
+    if task != "face":
+        return list(pictures)
+    return [images.centred(one) if isinstance(one, Image.Image) else Cut(Path(one), True) for one in pictures]
 
 
 def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple[Path, dict]:

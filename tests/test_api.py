@@ -44,6 +44,17 @@ def test_describe_and_match_pictures_of_any_kind(untrained, tmp_path):
     assert torch.equal(distances, again)
 
 
+@pytest.mark.parametrize("odd", [np.zeros((90, 40, 3), np.uint8), b"\xff\xd8", 3])
+def test_describe_names_what_is_no_picture(untrained, odd):
+    with pytest.raises(TypeError, match=f"paths, PIL images or an ImageBank, not {type(odd).__name__}"):
+        ppcl.describe(untrained, [odd])
+
+
+def test_load_names_a_task_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match="'persn'.*person, face"):
+        ppcl.load(tmp_path, "persn")
+
+
 def test_imports_point_one_way():
     """Along the README's line a file imports nothing that stands to its right."""
     import ast

@@ -346,3 +346,18 @@ def test_first_difference_tells_absent_from_present():
     assert first_difference({"a": 1}, {}) == "a is null there, 1 here"
     assert first_difference({"part": {"a": 1}}, {"part": None}) is not None
     assert first_difference({"b": {"y": 1, "x": 2}}, {"b": {"y": 9, "x": 8}}) == "b.x is 8 there, 2 here"
+
+
+def test_damaged_lines_of_a_log_are_left_out(tmp_path):
+    good = [{"epoch": 0, "step": 0, "loss": 1.5}, {"epoch": 1, "step": 10, "loss": 1.0}]
+    lines = [
+        json.dumps(good[0]).encode(),
+        b"garbage }",
+        b'"\xff" }',
+        b'{"a": 1}',
+        b"[1]",
+        b"",
+        json.dumps(good[1]).encode(),
+    ]
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join([*lines, b'{"epoch": 2, "st']))
+    assert checkpoints.read_log(tmp_path / "log.jsonl") == good

@@ -38,6 +38,7 @@ def run(drawn, tmp_path_factory):
         (["evaluate", "--run", "r", "--data", "d", "--dataset", "own", "--json", "/"], "/ is a folder"),
         (["data", "synthesise", "--out", "d", "--seed", "-1"], "--seed"),
         (["data", "synthesise", "--out", "d", "--seed", str(2**64)], "below 2^63"),
+        (["bench", "--json", "/dev/null/x.json"], "/dev/null is no folder"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "ablation.rows=foo"], "foo"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "backbone.weights=/nowhere.pt"], "/nowhere.pt"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "augmentation.flip=7"], "augmentation.flip"),
@@ -329,6 +330,12 @@ def test_a_run_of_another_profile_keeps_its_manifest(capsys, run, drawn):
     status, lines = failure(capsys, ["reproduce", "--run", run, "--data", drawn, "--profile", "demo", "--only", "01"])
     assert status == 1 and "holds a tiny run" in lines[0]
     assert (run / "manifest.json").read_text() == manifest
+
+
+def test_a_data_folder_that_is_not_there_is_not_drawn(capsys, tmp_path):
+    call = ["reproduce", "--profile", "tiny", "--run", tmp_path / "run", "--data", tmp_path / "MINNE", "--only", "01"]
+    status, lines = failure(capsys, call)
+    assert status == 1 and f"{tmp_path / 'MINNE'} is not a folder" in lines[0] and not list(tmp_path.iterdir())
 
 
 def test_a_manifest_that_is_none_is_named(capsys, drawn, tmp_path):

@@ -8,8 +8,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ppcl import losses, matching, profiles
+from ppcl import losses, matching, profiles, search
 from ppcl.data import batches, images
 from ppcl.data.batches import generator
 from ppcl.models.backbone import Backbone
@@ -160,6 +161,19 @@ def test_backbone_overfits_a_batch_of_faces(small_face, face_pictures, softmax):
         seen.append(loss.item())
     assert (logits.argmax(1) == labels).all()
     assert seen[-1] < 0.1 * seen[0]
+
+
+def test_an_uncut_face_is_the_same_as_a_file_and_as_an_image(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(untrained, "recipe", recipe("face", "tiny"))
+    path, rng = tmp_path / "a.png", np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (250, 250, 3), dtype=np.uint8)).save(path)
+    seen = []
+    monkeypatch.setattr(search.matching, "describe", lambda model, bank, several: seen.append(bank))
+    for source in (path, str(path), Image.open(path)):
+        search.describe(untrained, source)
+    assert all(torch.equal(bank.images, seen[0].images) and bank.ratios == 0 for bank in seen) and len(seen) == 3
+    whole = images.bank([path], untrained.recipe.input.size, quiet=True)
+    assert not torch.equal(seen[0].images, whole.images)
 
 
 # --- pairs ---

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ppcl import reproduce
 from ppcl.__main__ import main
-from ppcl.recipes import TASKS
+from ppcl.recipes import TASKS, recipe
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
 NUMBERED = [path for path in NOTEBOOKS if path.name[:2].isdigit()]
@@ -62,6 +62,38 @@ def test_reproduce_again_runs_nothing(executed, capsys):
     assert said.out.count("done before") == len(TASKS) * len(NUMBERED) and said.err == ""
     count = len(TASKS) * len(NUMBERED)
     assert said.out.splitlines()[-1].startswith(f"{count} notebooks: 0 ran now, {count} had run before; ")
+
+
+def test_a_notebook_is_done_only_while_what_it_made_is_there(executed):
+    run, _ = executed
+    wanted = recipe("person", "tiny", **TINY)
+    lost = {"02_glrec_pretraining": "person/glrec/checkpoint.safetensors", "05_evaluation": "results.csv"}
+    lost |= {"03_backbone_training": "person/backbone/checkpoint.safetensors", "07_figures": "figures/figure1.png"}
+    lost["04_joint_training"] = "person/joint/ppcl/seed0/checkpoint.safetensors"
+    assert {path.stem for path in NUMBERED} > set(lost)
+    for path in NUMBERED:
+        assert reproduce._left(path.stem, run, wanted, 0)
+        if made := lost.get(path.stem):
+            away = (run / made).rename(run / "away")
+            assert not reproduce._left(path.stem, run, wanted, 0)
+            away.rename(run / made)
+    assert not reproduce._left("05_evaluation", run, wanted, 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_a_damaged_copy_counts_as_none(tmp_path, content):
+    (tmp_path / "copy.ipynb").write_text(content)
+    assert reproduce._stamp(tmp_path / "copy.ipynb") is None and reproduce._stamp(tmp_path / "none.ipynb") is None
+
+
+def test_another_seed_is_refused_before_anything_is_done(executed, capsys):
+    run, arguments = executed
+    before = {
+        path: path.read_bytes() for path in (run / "manifest.json", run / "notebooks/person_01_data_preparation.ipynb")
+    }
+    assert main([*arguments, "--seed", "3", "--only", "01"]) == 1
+    assert "seed is 0 there, 3 here" in capsys.readouterr().err
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_reproduce_ends_with_its_numbers_and_where_everything_lies(executed, capsys):

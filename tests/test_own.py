@@ -105,6 +105,20 @@ def test_folders_named_like_a_set_or_a_part_of_one_are_no_identities(tmp_path, f
         datasets.training_set("person", tmp_path / "photographs")
 
 
+@pytest.mark.parametrize("name, inside", [("query", False), ("Gallery", True), ("lfw", False)])
+def test_a_name_that_is_taken_is_named(tmp_path, name, inside):
+    data = tmp_path / ("mine" if inside else name)
+    folders_of_people(data, dict.fromkeys(["a", "b", *([name] * inside)], 2))
+    with pytest.raises(DataError, match=f"may be called '{name}': rename it"):
+        datasets.training_set("person", data)
+
+
+def test_the_folder_identities_may_be_given_itself(tmp_path):
+    folders_of_people(tmp_path / "identities", dict.fromkeys("abcdefgh", 3))
+    names = [datasets.training_set("person", tmp_path / above).paths for above in ("identities", ".")]
+    assert names[0] == names[1] and len(names[0]) > 3
+
+
 def test_a_missing_folder_of_identities_is_described(tmp_path):
     with pytest.raises(DataError, match=r"own: no identities below .*; give your own pictures as identities/<identity"):
         datasets.evaluation_sets("own", tmp_path)

@@ -70,9 +70,14 @@ def open_picture(path: Path | str | Cut | io.BytesIO) -> Image.Image:
         raise DataError(f"{path}: not a readable picture ({why}); replace or remove it") from None
 
 
+def centred(picture: Image.Image) -> Image.Image:
+    """The centre of a face picture of 250 x 250, any other as it is."""
+    return picture.crop((MARGIN, MARGIN, MARGIN + CENTRE, MARGIN + CENTRE)) if picture.size == UNCUT else picture
+
+
 def _cut(picture: Image.Image, how: Cut) -> Image.Image:
-    if how.centre and picture.size == UNCUT:
-        picture = picture.crop((MARGIN, MARGIN, MARGIN + CENTRE, MARGIN + CENTRE))
+    if how.centre:
+        picture = centred(picture)
     if how.box is None:
         return picture
     cx, cy, w, h = how.box

@@ -101,7 +101,25 @@ def part_folder(dataset: str, part: str, data: Path) -> Path:
             if found and (name != "." or _is_whole_layout(dataset, data)):
                 return found
     wanted = FOLDERS[dataset][:1] if dataset in BY_IDENTITY else PARTS[dataset][part]
-    raise DataError(f"{dataset}: no {' or '.join(wanted)} below {data}; {how_to_get(dataset)}")
+    raise DataError(
+        f"{dataset}: no {' or '.join(wanted)} below {data}{_misnamed(dataset, data)}; {how_to_get(dataset)}"
+    )
+
+
+def _misnamed(dataset: str, data: Path) -> str:
+    """What keeps a folder of identities from being one: its name, or that of a folder in it."""
+    if dataset not in (*TRAINING.values(), "own"):
+        return ""
+    somebody = any(pictures(path) for path in people(data) if path.name.lower() not in _TAKEN)
+    taken = _taken(data) if somebody else []
+    return f" (no folder of identities, nor one in it, may be called {taken[0]!r}: rename it)" if taken else ""
+
+
+def _taken(data: Path) -> list[str]:
+    """Of a folder and those in it the names that sets or their parts have; `identities` itself is one's own."""
+    named = [path.name for path in (data.resolve(), *people(data))]
+    own = named[0].lower() in map(str.lower, FOLDERS["own"])
+    return [name for name in named[own:] if name.lower() in _TAKEN]
 
 
 def _is_whole_layout(dataset: str, data: Path) -> bool:
@@ -111,9 +129,7 @@ def _is_whole_layout(dataset: str, data: Path) -> bool:
     and at least one holds pictures.
     """
     if dataset == "own":
-        inside = people(data)
-        named = {path.name.lower() for path in (data.resolve(), *inside)}
-        return not named & _TAKEN and any(map(pictures, inside))
+        return not _taken(data) and any(map(pictures, people(data)))
     names = {name.split("/")[-1].lower() for name in FOLDERS[dataset]}
     return data.resolve().name.lower() in names
 

@@ -52,7 +52,8 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     if len(people) - kept_back < needed:
         raise datasets.DataError(
             f"{pictures.folder} shows {len(people)} people to train on; {kept_back} are held out and a batch needs "
-            f"{needed}: add people, or lower the batch with --set"
+            f"{needed}: add people, or --set backbone.identities=N --set backbone.batch=4N --set joint.identities=N "
+            "--set joint.batch=4N"
         )
     order = torch.randperm(len(several), generator=generator(0, "heldout")).numpy()
     away = np.isin(pictures.identities, several[order[:kept_back]])
