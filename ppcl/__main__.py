@@ -155,7 +155,7 @@ def run_train(given) -> None:
 
     from . import distributed, guard, training
     from .data import datasets
-    from .reproduce import device, manifest, of_profile, record
+    from .manifests import device, manifest, of_profile, record
 
     of_profile(given.run, given.profile)
     data = given.data or given.run / "data"
@@ -182,7 +182,7 @@ def run_train(given) -> None:
 def run_evaluate(given) -> None:
     """A run on a data set, and its table printed."""
     from . import evaluation, results
-    from .reproduce import device
+    from .manifests import device
 
     methods = [given.method] if given.method and method(given.method) else None
     found = evaluation.evaluate(
@@ -203,7 +203,7 @@ def run_evaluate(given) -> None:
 def run_rank(given) -> None:
     """Photographs against a folder of others."""
     from . import search
-    from .reproduce import device
+    from .manifests import device
 
     table = search.rank(
         given.run, given.task, given.query, given.gallery, given.out, given.top, given.method, given.seed,
@@ -216,7 +216,7 @@ def run_rank(given) -> None:
 def run_bench(given) -> None:
     """What this machine measures."""
     from . import bench
-    from .reproduce import device
+    from .manifests import device
 
     path = given.json or bench.RECORD
     if not (given.json or path.parent.is_dir()):

@@ -177,6 +177,11 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
         raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or {remedy}")
 
 
+def of_stage(run: Path | str, task: str, stage: str) -> Path:
+    """Where a run keeps what stage 1 or 2, `glrec` or `backbone`, trained."""
+    return Path(run) / task / stage / "checkpoint.safetensors"
+
+
 def read_log(path: Path) -> list[dict]:
     """The lines of a `log.jsonl`; one that was cut off or damaged is left out."""
     found = []

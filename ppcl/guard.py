@@ -113,11 +113,11 @@ def guarded(train):
 
 def _smaller(name: str, stage) -> str:
     """What to do when the GPU's memory does not hold a stage's batch."""
-    if stage.batch < 4 or getattr(stage, "identities", 4) < 4:
+    people = getattr(stage, "identities", None)
+    if stage.batch < 4 or (people or 4) < 4:
         return f"{name}: out of GPU memory with a batch of {stage.batch}; use a larger GPU, or --device cpu"
-    people = getattr(stage, "identities", 2)
-    half = f"--set {name}.batch={people // 2 * stage.batch // people}"  # as many pictures a person
-    if hasattr(stage, "identities"):
-        half = f"--set {name}.identities={people // 2} {half}"
+    half = f"--set {name}.batch={stage.batch // 2}"
+    if people:  # half of them, with as many pictures each
+        half = f"--set {name}.identities={people // 2} --set {name}.batch={people // 2 * (stage.batch // people)}"
     later = "" if name == "joint" else ", here and in the later stages"
     return f"{name}: out of GPU memory with a batch of {stage.batch}; half of it takes half the memory: {half}{later}"

@@ -4,12 +4,17 @@ import dataclasses
 import difflib
 import math
 import typing
+from operator import attrgetter
 from pathlib import Path
 
 from .methods import METHODS, RecipeError, method
 
 PROFILES = ("tiny", "demo", "paper")
 TASKS = ("person", "face")
+SHARES = (  # numbers that may be 1 at most
+    "augmentation.flip", "augmentation.erase", "augmentation.blur", "backbone.label_smoothing", "glrec.min_side",
+    "joint.wide_share", "joint.whole_box_share", "matching.min_visible",
+)  # fmt: skip
 ARCHITECTURES = ("small", "resnet50", "face34")
 DATASETS = dict.fromkeys(("market1501", "partial-reid", "partial-ilids"), "person")
 DATASETS |= dict.fromkeys(("casia-webface", "lfw", "partial-lfw"), "face")  # set -> task
@@ -118,22 +123,14 @@ def check(chosen: typing.Any) -> None:
                 raise RecipeError(f"{part}.{name} must be a finite number, not {value}")
             if min(numbers, default=0) < 0:
                 raise RecipeError(f"{part}.{name} must not be negative, as {value} is")
-            if name.endswith("_scale") and isinstance(value, tuple) and not 0 < value[0] <= value[1]:
-                raise RecipeError(f"{part}.{name} must be two rising factors above 0, not {value}")
-    for name in ("flip", "erase", "blur"):
-        if getattr(chosen.augmentation, name) > 1:
-            raise RecipeError(f"augmentation.{name} is a share, at most 1, not {getattr(chosen.augmentation, name)}")
-    for key in ("joint.wide_share", "joint.whole_box_share", "matching.min_visible", "backbone.label_smoothing"):
-        part, _, name = key.partition(".")
-        if getattr(getattr(chosen, part), name) > 1:
-            raise RecipeError(f"{key} is a share, at most 1, not {getattr(getattr(chosen, part), name)}")
+    for key in SHARES:
+        if (value := attrgetter(key)(chosen)) > 1:
+            raise RecipeError(f"{key} is a share, at most 1, not {value}")
     for name in ("glrec", "backbone", "joint"):
         if getattr(chosen, name).momentum >= 1:
             raise RecipeError(f"{name}.momentum must be less than 1, not {getattr(chosen, name).momentum}")
     if chosen.joint.glrec_batch < 1:
         raise RecipeError(f"joint.glrec_batch must be at least 1, not {chosen.joint.glrec_batch}")
-    if chosen.glrec.min_side > 1:
-        raise RecipeError(f"glrec.min_side is a share of the canvas, at most 1, not {chosen.glrec.min_side}")
     if min(chosen.glrec.width, chosen.joint.channels, chosen.ablation.seeds) < 1:
         raise RecipeError("glrec.width, joint.channels and ablation.seeds must be at least 1")
     rows(chosen)
@@ -158,6 +155,10 @@ def check(chosen: typing.Any) -> None:
     ):
         if value not in known:
             raise RecipeError(f"{key} must be {' or '.join(known)}, not {value!r}")
+    for key in ("glrec.view_scale", "joint.wide_scale", "augmentation.whole_scale"):
+        low, high = attrgetter(key)(chosen)
+        if not 0 < low <= high:
+            raise RecipeError(f"{key} must be two rising factors above 0, not {(low, high)}")
     for key, (low, high) in (("glrec.area", chosen.glrec.area), ("partial_lfw.area", chosen.partial_lfw.area)):
         if not 0.01 <= low <= high <= 1:
             raise RecipeError(f"{key} must be two rising shares of the area in 0.01 to 1, not {(low, high)}")

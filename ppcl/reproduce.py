@@ -3,18 +3,16 @@
 import hashlib
 import json
 import os
-import platform
-import resource
 import shutil
 import time
-from importlib import metadata
 from pathlib import Path
-
-import torch
 
 from . import checkpoints, evaluation, guard, progress, recipes, report, results
 from .data import datasets, is_own
 from .files import replacing, write_text
+from .manifests import ReproduceError, manifest, of_profile, peak_memory, record
+from .manifests import device as device  # with reproduce, as notebooks meet them
+from .manifests import versions as versions
 from .models import nets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,30 +20,11 @@ NOTEBOOKS = ROOT / "notebooks"
 EXPLORE = NOTEBOOKS / "explore.ipynb"
 ROOM = {"tiny": 50, "demo": 300, "paper": 6000}  # MiB that a run may write
 MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # of the README's tables of results
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "pytorch-metric-learning", "safetensors")
-
-
-class ReproduceError(RuntimeError):
-    """A notebook that failed: which one, and its last line."""
 
 
 def at_root() -> None:
     """Work at the project's root, wherever a notebook was opened."""
     os.chdir(ROOT)
-
-
-def device(name: str = "auto") -> str:
-    """`auto` -> `cuda` where there is one, else `cpu`. Raises ValueError for cuda where there is none."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is available: use --device cpu, or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def versions() -> dict[str, str]:
-    """What this run was made with."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
 def notebooks(only: str | None = None) -> list[Path]:
@@ -103,9 +82,9 @@ def reproduce(
         for name in tasks:
             datasets.training_set(name, data)
             datasets.partial_sets(data, name)
+    wanted = {name: recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])) for name in tasks}
     for name in tasks:  # weights that are another net's, or cannot be fetched, are no news for after the first stage
-        how = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])).backbone
-        begun = (run / name / "backbone" / "checkpoint.safetensors").is_file()
+        how, begun = wanted[name].backbone, checkpoints.of_stage(run, name, "backbone").is_file()
         if not begun and any(path.stem == "03_backbone_training" for path in chosen):
             nets.body(how.architecture, how.weights)
     run.mkdir(parents=True, exist_ok=True)
@@ -121,15 +100,17 @@ def reproduce(
     with guard.alone(run):
         of_profile(run, profile)
         for name in tasks:
-            _agrees(run, recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])), seed)
+            for stage in ("glrec", "backbone"):  # one of another recipe or seed is refused before anything is done
+                path, facts = checkpoints.of_stage(run, name, stage), {"stage": stage, "task": name, "seed": seed}
+                checkpoints.Stage(path, wanted[name], (stage,), stage, **facts)
         for number, (path, name) in enumerate(work, 1):
-            recipe = recipes.recipe(name, profile, **recipes.parse_overrides(overrides or []))
+            recipe = wanted[name]
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
             parameters |= {"device": on, "overrides": list(overrides or [])}
             seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}", pictures)
             if seconds:
                 ran += 1
-                spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": _peak_memory()}
+                spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": peak_memory()}
                 if path in (chosen[0], chosen[-1]):  # reading every byte takes minutes on the real sets
                     spent["data"] = datasets.contents(data)
                 record(run, recipe, where, seed, **spent)
@@ -168,15 +149,6 @@ def summary(run: Path) -> str:
     return "\n".join(lines)
 
 
-def _agrees(run: Path, recipe: recipes.Recipe, seed: int) -> None:
-    """Raise CheckpointError where stages 1 and 2 of a run are of another recipe or seed, before anything is done."""
-    for stage in ("glrec", "backbone"):
-        path = run / recipe.task / stage / "checkpoint.safetensors"
-        if path.is_file():
-            facts = {"stage": stage, "task": recipe.task, "seed": seed}
-            checkpoints.compare(path, checkpoints.header(path), recipe.to_dict(), (stage,), "delete it", **facts)
-
-
 def _there(task: str, data: Path) -> bool:
     try:
         return bool(datasets.training_set(task, data)) and not datasets.trains_on_own(task, data)
@@ -199,8 +171,8 @@ def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int) -> bool:
         return bool(((table.task == recipe.task) & (table.seed == seed)).any())
     seeds = range(seed, seed + recipe.ablation.seeds)
     made = {
-        "02_glrec_pretraining": [run / recipe.task / "glrec" / "checkpoint.safetensors"],
-        "03_backbone_training": [run / recipe.task / "backbone" / "checkpoint.safetensors"],
+        "02_glrec_pretraining": [checkpoints.of_stage(run, recipe.task, "glrec")],
+        "03_backbone_training": [checkpoints.of_stage(run, recipe.task, "backbone")],
         "04_joint_training": [
             evaluation.checkpoint(run, recipe.task, row, number) for row in recipes.rows(recipe) for number in seeds
         ],
@@ -243,47 +215,6 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
     seconds = round(time.time() - began, 1)
     print(f"{label}: {seconds:.0f} s", flush=True)
     return seconds
-
-
-def manifest(run: Path) -> dict:
-    """A run's `manifest.json`; nothing where there is none yet. Raises ReproduceError if it is damaged."""
-    path = run / "manifest.json"
-    try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
-    if not isinstance(found, dict):
-        raise ReproduceError(f"{path} is damaged (no table of facts): delete it")
-    return found
-
-
-def of_profile(run: Path, profile: str) -> dict:
-    """A run's manifest. Raises ReproduceError for a run of another profile."""
-    known = manifest(run)
-    before = next((each["profile"] for each in known.get("recipes", {}).values()), profile)
-    if before != profile:
-        raise ReproduceError(f"{run} holds a {before} run, not a {profile} one: use another --run")
-    return known
-
-
-def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
-    """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
-    known = of_profile(run, recipe.profile)
-    name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
-    commit = results.commit()
-    known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}
-    known |= {"device": where, "device_name": name, "threads": torch.get_num_threads()}
-    known["recipes"] = known.get("recipes", {}) | {recipe.task: recipe.to_dict()}
-    if "peak_memory_mib" in facts:
-        facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
-    facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
-    known |= facts
-    write_text(run / "manifest.json", json.dumps(known, indent=1) + "\n")
-
-
-def _peak_memory() -> int:
-    """The largest resident set of a notebook's process so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
 
 
 def _short(path: Path) -> str:

@@ -36,7 +36,7 @@ LOG_EVERY = 10  # steps
 def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None) -> Path:
     """Stage 1 (supplement §2.1): self-supervised pre-training of GLRec. -> its checkpoint."""
     how = recipe.glrec
-    path = Path(run) / recipe.task / "glrec" / "checkpoint.safetensors"
+    path = checkpoints.of_stage(run, recipe.task, "glrec")
     stage = Stage(path, recipe, ("glrec",), "GLRec", stage="glrec", task=recipe.task, seed=seed, pictures=data.pictures)
     if stage.finished:
         return path
@@ -97,7 +97,7 @@ def train_backbone(
 ) -> Path:
     """Stage 2 (supplement §2.1): the backbone on whole pictures, identity and triplet loss. -> its checkpoint."""
     how = recipe.backbone
-    path = Path(run) / recipe.task / "backbone" / "checkpoint.safetensors"
+    path = checkpoints.of_stage(run, recipe.task, "backbone")
     facts = {"stage": "backbone", "task": recipe.task, "seed": seed, "classes": data.classes, "pictures": data.pictures}
     stage = Stage(path, recipe, ("backbone",), "backbone", **facts)
     if stage.finished:

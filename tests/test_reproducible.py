@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import FAST, by_commands, failure
 
-from ppcl import checkpoints, evaluation, reproduce, results
+from ppcl import checkpoints, evaluation, manifests, reproduce, results
 from ppcl.__main__ import main
 from ppcl.recipes import parse_overrides, recipe
 
@@ -55,7 +55,7 @@ def test_the_manifest_says_what_made_the_numbers(run, drawn):
         torch.__version__.startswith(found["versions"]["torch"])
         and found["versions"]["python"] == platform.python_version()
     )
-    assert set(found["versions"]) == {"python", *reproduce.PACKAGES}
+    assert set(found["versions"]) == {"python", *manifests.PACKAGES}
     assert found["device"] == reproduce.device() and found["device_name"] and found["threads"] and found["processes"]
     assert found["data"] == reproduce.datasets.contents(drawn) and found["data"]["drawn"]
     assert found["data"]["pictures"]["market1501/train"] == 60 and len(found["data"]["sha256"]) == 64

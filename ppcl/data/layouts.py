@@ -110,14 +110,15 @@ def _misnamed(dataset: str, data: Path) -> str:
     """What keeps a folder of identities from being one: its name, or that of a folder in it."""
     if dataset not in (*TRAINING.values(), "own"):
         return ""
-    somebody = any(pictures(path) for path in people(data) if path.name.lower() not in _TAKEN)
-    taken = _taken(data) if somebody else []
+    inside = people(data)
+    somebody = any(pictures(path) for path in inside if path.name.lower() not in _TAKEN)
+    taken = _taken(data, inside) if somebody else []
     return f" (no folder of identities, nor one in it, may be called {taken[0]!r}: rename it)" if taken else ""
 
 
-def _taken(data: Path) -> list[str]:
+def _taken(data: Path, inside: list[Path]) -> list[str]:
     """Of a folder and those in it the names that sets or their parts have; `identities` itself is one's own."""
-    named = [path.name for path in (data.resolve(), *people(data))]
+    named = [path.name for path in (data.resolve(), *inside)]
     own = named[0].lower() in map(str.lower, FOLDERS["own"])
     return [name for name in named[own:] if name.lower() in _TAKEN]
 
@@ -129,7 +130,8 @@ def _is_whole_layout(dataset: str, data: Path) -> bool:
     and at least one holds pictures.
     """
     if dataset == "own":
-        return not _taken(data) and any(map(pictures, people(data)))
+        inside = people(data)
+        return not _taken(data, inside) and any(map(pictures, inside))
     names = {name.split("/")[-1].lower() for name in FOLDERS[dataset]}
     return data.resolve().name.lower() in names
 
