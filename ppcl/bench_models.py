@@ -204,28 +204,32 @@ def _matcher() -> PPCL:
 def part_matching(sizes: Sizes, device: str) -> list[dict]:
     """Pairs matched part to part; against one pair after the other, and the product of the operations it counts."""
     model = _matcher().to(device)
-    asked = drawn_features(sizes.asked, 64, sizes, 1).to(device)
     there = drawn_features(sizes.parts, 64, sizes, 2).to(device)
-    pairs, few = sizes.asked * sizes.parts, min(8, sizes.parts)
-    everything = partial(matching.region_distances, model, asked, there)
+    half, few, found = there.bfloat16(), min(8, sizes.parts), []
+    for count, several in ((sizes.asked, 1), (max(1, sizes.asked // 8), _views(model))):
+        asked = drawn_features(count, 64, sizes, 1, several=several).to(device)
+        pairs, name = count * sizes.parts, "part to part" + f", {several} views" * (several > 1)
+        full, faster = (partial(matching.region_distances, model, asked, some) for some in (there, half))
 
-    def one_by_one() -> None:
-        for j in range(few):
-            matching.region_distances(model, asked[:1], there[j : j + 1])
+        def one_by_one(asked: Features = asked) -> None:
+            for j in range(few):
+                matching.region_distances(model, asked[:1], there[j : j + 1])
 
-    each = _flops(everything) / pairs
-    plain = ("pair by pair", one_by_one, few)
-    note = f"{sizes.asked} queries in one view, {sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
-    bound = product(sizes, each, torch.float32, device)
-    found = [item("part to part", "pairs/s", everything, pairs, plain, bound, sizes.rounds, note)]
-    half = there.bfloat16()
-    faster = partial(matching.region_distances, model, asked, half)
-    moved = metrics.rank_changes(everything().cpu(), faster().float().cpu()).max()
-    note = f"against float32 the ten nearest move by {moved} places at most"
-    bound = product(sizes, each, torch.bfloat16, device)
-    full = ("float32", everything, pairs)
-    found.append(item("part to part, bfloat16", "pairs/s", faster, pairs, full, bound, sizes.rounds, note))
+        each = _flops(full) / pairs
+        plain, float32 = ("pair by pair", one_by_one, few), ("float32", full, pairs)
+        note = f"{count} queries, views of each {several}, {sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
+        bound = product(sizes, each, torch.float32, device)
+        found.append(item(name, "pairs/s", full, pairs, plain, bound, sizes.rounds, note))
+        moved = metrics.rank_changes(full().cpu(), faster().float().cpu()).max()
+        note = f"against float32 the ten nearest move by {moved} places at most"
+        bound = product(sizes, each, torch.bfloat16, device)
+        found.append(item(f"{name}, bfloat16", "pairs/s", faster, pairs, float32, bound, sizes.rounds, note))
     return found
+
+
+def _views(model: PPCL) -> int:
+    """In how many views a query is matched, by the recipe."""
+    return model.recipe.matching.placements * (1 + model.recipe.matching.mirror)
 
 
 def searches(sizes: Sizes, device: str) -> list[dict]:
@@ -248,8 +252,8 @@ def searches(sizes: Sizes, device: str) -> list[dict]:
 
 def shortlists(sizes: Sizes, device: str) -> list[dict]:
     """The part step of a search, what must be kept of a gallery, and what the shortlist loses."""
-    model, how = _matcher().to(device), recipe("person", "paper").matching
-    length, several = min(how.shortlist, sizes.parts // 4), how.placements * (1 + how.mirror)
+    model = _matcher().to(device)
+    length, several = min(model.recipe.matching.shortlist, sizes.parts // 4), _views(model)
     asked = drawn_features(max(1, sizes.asked // 4), 64, sizes, 1, several=several).to(device)
     some = drawn_features(sizes.parts, 64, sizes, 2).to(device)
     a_picture = sum(getattr(some, field.name).nbytes for field in dataclasses.fields(some)) / len(some) / 2**30

@@ -79,14 +79,20 @@ def corner_distance(a: Tensor, b: Tensor) -> Tensor:
 def points(box: Tensor, rows: int, columns: int) -> Tensor:
     """The cell centres of a regular grid in a box: `(…, 4)` -> `(…, rows * columns, 2)` x, y, row by row."""
     unit = unit_grid(rows, columns, box)
-    return box[..., None, :2] + unit * box[..., None, 2:] / 2
+    return box[..., None, :2] + unit * (box[..., None, 2:] / 2)
 
 
 def unit_grid(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Cell centres in `[-1, 1]`, half-size units of a box: `(rows * columns, 2)` x, y, row by row."""
-    y = (torch.arange(rows, device=like.device, dtype=like.dtype) + 0.5) * (2 / rows) - 1
-    x = (torch.arange(columns, device=like.device, dtype=like.dtype) + 0.5) * (2 / columns) - 1
-    return torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)], -1).reshape(-1, 2)
+    """Cell centres in `[-1, 1]`, half-size units of a box: `(rows * columns, 2)` x, y, row by row. A constant, too."""
+    return _unit_grid(rows, columns, like.dtype, like.device)
+
+
+@cache
+def _unit_grid(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        y = (torch.arange(rows, device=device, dtype=dtype) + 0.5) * (2 / rows) - 1
+        x = (torch.arange(columns, device=device, dtype=dtype) + 0.5) * (2 / columns) - 1
+        return torch.stack([x.expand(rows, columns), y[:, None].expand(rows, columns)], -1).reshape(-1, 2)
 
 
 def crop(canvas: Tensor, box: Tensor, size: tuple[int, int], padding: str = "border") -> Tensor:

@@ -122,11 +122,13 @@ def _cosines_by_gram(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor,
     maps = gallery.whitened.flatten(2)
     dots = (mine.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, weights.shape[1:3])
     squares = (weights.flatten(1, 2) @ gallery.gram).unflatten(1, weights.shape[1:3])
+    products = [(weights @ some.transpose(2, 3)).flatten(2) for some in (dots, squares)]  # of each stripe with each
     floor = 1e-6 * gallery.gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
     cosines = []
     for length in lengths:
-        read = _merged(weights, length.shape[-1])
-        dot, square = ((read * _merged(some, length.shape[-1])).sum(-1) for some in (dots, squares))
+        merged = torch.eye(length.shape[-1], device=maps.device)
+        merged = merged.repeat_interleave(weights.shape[2] // len(merged), 0)  # (S, S or fewer)
+        dot, square = (some @ (merged[:, None] * merged).flatten(0, 1) for some in products)
         cosines.append((dot / (length * torch.maximum(square, floor).sqrt()).clamp(min=1e-12)).mean(-1))
     return cosines
 
@@ -161,7 +163,8 @@ def nearest(query: Features, gallery: Features, length: int) -> tuple[Tensor, Te
     asked, there = query.embedding.mean(1), gallery.embedding[:, 0]
     found = asked.new_empty(len(asked), 0)  # cosines
     index = torch.empty(found.shape, dtype=torch.long, device=asked.device)
-    wide = max(1, length, BLOCK[asked.device.type] // max(1, *asked.shape))
+    size = len(asked) if there.device == asked.device else max(asked.shape)  # rows are copied to another device
+    wide = max(1, length, BLOCK[asked.device.type] // max(1, size))
     held = asked.new_empty(min(wide, len(gallery)), len(asked))  # written to again and again: it stays in the cache
     for start in range(0, len(gallery), wide):
         rows = there[start : start + wide].to(asked.device)

@@ -23,6 +23,17 @@ from ppcl.recipes import recipe
 fake_tensor = pytest.importorskip("torch._subclasses.fake_tensor")
 
 
+@pytest.fixture(autouse=True)
+def made_anew():
+    """No constant outlives its test: a tensor that only claims to lie on a GPU would be taken for a real one."""
+    made = geometry.constant, geometry._unit_grid
+    for one in made:
+        one.cache_clear()
+    yield
+    for one in made:
+        one.cache_clear()
+
+
 class Copies(TorchDispatchMode):
     """Where something went from the host to the GPU; a number on its way as an argument is none."""
 
@@ -71,20 +82,16 @@ def test_no_step_makes_the_host_wait_for_a_gpu(task, softmax, monkeypatch):
     for name in ("rand", "randn", "randint"):
         plain = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *args, plain=plain, generator=None, **more: plain(*args, **more))
-    geometry.constant.cache_clear()
-    try:
-        with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
-            model = PPCL(chosen, 5, "ppcl").train()
-            if softmax == "cosface":  # made by a constructor that does not ask which device is the default
-                model.backbone.classifier.W = torch.nn.Parameter(torch.zeros(model.backbone.channels, 5))
-            bank = images.ImageBank(torch.zeros(40, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(40))
-            data, index = views.TrainingData(bank, None, None, None), torch.zeros(16, dtype=torch.int64)
-            with Copies() as first:
-                steps(model, data, index, Draw())
-            with Copies() as second:
-                steps(model, data, index, Draw())
-    finally:
-        geometry.constant.cache_clear()
+    with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), torch.device("cuda"):
+        model = PPCL(chosen, 5, "ppcl").train()
+        if softmax == "cosface":  # made by a constructor that does not ask which device is the default
+            model.backbone.classifier.W = torch.nn.Parameter(torch.zeros(model.backbone.channels, 5))
+        bank = images.ImageBank(torch.zeros(40, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(40))
+        data, index = views.TrainingData(bank, None, None, None), torch.zeros(16, dtype=torch.int64)
+        with Copies() as first:
+            steps(model, data, index, Draw())
+        with Copies() as second:
+            steps(model, data, index, Draw())
     assert first.seen and all("geometry.py" in seen[-1] for seen in first.seen)  # constants, once
     assert second.seen == []
 
@@ -125,24 +132,20 @@ class Indexing(TorchDispatchMode):
 @pytest.mark.parametrize("home", ["cuda", "cpu"])
 def test_maps_are_matched_wherever_they_lie(home, monkeypatch):
     chosen = recipe("person", "tiny")
-    geometry.constant.cache_clear()
     monkeypatch.setattr(features, "free", lambda device: 2**40)
     monkeypatch.setattr(matching, "nearest", lambda query, gallery, length: shortlist)
     every = lambda views, return_inverse: (views, torch.arange(len(views), device=views.device))  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "unique", every)  # how many differ only a real tensor knows: as if all did
-    try:
-        with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), Indexing() as indexing:
-            with torch.device("cuda"):
-                model = PPCL(chosen, 5, "ppcl").eval()
-                model.fusion_weights = {"ppcl": 0.5}
-                bank = images.ImageBank(torch.zeros(9, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(9))
-                query, gallery = (matching.describe(model, bank, several) for several in (True, False))
-                shortlist = torch.zeros(9, 4), torch.zeros(9, 4, dtype=torch.int64)
-                pairs = torch.zeros(7, dtype=torch.int64)
-            gallery = replace(gallery, **{name: getattr(gallery, name).to(home) for name in MAPS})
-            found = [matching.match(model, query, gallery, shortlist=length) for length in (0, 4)]
-            found += [*matching.best(model, query, gallery, 3), matching.match_pairs(model, query, pairs, pairs)]
-            assert all(value.is_cuda for value in found)
-    finally:
-        geometry.constant.cache_clear()
+    with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), Indexing() as indexing:
+        with torch.device("cuda"):
+            model = PPCL(chosen, 5, "ppcl").eval()
+            model.fusion_weights = {"ppcl": 0.5}
+            bank = images.ImageBank(torch.zeros(9, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(9))
+            query, gallery = (matching.describe(model, bank, several) for several in (True, False))
+            shortlist = torch.zeros(9, 4), torch.zeros(9, 4, dtype=torch.int64)
+            pairs = torch.zeros(7, dtype=torch.int64)
+        gallery = replace(gallery, **{name: getattr(gallery, name).to(home) for name in MAPS})
+        found = [matching.match(model, query, gallery, shortlist=length) for length in (0, 4)]
+        found += [*matching.best(model, query, gallery, 3), matching.match_pairs(model, query, pairs, pairs)]
+        assert all(value.is_cuda for value in found)
     assert indexing.wrong == []
