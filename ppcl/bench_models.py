@@ -189,7 +189,7 @@ def drawn_features(count: int, people: int, sizes: Sizes, seed: int, parts: bool
         return Features(embedding, box, gate, *[nothing] * 6)
     points = F.normalize(of(same, 1.0, several, 18, 64), dim=-1)
     keys, maps = F.normalize(of(same, 1.0, 1, 64, *cells)[:, 0], dim=1), of(same, 1.0, 1, sizes.channels, *cells)[:, 0]
-    read = stripes(maps, box[:, 0], (6, 3), STRIPES)[:, None].expand(-1, several, -1, -1)  # all views have one box
+    read = stripes(maps, box[:, 0], (6, 3), STRIPES)[:, None].repeat(1, several, 1, 1)  # all views have one box
     visible = torch.ones(count, 1, *cells)
     return Features(embedding, box, gate, points, read, keys, maps, visible, gram_matrix(maps))
 
