@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from . import checkpoints, evaluation, geometry, ground_truth, matching
-from .data import datasets, images
+from .data import datasets, images, picture_files
 from .data.folders import Cut
 from .files import printable
 from .models.ppcl import PPCL
@@ -38,7 +38,7 @@ class Choice:
 
     def open(self) -> Image.Image:
         """Upright RGB, no side longer than LARGEST. Raises DataError."""
-        picture = self.picture if isinstance(self.picture, Image.Image) else images.open_picture(self.picture)
+        picture = self.picture if isinstance(self.picture, Image.Image) else picture_files.open_picture(self.picture)
         picture.thumbnail((LARGEST, LARGEST))
         return picture
 
@@ -63,7 +63,7 @@ def gallery(data: Path | str, recipe) -> Gallery:
     dataset = datasets.partial_sets(data, recipe.task)[0]
     query, have = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
     bank, files = images.bank(have.pictures, recipe.input.size, "gallery"), []
-    for picture in map(images.open_picture, have.pictures):  # photographs are large: one at a time
+    for picture in map(picture_files.open_picture, have.pictures):  # photographs are large: one at a time
         picture.thumbnail((SMALL, SMALL))
         files.append(picture)
     names = [printable(path.name) for path in have.paths]

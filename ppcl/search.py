@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from . import __version__, checkpoints, evaluation, feature_files, geometry, ground_truth, matching, plots, progress
-from .data import datasets, images
+from .data import datasets, images, picture_files
 from .data.folders import Cut
 from .files import printable, write_text
 from .models.ppcl import PPCL
@@ -123,7 +124,7 @@ def _cut(pictures, task: str) -> list:
     """Faces are cut to their centre where they are 250 x 250, as in training; all other pictures pass."""
     if task != "face":
         return list(pictures)
-    return [images.centred(one) if isinstance(one, Image.Image) else Cut(Path(one), True) for one in pictures]
+    return [picture_files.centred(one) if isinstance(one, Image.Image) else Cut(Path(one), True) for one in pictures]
 
 
 def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple[Path, dict]:
@@ -155,10 +156,19 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
     else:
         _warn(kept["left_out"])
         return found, kept
-    sizes, bad = _readable(files)
-    _warn(bad)
-    kept = {"sizes": sizes, "left_out": bad}
-    good = [file for file, size in zip(files, sizes, strict=True) if size]
+    try:
+        kept = _readable(files, picture_files.size)
+        found = _described(model, files, path, facts, kept)
+    except images.UnreadableError:  # a file's head did not tell: once more, and thoroughly
+        kept = _readable(files, lambda file: picture_files.open_picture(file).size)
+        found = _described(model, files, path, facts, kept)
+    _warn(kept["left_out"])
+    return found, kept
+
+
+def _described(model: PPCL, files: list[Path], path: Path, facts: dict, kept: dict) -> matching.Features:
+    """Features of the pictures that have a size, kept at `path` where that is possible."""
+    good = [file for file, size in zip(files, kept["sizes"], strict=True) if size]
 
     def parts():
         for start in range(0, len(good), PART):
@@ -171,8 +181,8 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
         if error.errno == errno.ENOSPC and len(good) > PART:  # the memory is no better place for so many
             raise datasets.DataError(f"{path}: {error.strerror}; free some room, or give a --run elsewhere") from None
         print(f"{path}: the gallery's features cannot be kept there ({error.strerror or error})")
-        return matching.Features.joined(parts(), len(good)), kept
-    return feature_files.load(path, facts)[0], kept
+        return matching.Features.joined(parts(), len(good))
+    return feature_files.load(path, facts)[0]
 
 
 def _agrees(kept: dict, found: matching.Features, files: list[Path]) -> bool:
@@ -190,12 +200,12 @@ def _warn(bad: list[str]) -> None:
         print(f"left out {len(bad)} gallery picture(s): " + "; ".join(bad))
 
 
-def _readable(files: list[Path]) -> tuple[list[tuple[int, int] | None], list[str]]:
+def _readable(files: list[Path], size: Callable) -> dict:
     """(width, height) of each gallery picture, None where it cannot be read; and what is wrong with those."""
 
     def look(file: Path) -> tuple[tuple[int, int] | None, str]:
         try:
-            return images.open_picture(file).size, ""
+            return size(file), ""
         except datasets.DataError as error:
             return None, str(error)
 
@@ -204,12 +214,12 @@ def _readable(files: list[Path]) -> tuple[list[tuple[int, int] | None], list[str
     sizes, bad = [size for size, _ in found], [problem for _, problem in found if problem]
     if len(bad) == len(files):
         raise datasets.DataError("no gallery picture can be read: " + "; ".join(bad))
-    return sizes, bad
+    return {"sizes": sizes, "left_out": bad}
 
 
 def _pixels(box: torch.Tensor, size: tuple[int, int], task: str) -> dict[str, int]:
     """A located box in whole pixels of its picture of that (width, height), cut at the picture's edge."""
-    uncut = task == "face" and size == images.UNCUT
-    sides, low = ((images.CENTRE,) * 2, images.MARGIN) if uncut else (size, 0)
+    uncut = task == "face" and size == picture_files.UNCUT
+    sides, low = ((picture_files.CENTRE,) * 2, picture_files.MARGIN) if uncut else (size, 0)
     corner = geometry.corners(geometry.clip(box)).numpy() * np.array([*sides, *sides]) + low
     return dict(zip(CORNERS, corner.round().astype(int).tolist(), strict=True))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from ppcl import matching, reproduce
 from ppcl.__main__ import main
-from ppcl.data import datasets
+from ppcl.data import datasets, picture_files
 from ppcl.results import COLUMNS
 
 
@@ -266,6 +266,26 @@ def test_rank_keeps_the_gallery_until_it_changes(capsys, monkeypatch, run, drawn
         unwritable.setattr("ppcl.search.PART", 4)
         status, lines = failure(capsys, [*arguments, "--out", str(tmp_path / "larger")])
         assert status == 1 and len(lines) == 1 and "free some room" in lines[0]
+
+
+def test_a_gallery_is_decoded_once_unless_a_picture_is_damaged(capsys, monkeypatch, run, drawn, tmp_path):
+    """A file's head tells of empty ones; what is cut off behind it shows when it is decoded."""
+    gallery, whole = tmp_path / "gallery", sorted((drawn / "Partial-REID_Dataset/whole_body_images").glob("*.jpg"))
+    gallery.mkdir()
+    for path in whole[:3]:
+        shutil.copy(path, gallery)
+    (gallery / "empty.jpg").write_bytes(b"")
+    looked, opened = [], picture_files.open_picture
+    monkeypatch.setattr(picture_files, "open_picture", lambda path: (looked.append(path), opened(path))[1])
+    arguments = [str(a) for a in ["rank", "--run", run, "--query", whole[0], "--gallery", gallery, "--out"]]
+    assert main([*arguments, str(tmp_path / "first")]) == 0
+    assert "left out 1" in capsys.readouterr().out and looked == []
+    content = whole[3].read_bytes()
+    (gallery / "cut.jpg").write_bytes(content[: len(content) // 2])
+    assert main([*arguments, str(tmp_path / "second")]) == 0
+    out = capsys.readouterr().out
+    assert "left out 2" in out and out.count("cut.jpg") == out.count("empty.jpg") == 1 and len(looked) == 5
+    assert len(pandas.read_csv(tmp_path / "second/ranking.csv")) == 3
 
 
 @pytest.mark.parametrize("wrong", ["query", "gallery", "empty"])

@@ -9,7 +9,7 @@ from conftest import folders_of_people
 from PIL import Image
 
 from ppcl import data as ppcl_data
-from ppcl.data import datasets, drawn_faces, drawn_people, images, layouts
+from ppcl.data import datasets, drawn_faces, drawn_people, images, layouts, picture_files
 from ppcl.data.datasets import Cut, DataError
 from ppcl.recipes import recipe
 
@@ -211,7 +211,7 @@ def pattern(path, side):
 
 
 def test_uncut_face_gives_its_central_125_pixels(tmp_path):
-    found = np.asarray(images.open_picture(Cut(pattern(tmp_path / "a.png", 250), centre=True)))
+    found = np.asarray(picture_files.open_picture(Cut(pattern(tmp_path / "a.png", 250), centre=True)))
     assert found.shape == (125, 125, 3)
     assert found[0, :, 0].tolist() == found[:, 0, 1].tolist() == list(range(62, 187))
 
@@ -219,7 +219,7 @@ def test_uncut_face_gives_its_central_125_pixels(tmp_path):
 @pytest.mark.parametrize("side", [112, 249, 251])
 def test_face_of_another_size_passes_as_it_is(tmp_path, side):
     path = pattern(tmp_path / "a.png", side)
-    found = images.open_picture(Cut(path, centre=True))
+    found = picture_files.open_picture(Cut(path, centre=True))
     assert np.array_equal(np.asarray(found), np.asarray(Image.open(path)))
 
 
@@ -235,7 +235,7 @@ def test_faces_are_cut_in_a_bank_and_people_are_not(tmp_path):
 
 
 def test_box_of_an_uncut_face_is_a_part_of_its_centre(tmp_path):
-    found = np.asarray(images.open_picture(Cut(pattern(tmp_path / "a.png", 250), True, (0.5, 0.2, 0.4, 0.4))))
+    found = np.asarray(picture_files.open_picture(Cut(pattern(tmp_path / "a.png", 250), True, (0.5, 0.2, 0.4, 0.4))))
     assert found.shape == (50, 50, 3) and found[0, 0].tolist() == [62 + 38, 62, 0]  # 37.5 pixels from the left
 
 

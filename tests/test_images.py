@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ppcl.data import images
+from ppcl.data import images, picture_files
 from ppcl.data.datasets import SUFFIXES, DataError
-from ppcl.data.images import bank, open_picture
+from ppcl.data.folders import Cut
+from ppcl.data.images import bank
+from ppcl.data.picture_files import open_picture, plain_jpeg, to_tensor
 
 RED, HALF_RED_ON_WHITE = (255, 0, 0), (255, 127, 127)
 
@@ -101,6 +103,18 @@ def test_exif_rotation_is_honoured(tmp_path):
     assert upright.item() == pytest.approx(math.log(0.5)) and lying.item() == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_size_is_known_from_the_head_however_the_camera_lay(tmp_path, kind):
+    sizes = []
+    for orientation in range(10):  # 1 to 8 are defined
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (30, 20)).save(tmp_path / "a.jpg", kind, exif=exif)
+        sizes.append(picture_files.size(tmp_path / "a.jpg"))
+        assert sizes[-1] == open_picture(tmp_path / "a.jpg").size
+    assert sizes.count((20, 30)) == 4
+
+
 def test_one_pixel(tmp_path):
     Image.new("RGB", (1, 1), (9, 80, 200)).save(tmp_path / "a.png")
     found = bank([tmp_path / "a.png"], (16, 8), quiet=True)
@@ -176,10 +190,10 @@ def test_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch, si
 
 def test_limit_of_pixels_is_inclusive(tmp_path, monkeypatch):
     Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 99)
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 99)
     with pytest.raises(DataError, match="10 x 10"):
         open_picture(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 100)
     assert open_picture(tmp_path / "a.png").size == (10, 10)
 
 
@@ -219,7 +233,7 @@ def test_a_doubled_picture_is_pillows_to_the_bit(size):
     for _ in range(20):
         picture = Image.fromarray(rng.integers(256, size=(*size[::-1], 3), dtype=np.uint8))
         slow = picture.resize((2 * size[0], 2 * size[1]), Image.Resampling.BILINEAR)
-        found = images.to_tensor(picture, (2 * size[1], 2 * size[0]))
+        found = to_tensor(picture, (2 * size[1], 2 * size[0]))
         assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(slow))
 
 
@@ -253,22 +267,22 @@ def test_jpegs_in_a_bank_are_pillows_to_the_bit(tmp_path, size, save):
         save(noise(size, number), path)
     found = bank(paths, (64, 32), quiet=True)
     for path, mine in zip(paths, found.images, strict=True):
-        assert torch.equal(mine, images.to_tensor(open_picture(path), (64, 32)))
+        assert torch.equal(mine, to_tensor(open_picture(path), (64, 32)))
     assert found.ratios.abs().max() == 0
 
 
 def test_plain_jpegs_are_decoded_the_quick_way(tmp_path):
     noise((32, 16)).save(tmp_path / "a.jpg")
     turned(noise((32, 16)), tmp_path / "b.jpg")
-    assert images._jpeg(tmp_path / "a.jpg", (64, 32)).shape == (3, 32, 16)
-    assert images._jpeg(tmp_path / "b.jpg", (64, 32)) is None
-    assert images._jpeg(tmp_path / "a.jpg", (128, 64)) is None
+    assert plain_jpeg(tmp_path / "a.jpg", (64, 32)).shape == (3, 32, 16)
+    assert plain_jpeg(tmp_path / "b.jpg", (64, 32)) is None
+    assert plain_jpeg(tmp_path / "a.jpg", (128, 64)) is None
 
 
 def test_an_uncut_face_is_not_taken_whole(tmp_path):
     path = tmp_path / "a.jpg"
     noise((250, 250)).save(path)
-    whole, centre = (bank([images.Cut(path, cut)], (250, 250), quiet=True).images for cut in (False, True))
+    whole, centre = (bank([Cut(path, cut)], (250, 250), quiet=True).images for cut in (False, True))
     assert not torch.equal(whole, centre)
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 from ppcl import checkpoints, evaluation, ground_truth, progress
 from ppcl.__main__ import main
-from ppcl.data import datasets, drawn_files, images, layouts, views
+from ppcl.data import datasets, drawn_files, images, layouts, picture_files, views
 from ppcl.data.datasets import DataError
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
@@ -742,10 +742,10 @@ def put(path, name):
 def test_a_picture_that_is_read(case, tmp_path):
     content, colour, size = (*READ[case[1]], (8, 16))[:3]
     (tmp_path / "a.jpg").write_bytes(content)
-    found = images.open_picture(tmp_path / "a.jpg")
-    assert found.mode == "RGB" and found.size == size
+    found = picture_files.open_picture(tmp_path / "a.jpg")
+    assert found.mode == "RGB" and found.size == size == picture_files.size(tmp_path / "a.jpg")
     assert np.abs(np.asarray(found, int) - colour).max() <= 4
-    assert np.array_equal(images.open_picture(io.BytesIO(content)), found)
+    assert np.array_equal(picture_files.open_picture(io.BytesIO(content)), found)
     bank = images.bank([tmp_path / "a.jpg"], (16, 8), quiet=True)
     assert (bank.images.int() - torch.tensor(colour).view(1, 3, 1, 1)).abs().max() <= 4
     assert bank.ratios.item() == pytest.approx(np.log(2 * size[0] / size[1]), abs=1e-5)
@@ -756,9 +756,9 @@ def test_a_picture_that_is_refused(case, tmp_path, monkeypatch, command, run):
     path = put(tmp_path / "a.jpg", case[1])
     if "bomb" in case[1]:
         monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
-    refused(lambda: images.open_picture(path), str(path))
+    refused(lambda: picture_files.open_picture(path), str(path))
     if case[1] in DAMAGED:  # an upload is refused, too
-        refused(lambda: images.open_picture(io.BytesIO(DAMAGED[case[1]])))
+        refused(lambda: picture_files.open_picture(io.BytesIO(DAMAGED[case[1]])))
     refused(lambda: images.bank([path], (16, 8), quiet=True), "1 unreadable picture(s)", str(path))
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery/b.jpg").write_bytes(PLAIN)
@@ -776,12 +776,13 @@ def test_a_picture_with_changed_bytes(case, tmp_path):
     content[places] = rng.integers(256, size=len(places))
     (tmp_path / "a.jpg").write_bytes(content.tobytes())
     try:
-        found = images.open_picture(tmp_path / "a.jpg")
+        found = picture_files.open_picture(tmp_path / "a.jpg")
     except DataError as error:
         assert str(tmp_path / "a.jpg") in str(error) and str(error).isprintable()
     else:
-        assert found.mode == "RGB" and found.width * found.height <= images.MAX_PIXELS
+        assert found.mode == "RGB" and found.width * found.height <= picture_files.MAX_PIXELS
         assert np.asarray(found).shape == (found.height, found.width, 3)
+        assert picture_files.size(tmp_path / "a.jpg") == found.size
 
 
 @pytest.mark.parametrize(
@@ -795,7 +796,7 @@ def test_a_picture_that_may_not_be_read(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(Image, "open", fail)
     why = error.strerror if isinstance(error, OSError) else "MemoryError"
-    refused(lambda: images.open_picture(tmp_path / "a.jpg"), "a.jpg", why)
+    refused(lambda: picture_files.open_picture(tmp_path / "a.jpg"), "a.jpg", why)
 
 
 TRAINED = [part for part in PARTS if part[1] == "train"]

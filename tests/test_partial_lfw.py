@@ -8,7 +8,7 @@ import pytest
 from conftest import folders_of_people
 from PIL import Image
 
-from ppcl.data import datasets, face_sets, images
+from ppcl.data import datasets, face_sets, picture_files
 from ppcl.data.datasets import DataError
 from ppcl.recipes import PartialLFW
 
@@ -73,7 +73,7 @@ def test_input_ratio_is_exact(faces, share):
     inside = ((low > 1e-9) & (high < 1 - 1e-9)).all(1)
     np.testing.assert_array_equal(found.boxes[inside, :2], query.boxes[inside, :2])
     if share == 1:
-        assert {images.open_picture(cut).size for cut in found.pictures} == {(112, 112)}
+        assert {picture_files.open_picture(cut).size for cut in found.pictures} == {(112, 112)}
 
 
 def test_boxes_are_written_as_they_were_drawn(faces):
@@ -86,7 +86,7 @@ def test_boxes_are_written_as_they_were_drawn(faces):
 def test_query_shows_what_its_box_says(faces):
     query, _ = datasets.evaluation_sets("partial-lfw", faces)
     for cut, (cx, cy, w, h) in zip(query.pictures, query.boxes, strict=True):
-        found, whole = np.asarray(images.open_picture(cut)), np.asarray(images.open_picture(cut.path))
+        found, whole = np.asarray(picture_files.open_picture(cut)), np.asarray(picture_files.open_picture(cut.path))
         assert abs(found.shape[1] - 112 * w) <= 0.5 and abs(found.shape[0] - 112 * h) <= 0.5
         left, top = round((cx - w / 2) * 112), round((cy - h / 2) * 112)
         near = [(left + i, top + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if min(left + i, top + j) >= 0]

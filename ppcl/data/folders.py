@@ -26,7 +26,7 @@ class Cut:
     """A picture that is a part of a file's: first its centre, where the file is an uncut face picture, then a box."""
 
     path: Path | io.BytesIO
-    centre: bool = False  # 250 x 250 pictures of LFW and CASIA-WebFace; see images.open_picture
+    centre: bool = False  # 250 x 250 pictures of LFW and CASIA-WebFace; see picture_files.open_picture
     box: tuple[float, float, float, float] | None = None
 
 
