@@ -95,6 +95,7 @@ def _cut(picture: Image.Image, how: Cut) -> Image.Image:
 
 
 def rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any of Pillow's modes as 8-bit RGB, alpha over white, more bits a pixel scaled to eight."""
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits a pixel
         values = np.nan_to_num(np.asarray(picture, np.float32))
         clear, high = values == picture.info.get("transparency"), values.max()
