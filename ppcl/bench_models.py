@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import statistics
 import tempfile
 import time
 import tracemalloc
@@ -66,7 +67,8 @@ def training_step(sizes: Sizes, device: str) -> list[dict]:
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     each = _flops(steps["plain"]) / count
     bound = product(sizes, each, dtype, device)
-    plain = ("fp32, channels first", steps["plain"], count)
+    precision = "fp32 (convolutions TF32)" if kind == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
+    plain = (f"{precision}, channels first", steps["plain"], count)
     note = f"{sizes.architecture}, batch {count}, {each / 1e9:.1f} GFLOP a picture"
     return [item("training step", "img/s", steps["ours"], count, plain, bound, sizes.rounds, note)]
 
@@ -75,7 +77,8 @@ def stages(sizes: Sizes, device: str, chosen: Recipe | None = None) -> list[dict
     """Pictures a second of each stage, the GPU's idle share, and the whole paper recipe in minutes, extrapolated.
 
     A run of few steps is taken from one of more, so that what comes before the first step and after the last does not
-    count. On a CPU only for a recipe that is given: the paper's takes a minute a step there.
+    count; in turns, of which the median counts, as saving takes now longer, now shorter. On a CPU only for a recipe
+    that is given: the paper's takes a minute a step there.
     """
     if device != "cuda" and chosen is None:
         return []
@@ -86,22 +89,26 @@ def stages(sizes: Sizes, device: str, chosen: Recipe | None = None) -> list[dict
     pixels = torch.randint(256, (people * each + held, 3, *chosen.input.size), dtype=torch.uint8).to(device)
     bank, ids = images.ImageBank(pixels, torch.zeros(len(pixels), device=device)), np.arange(len(pixels)) // each
     data = views.TrainingData(bank[held:], ids[:-held], bank[:held], ids[:held], torch.device(device))
-    seconds, kernels = {}, {}
+    seconds, kernels, turns = {}, {}, 1 + 2 * min(3, sizes.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        for turn, steps in enumerate((few, few, many, few, many)):  # the first warms up, the last two are looked into
+        for turn in range(turns + 2):  # the first warms up, the last two are looked into
+            steps = many if turn and turn % 2 == 0 else few
             parts = {stage: dataclasses.replace(getattr(chosen, stage), steps=steps) for stage in STAGES}
             some = dataclasses.replace(chosen, **parts)
             for stage, train in STAGES.items():
                 run = partial(train, some, data, Path(folder) / str(turn), quiet=True)
-                if turn < 3:
-                    seconds[stage, steps] = _seconds(run)
+                if turn < turns:
+                    took = _seconds(run)
+                    seconds.setdefault((stage, steps), []).extend([took] if turn else [])
                 elif device == "cuda":
                     kernels[stage, steps] = _kernel_seconds(run)
     found, minutes = [], 0.0
     for stage in STAGES:
         how = getattr(chosen, stage)
-        step = (seconds[stage, many] - seconds[stage, few]) / (many - few)
-        found.append(fact(f"stage {stage}", how.batch / step, "img/s", note=f"batch {how.batch}"))
+        pairs = zip(seconds[stage, many], seconds[stage, few], strict=True)
+        each = sorted(max(1e-9, (long - short) / (many - few)) for long, short in pairs)
+        step, spread = statistics.median(each), [how.batch / each[-1], how.batch / each[0]]
+        found.append(fact(f"stage {stage}", how.batch / step, "img/s", spread=spread, note=f"batch {how.batch}"))
         if kernels:
             busy = (kernels[stage, many] - kernels[stage, few]) / (many - few)
             idle = max(0.0, 1 - busy / step)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from .files import flush, replacing, write_text
 from .recipes import Recipe
 
 FORMAT = 1
+SAVE_EVERY = 30  # seconds, at least, between two epochs that are saved: what a kill may cost, beside an epoch
 
 
 class CheckpointError(RuntimeError):
@@ -199,6 +201,7 @@ class Stage:
         self.recipe = recipe.to_dict()
         self.epoch = 0
         self.step = 0  # of all epochs, where the last save was inside one
+        self.saved = -math.inf  # when the last save was done; the first epoch's is never put off
         self.recent: list = []  # (epoch, step, loss, pictures) of steps that nobody has looked at yet
         self.finished = False
         if path.exists():
@@ -284,12 +287,18 @@ class Stage:
                 file.write(json.dumps(line) + "\n")
 
     def save(self, model, optimiser, epoch: int, finished: bool, **more) -> None:
-        """The state after `epoch` epochs; a finished one carries no optimiser, and all processes wait for it."""
+        """The state after `epoch` epochs, unless one was saved within SAVE_EVERY.
+
+        A large one takes as long as many steps. Always saved is what a signal asked for, which names its `step`, and a
+        finished one, which carries no optimiser and for which all processes wait.
+        """
         facts = {**self.facts, **more, "epoch": epoch, "finished": finished, "recipe": self.recipe}
         self.check()
-        if distributed.first():
+        due = finished or "step" in more or time.monotonic() - self.saved >= SAVE_EVERY
+        if distributed.first() and due:
             if (log := self.path.with_name("log.jsonl")).exists():
                 flush(log)  # a checkpoint is never on the disk without the lines before it
             save(self.path, model, None if finished else optimiser, **facts)
+            self.saved = time.monotonic()
         if finished:
             distributed.wait()

@@ -120,6 +120,8 @@ def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int,
         else:
             curve = len(methods) == 1 or method in CURVES
             values |= _search(found, facts | {"method": method}, model, curve, kept)
+    if not found.rows:
+        raise ValueError(f"{methods[0]} needs the truth, which nobody knows of {dataset}: choose another --method")
     for protocol, method in values if "ppcl" in methods else ():
         if method != "ppcl":
             named = facts | {"protocol": protocol, "method": "ppcl"}
@@ -131,7 +133,7 @@ def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int,
 def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching.Features:
     """The set's `query` or `gallery` as a row sees it; `kept` from the row before, if that saw them alike.
 
-    Rows that share a checkpoint stand side by side in METHODS, so the last ones are enough.
+    Rows that share a checkpoint stand side by side in METHODS but for the oracle, so the last ones are enough.
     """
     asking, how = part == "query", model.method
     key = trained_by(model.row), asking and (how.placements, how.oracle)

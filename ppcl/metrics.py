@@ -72,6 +72,8 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
         raise ValueError("give the cameras of both query and gallery, or of neither")
     if query_cameras is not None:
         query_cameras, gallery_cameras = np.asarray(query_cameras), np.asarray(gallery_cameras)
+        if (len(query_cameras), len(gallery_cameras)) != distances.shape:
+            raise ValueError(f"{len(query_cameras)} and {len(gallery_cameras)} cameras, distances {distances.shape}")
     order = np.argsort(gallery_ids, kind="stable")  # so that an identity's columns stand together
     begin, end = (np.searchsorted(gallery_ids[order], query_ids, side) for side in ("left", "right"))
     first = np.full(len(query_ids), -1)

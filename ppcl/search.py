@@ -8,7 +8,6 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from . import __version__, checkpoints, evaluation, feature_files, geometry, gro
 from .data import datasets, images, picture_files
 from .data.folders import Cut
 from .files import printable, write_text
+from .methods import trained_by
 from .models.ppcl import PPCL
 
 SHOWN = 20  # queries in a picture
@@ -66,6 +66,8 @@ def rank(
     model = evaluation.load(run, task, method, seed, device)
     if model.method.oracle:
         raise ValueError(f"{method} needs the truth, which nobody knows of photographs: choose another --method")
+    if top < 1:
+        raise ValueError(f"top is {top}: ask for one picture at least")
     out = Path(out)
     if out.resolve() == Path(gallery).resolve():
         raise ValueError(f"{out} is the gallery: give another folder, or the result would be one of its pictures")
@@ -129,14 +131,15 @@ def _cut(pictures, task: str) -> list:
 
 def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple[Path, dict]:
     """The file that keeps a gallery's features, and what they depend on."""
+    row = trained_by(method)  # rows of one checkpoint see a gallery alike
     with open(evaluation.checkpoint(run, task, method, seed), "rb") as file:
-        facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": method, "ppcl": __version__}
+        facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": row, "ppcl": __version__}
     status = {file.name: file.stat() for file in files if file.is_file()}  # not a link that leads nowhere
     listed = json.dumps({name: (one.st_size, one.st_mtime_ns) for name, one in status.items()})
     facts["files"] = hashlib.sha256(listed.encode()).hexdigest()  # a header has room for a million names, not for more
     facts["number"] = len(files)
     folder = files[0].parent.resolve()
-    key = hashlib.sha256(os.fsencode(f"{folder} {method} {seed}")).hexdigest()[:12]
+    key = hashlib.sha256(os.fsencode(f"{folder} {row} {seed}")).hexdigest()[:12]
     return Path(run) / task / "galleries" / f"{printable(folder.name)[:40]}-{key}.safetensors", facts
 
 
@@ -149,6 +152,9 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
         found, kept = feature_files.load(path, facts)
         if not _agrees(kept, found, files):
             raise checkpoints.CheckpointError
+        left_out = [file for file, size in zip(files, kept["sizes"], strict=True) if not size]
+        if any(_size(file)[0] for file in left_out):  # what kept it from being read has passed
+            raise checkpoints.CheckpointError
     except checkpoints.CheckpointError:
         if path.exists():
             why = "the gallery, the checkpoint or ppcl is another one now, or the file is damaged"
@@ -156,19 +162,10 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
     else:
         _warn(kept["left_out"])
         return found, kept
-    try:
-        kept = _readable(files, picture_files.size)
-        found = _described(model, files, path, facts, kept)
-    except images.UnreadableError:  # a file's head did not tell: once more, and thoroughly
-        kept = _readable(files, lambda file: picture_files.open_picture(file).size)
-        found = _described(model, files, path, facts, kept)
-    _warn(kept["left_out"])
-    return found, kept
-
-
-def _described(model: PPCL, files: list[Path], path: Path, facts: dict, kept: dict) -> matching.Features:
-    """Features of the pictures that have a size, kept at `path` where that is possible."""
-    good = [file for file, size in zip(files, kept["sizes"], strict=True) if size]
+    sizes, bad = _readable(files)
+    _warn(bad)
+    kept = {"sizes": sizes, "left_out": bad}
+    good = [file for file, size in zip(files, sizes, strict=True) if size]
 
     def parts():
         for start in range(0, len(good), PART):
@@ -181,8 +178,8 @@ def _described(model: PPCL, files: list[Path], path: Path, facts: dict, kept: di
         if error.errno == errno.ENOSPC and len(good) > PART:  # the memory is no better place for so many
             raise datasets.DataError(f"{path}: {error.strerror}; free some room, or give a --run elsewhere") from None
         print(f"{path}: the gallery's features cannot be kept there ({error.strerror or error})")
-        return matching.Features.joined(parts(), len(good))
-    return feature_files.load(path, facts)[0]
+        return matching.Features.joined(parts(), len(good)), kept
+    return feature_files.load(path, facts)[0], kept
 
 
 def _agrees(kept: dict, found: matching.Features, files: list[Path]) -> bool:
@@ -200,21 +197,22 @@ def _warn(bad: list[str]) -> None:
         print(f"left out {len(bad)} gallery picture(s): " + "; ".join(bad))
 
 
-def _readable(files: list[Path], size: Callable) -> dict:
-    """(width, height) of each gallery picture, None where it cannot be read; and what is wrong with those."""
+def _size(file: Path) -> tuple[tuple[int, int] | None, str]:
+    """(width, height) of a gallery picture, None where it cannot be read; and what is wrong with it."""
+    try:
+        return picture_files.open_picture(file).size, ""
+    except datasets.DataError as error:
+        return None, str(error)
 
-    def look(file: Path) -> tuple[tuple[int, int] | None, str]:
-        try:
-            return size(file), ""
-        except datasets.DataError as error:
-            return None, str(error)
 
+def _readable(files: list[Path]) -> tuple[list[tuple[int, int] | None], list[str]]:
+    """Each gallery picture's `_size`, and what is wrong with those that have none."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(progress.bar(pool.map(look, files), "looking through the gallery", len(files)))
+        found = list(progress.bar(pool.map(_size, files), "looking through the gallery", len(files)))
     sizes, bad = [size for size, _ in found], [problem for _, problem in found if problem]
     if len(bad) == len(files):
         raise datasets.DataError("no gallery picture can be read: " + "; ".join(bad))
-    return {"sizes": sizes, "left_out": bad}
+    return sizes, bad
 
 
 def _pixels(box: torch.Tensor, size: tuple[int, int], task: str) -> dict[str, int]:

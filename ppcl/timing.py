@@ -34,7 +34,7 @@ class Sizes:
     width: int = 256  # numbers of a drawn embedding
     product: int = 2048  # rows and columns of the product that gives the bound
     buffer: int = 1 << 26  # bytes copied for the bandwidth
-    stage_steps: int = 20  # on CUDA
+    stage_steps: int = 60  # on CUDA
 
 
 def interleaved(calls: list[Callable], rounds: int) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""The three stages: one visible loop each, resumable after every epoch, and after any step if a signal stops it.
+"""The three stages: one visible loop each, resumable after an epoch, and after any step if a signal stops it.
 
 `train_glrec`, `train_backbone` and `train_joint` each take the recipe, the training pictures and the run folder and
 return the path of a finished checkpoint; a finished one is returned at once, a half-finished one goes on. The joint

@@ -99,6 +99,8 @@ def test_the_stages_rates_and_the_whole_recipe_extrapolated():
     found = {row["name"]: row for row in bench_models.stages(TINY, "cpu", recipe("person", "tiny"))}
     assert list(found) == ["stage glrec", "stage backbone", "stage joint", "the whole recipe"]
     assert "EXTRAPOLATED" in found["the whole recipe"]["note"] and found["the whole recipe"]["unit"] == "min"
+    for row in found.values():
+        assert row["value"] > 0 and (row["unit"] == "min" or row["spread"][0] <= row["value"] <= row["spread"][1])
 
 
 def test_importing_is_measured_in_fresh_processes(monkeypatch):

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from pathlib import Path
 
 import pandas
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from ppcl import matching, reproduce
 from ppcl.__main__ import main
 from ppcl.data import datasets, picture_files
+from ppcl.data.folders import DataError
 from ppcl.results import COLUMNS
 
 
@@ -93,6 +95,12 @@ def test_evaluating_a_set_that_is_not_there_says_how_to_get_it(capsys, run, tmp_
         capsys, ["evaluate", "--run", run, "--data", tmp_path, "--dataset", "partial-ilids", "--method", "ppcl"]
     )
     assert status == 1 and "Partial-Person-ReID" in lines[0]
+
+
+def test_evaluating_by_a_truth_that_nobody_knows_is_no_success(capsys, run, drawn):
+    arguments = ["evaluate", "--run", run, "--data", drawn, "--dataset", "market1501", "--method", "oracle-placement"]
+    status, lines = failure(capsys, arguments)
+    assert status == 1 and len(lines) == 1 and "oracle-placement needs the truth" in lines[0]
 
 
 def test_a_run_without_the_method_says_what_makes_it(capsys, run, drawn):
@@ -256,6 +264,9 @@ def test_rank_keeps_the_gallery_until_it_changes(capsys, monkeypatch, run, drawn
     first, work = ranked("first")
     assert work == [2, 6]
     assert ranked("again") == (first, [2])
+    arguments += ["--method", "no-crloc"]  # of the same checkpoint, which sees a gallery alike
+    assert ranked("other")[1] == [2]
+    arguments = arguments[:-2]
     Image.open(whole[9]).save(gallery / whole[1].name)
     changed, work = ranked("changed")
     assert work == [2, 6] and changed != first
@@ -268,24 +279,25 @@ def test_rank_keeps_the_gallery_until_it_changes(capsys, monkeypatch, run, drawn
         assert status == 1 and len(lines) == 1 and "free some room" in lines[0]
 
 
-def test_a_gallery_is_decoded_once_unless_a_picture_is_damaged(capsys, monkeypatch, run, drawn, tmp_path):
-    """A file's head tells of empty ones; what is cut off behind it shows when it is decoded."""
+def test_a_gallery_picture_that_can_be_read_again_is_taken_up(capsys, monkeypatch, run, drawn, tmp_path):
+    """Of a passing cause, as of permissions or a network share, neither size nor time of a file tells."""
     gallery, whole = tmp_path / "gallery", sorted((drawn / "Partial-REID_Dataset/whole_body_images").glob("*.jpg"))
     gallery.mkdir()
     for path in whole[:3]:
         shutil.copy(path, gallery)
-    (gallery / "empty.jpg").write_bytes(b"")
-    looked, opened = [], picture_files.open_picture
-    monkeypatch.setattr(picture_files, "open_picture", lambda path: (looked.append(path), opened(path))[1])
-    arguments = [str(a) for a in ["rank", "--run", run, "--query", whole[0], "--gallery", gallery, "--out"]]
-    assert main([*arguments, str(tmp_path / "first")]) == 0
-    assert "left out 1" in capsys.readouterr().out and looked == []
-    content = whole[3].read_bytes()
-    (gallery / "cut.jpg").write_bytes(content[: len(content) // 2])
-    assert main([*arguments, str(tmp_path / "second")]) == 0
-    out = capsys.readouterr().out
-    assert "left out 2" in out and out.count("cut.jpg") == out.count("empty.jpg") == 1 and len(looked) == 5
-    assert len(pandas.read_csv(tmp_path / "second/ranking.csv")) == 3
+    arguments = [str(a) for a in ["rank", "--run", run, "--query", whole[0], "--gallery", gallery, "--out", tmp_path]]
+
+    def refusing(path):
+        if Path(path).name == whole[1].name:
+            raise DataError(f"{path}: not a readable picture (Permission denied)")
+        return open_picture(path)
+
+    open_picture = picture_files.open_picture
+    for open_, count in ((refusing, 2), (refusing, 2), (open_picture, 3)):
+        monkeypatch.setattr(picture_files, "open_picture", open_)
+        assert main(arguments) == 0
+        assert len(pandas.read_csv(tmp_path / "ranking.csv")) == count
+        assert ("Permission denied" in capsys.readouterr().out) == (count == 2)
 
 
 @pytest.mark.parametrize("wrong", ["query", "gallery", "empty"])

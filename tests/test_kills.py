@@ -24,6 +24,11 @@ SETS = {"person": "partial-ilids", "face": "partial-lfw"}
 KILLS = int(os.environ.get("PPCL_KILLS", 20))
 
 
+@pytest.fixture(autouse=True)
+def every_epoch_is_saved(monkeypatch):
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", 0)
+
+
 def child(work):
     """A forked process that does this. -> its number."""
     number = os.fork()

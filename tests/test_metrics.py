@@ -172,6 +172,12 @@ def test_cameras_of_one_side_alone_are_refused():
         metrics.cmc_map([[0.1]], [1], [1], query_cameras=[0])
 
 
+@pytest.mark.parametrize("cameras", [([0], [0, 1]), ([0, 1, 2], [0, 1]), ([0, 1], [0]), ([0, 1], [0, 1, 2])])
+def test_cameras_of_others_are_refused(cameras):
+    with pytest.raises(ValueError, match="cameras"):
+        metrics.cmc_map(np.zeros((2, 2)), [1, 2], [1, 2], *cameras)
+
+
 def test_rank_changes_by_hand():
     """The nearest falls to third place; in the second query two at the end swap, which the first two do not notice."""
     before = [[1, 2, 3, 4], [1, 2, 3, 4]]

@@ -743,7 +743,7 @@ def test_a_picture_that_is_read(case, tmp_path):
     content, colour, size = (*READ[case[1]], (8, 16))[:3]
     (tmp_path / "a.jpg").write_bytes(content)
     found = picture_files.open_picture(tmp_path / "a.jpg")
-    assert found.mode == "RGB" and found.size == size == picture_files.size(tmp_path / "a.jpg")
+    assert found.mode == "RGB" and found.size == size
     assert np.abs(np.asarray(found, int) - colour).max() <= 4
     assert np.array_equal(picture_files.open_picture(io.BytesIO(content)), found)
     bank = images.bank([tmp_path / "a.jpg"], (16, 8), quiet=True)
@@ -782,7 +782,6 @@ def test_a_picture_with_changed_bytes(case, tmp_path):
     else:
         assert found.mode == "RGB" and found.width * found.height <= picture_files.MAX_PIXELS
         assert np.asarray(found).shape == (found.height, found.width, 3)
-        assert picture_files.size(tmp_path / "a.jpg") == found.size
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pandas
@@ -51,6 +52,17 @@ def test_everybody_is_for_training_or_for_tests_and_stays_there(tmp_path, nested
     (top / "decoded").mkdir()
     for part, before in shown.items():
         assert before <= {path.parent.name for path in datasets.own_part(part, data, "face").paths}
+
+
+def test_a_name_is_the_same_however_a_disk_writes_it(tmp_path):
+    """HFS+ takes letters and accents apart: whoever was trained on must not turn into a test on another computer."""
+    shown = {}
+    for form in ("NFC", "NFD"):
+        names = {unicodedata.normalize(form, f"Zoë {i}"): 2 for i in range(30)}
+        data = folders_of_people(tmp_path / form, names)
+        paths = datasets.own_part("test", data, "person").paths
+        shown[form] = {unicodedata.normalize("NFC", path.parent.name) for path in paths}
+    assert shown["NFC"] == shown["NFD"] and 2 <= len(shown["NFC"]) < 30
 
 
 def test_decoded_pictures_beside_them_change_nobodys_number(tmp_path):

@@ -110,3 +110,6 @@ def test_ready_made_partial_faces_are_read_as_they_are(tmp_path, folder):
     assert query.boxes is None and query.folder.name == "probe"
     statuses = {row["part"]: row["status"] for row in datasets.check(tmp_path) if row["dataset"] == "partial-lfw"}
     assert statuses == {"query": "differs", "gallery": "differs"}
+    (tmp_path / folder / "gallery").rename(tmp_path / "elsewhere")  # it is not made from lfw instead, without a word
+    with pytest.raises(datasets.DataError, match="no gallery.*complete it, or remove it"):
+        datasets.evaluation_sets("partial-lfw", tmp_path)

@@ -224,6 +224,36 @@ def test_a_killed_stage_resumes_to_the_same_bits(stage, small, pictures, run, tm
     assert headers[0].get("fusion_weights") == headers[1].get("fusion_weights")
 
 
+@pytest.mark.parametrize("seconds, saved", [(0, [1, 2, 3]), (3600, [1])])
+def test_epochs_that_end_soon_after_a_save_are_not_saved(pictures, run, tmp_path, monkeypatch, seconds, saved):
+    """The first is; what is killed then goes on from it to the same bits."""
+    chosen, written = recipe("person", "tiny", **SMALL | {"glrec.epochs": 3}), []
+    save = checkpoints.save
+
+    def told(path, model, optimiser, **facts):
+        save(path, model, optimiser, **facts)
+        written.append((facts["epoch"], facts["finished"]))
+
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", seconds)
+    monkeypatch.setattr(checkpoints, "save", told)
+    whole = training.train_glrec(chosen, pictures, tmp_path / "whole", quiet=True)
+    assert written == [*((epoch, False) for epoch in saved), (3, True)]
+    at_end = checkpoints.Stage.save
+
+    def die_at_the_end(self, model, optimiser, epoch, finished, **more):
+        if finished:
+            raise KeyboardInterrupt
+        at_end(self, model, optimiser, epoch, finished, **more)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(checkpoints.Stage, "save", die_at_the_end)
+        with pytest.raises(KeyboardInterrupt):
+            training.train_glrec(chosen, pictures, tmp_path / "killed", quiet=True)
+    resumed = training.train_glrec(chosen, pictures, tmp_path / "killed", quiet=True)
+    assert same_bits(whole, resumed)
+    assert whole.with_name("log.jsonl").read_text() == resumed.with_name("log.jsonl").read_text()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("stage", ["glrec", "backbone", "joint"])
 def test_a_signal_stops_after_the_step_saved_and_the_rest_gives_the_same_bits(

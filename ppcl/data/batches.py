@@ -30,8 +30,8 @@ def uniform(low: float, high: float, *shape: int, draw: torch.Generator) -> Tens
 def identity_batches(identities: np.ndarray, people: int, each: int, draw: torch.Generator) -> Iterator[Tensor]:
     """One epoch of batches of `people` identities x `each` pictures: indices `(people * each,)`, by identity.
 
-    Identities come from shuffled rounds through all of them, so none is missed; an identity's pictures come without
-    repetition until they run out. As many batches as fill the set once, one at least.
+    Identities come from shuffled rounds through all of them, so none is missed; the pictures of one are drawn anew for
+    each batch, in it without repetition until they run out. As many batches as fill the set once, one at least.
     """
     order = np.argsort(identities, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(identities[order])) + 1)

@@ -6,6 +6,7 @@ the file system's order decides nothing.
 
 import hashlib
 import os
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from .layouts import (
     PARTS,
     PUBLISHED,
     TRAINING,
-    both_halves,
+    begun,
     how_to_get,
     lies,
     parse,
@@ -71,7 +72,7 @@ def own_part(part: str, data: Path | str, task: str) -> PictureSet:
     trained on turns into a test. Raises DataError where the part has fewer than two people.
     """
     found = read("own", "all", data)
-    names = [path.parent.name for path in found.paths]
+    names = [unicodedata.normalize("NFC", path.parent.name) for path in found.paths]  # some disks write others
     test = np.array([hashlib.sha256(os.fsencode(name)).digest()[0] % 5 == 0 for name in names])
     some = found.keep(test == (part == "test"))
     if len(set(some.identities)) < 2:
@@ -93,7 +94,7 @@ def evaluation_sets(
     if dataset == "own":
         kinds = ("random",) if task == "face" else KINDS
         return face_sets.make_partial(own_part("test", data, task), protocol or PartialLFW(), kinds)
-    if dataset == "partial-lfw" and not both_halves(dataset, data):
+    if dataset == "partial-lfw" and not begun(dataset, data):
         return face_sets.make_partial(read("lfw", "all", data), protocol or PartialLFW())
     query, gallery = read(dataset, "query", data), read(dataset, "gallery", data)
     if not set(query.identities) & set(gallery.identities):
@@ -158,7 +159,7 @@ def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
     """Whether a set (or any) below `data` was drawn by this project: drawn sets stand in a table of their truth."""
     known = finished(Path(data))
     if dataset == "partial-lfw":
-        dataset = "partial-lfw" if both_halves(dataset, data) else "lfw"
+        dataset = "partial-lfw" if begun(dataset, data) else "lfw"
     return bool(known) if dataset is None else dataset in known
 
 
@@ -176,7 +177,7 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
             row = {"dataset": dataset, "part": part, "folder": None, "pictures": 0, "identities": 0}
             row |= {"published": published[0], "published_identities": published[1], "note": ""}
             try:
-                if dataset == "partial-lfw" and not both_halves(dataset, data):
+                if dataset == "partial-lfw" and not begun(dataset, data):
                     row |= {"status": "made", "note": "made from lfw"}
                     found = evaluation_sets(dataset, data)[part == "gallery"]
                 else:
@@ -197,7 +198,8 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
             except DataError as error:
                 there = row["pictures"] or isinstance(error.__cause__, OSError)  # what lies there may not be read
                 row["status"] = "unreadable" if there else "missing"
-                row["note"] = str(error) if there else how_to_get(dataset)
+                how = how_to_get(dataset)
+                row["note"] = str(error) if there else f"{error} {how}" if row["folder"] else how
             rows.append(row)
     return rows + _check_own(data, task)
 

@@ -24,10 +24,6 @@ BLOCK = 1 << 26  # bytes that are decoded at a time into such a file
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights want them
 
 
-class UnreadableError(DataError):
-    """Pictures that cannot be read, all of them named."""
-
-
 @dataclass
 class ImageBank:
     """N pictures as one tensor, on any device.
@@ -91,9 +87,13 @@ def _decode(pictures: list, label: str, quiet: bool | None, images: Tensor, rati
         source = pictures[index]
         try:
             opened = isinstance(source, Image.Image)
+            if opened and not source.width * source.height:
+                raise ValueError("it has no pixels")
             picture = rgb(ImageOps.exif_transpose(source)) if opened else open_picture(source)
         except DataError as error:
             return error
+        except Exception as error:  # of one that is opened already: Pillow raises almost anything
+            return DataError(f"picture {index} of {len(pictures)}: {error}")
         images[index % room].numpy()[:] = to_tensor(picture, size).numpy()
         ratios[index] = torch.tensor(picture.width / picture.height / canvas).log()
         return None
@@ -121,14 +121,14 @@ def _decode(pictures: list, label: str, quiet: bool | None, images: Tensor, rati
             if not problems:
                 yield images[: end - start]
     if problems:
-        raise UnreadableError(f"{len(problems)} unreadable picture(s): " + "; ".join(map(str, problems)))
+        raise DataError(f"{len(problems)} unreadable picture(s): " + "; ".join(map(str, problems)))
 
 
-def on(device: torch.device, index: Tensor) -> Tensor:
-    """Indices on a device; a GPU takes them from pinned memory, without the host waiting."""
-    if device.type == "cuda" and index.device.type == "cpu":
-        return index.pin_memory().to(device, non_blocking=True)
-    return index.to(device)
+def on(device: torch.device, values: Tensor) -> Tensor:
+    """Indices or pictures on a device; a GPU takes them from pinned memory, without the host waiting."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def free(device: torch.device) -> int:
@@ -139,7 +139,7 @@ def free(device: torch.device) -> int:
 
 def take(images: Tensor, index: Tensor, device: torch.device | str) -> Tensor:
     """Pictures `index` of a bank `(N, 3, H, W)` on a device; the bank may lie on another one, or in a mapped file."""
-    return images.index_select(0, on(images.device, index)).to(device)
+    return on(torch.device(device), images.index_select(0, on(images.device, index)))
 
 
 def affine(images: Tensor, scale: Tensor, offset: Tensor, out: Tensor | None = None) -> Tensor:

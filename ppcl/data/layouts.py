@@ -28,7 +28,7 @@ PARTS = {
     "partial-lfw": {"query": ("probe", "query"), "gallery": ("gallery",)},
     "own": {"all": (".",)},
 }
-# Published counts: (pictures, identities that count).
+# Published counts: (pictures, identities that count); of partial-lfw, which no source counts, the recipe's.
 PUBLISHED = {
     "market1501": {"train": (12936, 751), "query": (3368, 750), "gallery": (19732, 750)},
     "partial-reid": {"query": (300, 60), "gallery": (300, 60), "occluded": (300, 60)},
@@ -60,9 +60,9 @@ _NUMBERED = re.compile(r"([0-9]{1,18})_([0-9]{1,18})")
 _PLAIN = re.compile(r"([0-9]{1,18})")
 
 
-def both_halves(dataset: str, data: Path | str) -> bool:
-    """Whether both halves of a set lie below `data`."""
-    return lies("query", dataset, data) and lies("gallery", dataset, data)
+def begun(dataset: str, data: Path | str) -> bool:
+    """Whether a half of a set lies below `data`: then the other is missing, or the set is whole."""
+    return lies("query", dataset, data) or lies("gallery", dataset, data)
 
 
 def lies(part: str, dataset: str, data: Path | str) -> bool:
@@ -77,7 +77,8 @@ def how_to_get(dataset: str) -> str:
     """Where a set comes from, and how to do without."""
     if dataset == "own":
         return "give your own pictures as identities/<identity>/<file> below --data"
-    dataset = "lfw" if dataset == "partial-lfw" else dataset
+    if dataset == "partial-lfw":
+        return f"complete it, or remove it: it is made from lfw, for which {how_to_get('lfw')}"
     instead = f", {how_to_get('own')}," if dataset in TRAINING.values() else ","
     return (
         f"get {dataset} from {SOURCES[dataset]} and unpack it as {FOLDERS[dataset][0]}/ below --data{instead} "

@@ -1,18 +1,16 @@
 """A picture's file -> its pixels: whatever an ordinary photograph is saved as, upright, 8-bit RGB, at a given size."""
 
-import contextlib
 import io
 import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -36,24 +34,6 @@ def open_picture(path: Path | str | Cut | io.BytesIO) -> Image.Image:
     """
     if isinstance(path, Cut):
         return _cut(open_picture(path.path), path)
-    with _opened(path) as picture:
-        ImageOps.exif_transpose(picture, in_place=True)
-        return rgb(picture)
-
-
-def size(path: Path | str | io.BytesIO) -> tuple[int, int]:
-    """(width, height) of what `open_picture` gives, by the file's head: the pixels behind it may be damaged.
-
-    Raises DataError as it does.
-    """
-    with _opened(path) as picture:
-        turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return picture.size[::-1] if turned and picture.format != "TIFF" else picture.size  # those Pillow turns itself
-
-
-@contextlib.contextmanager
-def _opened(path: Path | str | io.BytesIO) -> Iterator[Image.Image]:
-    """A file's picture, not decoded yet. Whatever is wrong with it, now or when it is decoded, is a DataError."""
     try:
         held = isinstance(path, io.BytesIO)
         if not held and not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe waits for whoever writes into it
@@ -65,7 +45,8 @@ def _opened(path: Path | str | io.BytesIO) -> Iterator[Image.Image]:
                 content = path.getvalue() if held else Path(path).read_bytes()
                 if content.count(b"\xff\xda") > MAX_SCANS:
                     raise DataError(f"{path}: more than {MAX_SCANS} scans; save it anew")
-            yield picture
+            ImageOps.exif_transpose(picture, in_place=True)
+            return rgb(picture)
     except DataError:
         raise
     except FileNotFoundError:
