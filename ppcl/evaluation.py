@@ -141,7 +141,9 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
         kept.pop(part, None)  # before others take its room
         boxes = ground_truth.view_boxes(found) if asking and how.oracle else None
         bank = found.query_bank if asking else found.gallery_bank
-        kept[part] = key, matching.describe(model, bank, asking, boxes)
+        described = matching.describe(model, bank, asking, boxes)
+        both = not asking or found.dataset == "lfw"  # its pairs are matched in both directions
+        kept[part] = key, described if both else described.asking(slice(None))
     return kept[part][1]
 
 

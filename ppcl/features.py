@@ -65,10 +65,11 @@ class Features:
         """The same features on a device."""
         return Features(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
-    def asking(self, index: Tensor) -> "Features":
-        """These pictures as queries: only what the query's side needs is gathered."""
-        mine = {field.name: getattr(self, field.name)[index] for field in fields(self) if field.name not in MAPS}
-        return replace(self, **mine)
+    def asking(self, index: Tensor | slice) -> "Features":
+        """These pictures as queries: what the query's side needs of them; they have no maps."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        none = {name: values[name].new_empty(0, *values[name].shape[1:]) for name in MAPS}
+        return Features(**{name: value[index] for name, value in values.items() if name not in MAPS}, **none)
 
     def seen(self, index: Tensor | slice, device: torch.device | None = None) -> "Features":
         """These pictures as a gallery: only what the gallery's side needs is gathered, the rest stays whole."""
