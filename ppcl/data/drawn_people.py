@@ -46,7 +46,6 @@ PARTS = {
     "lower": 0.22,
     "random": 0.12,
 }  # supplement §3: nearly half the person
-WHOLE: Box = (0.5, 0.5, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
