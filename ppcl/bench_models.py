@@ -8,7 +8,6 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -85,32 +84,28 @@ def stages(sizes: Sizes, device: str, chosen: Recipe | None = None) -> list[dict
     chosen = chosen or recipe("person", "paper", **{"backbone.weights": "none"})
     few, many = sizes.stage_steps // 4 or 1, (sizes.stage_steps // 4 or 1) + sizes.stage_steps
     each, held = 8, 32  # pictures a person, pictures held out
-    people = -(-many * max(getattr(chosen, stage).batch for stage in STAGES) // each)  # one epoch: nothing is saved
+    people = -(-many * max(getattr(chosen, stage).batch for stage in STAGES) // each)  # one epoch
     pixels = torch.randint(256, (people * each + held, 3, *chosen.input.size), dtype=torch.uint8).to(device)
     bank, ids = images.ImageBank(pixels, torch.zeros(len(pixels), device=device)), np.arange(len(pixels)) // each
     data = views.TrainingData(bank[held:], ids[:-held], bank[:held], ids[:held], torch.device(device))
-    seconds, kernels, turns = {}, {}, 1 + 2 * min(3, sizes.rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        for turn in range(turns + 2):  # the first warms up, the last two are looked into
-            steps = many if turn and turn % 2 == 0 else few
-            parts = {stage: dataclasses.replace(getattr(chosen, stage), steps=steps) for stage in STAGES}
-            some = dataclasses.replace(chosen, **parts)
-            for stage, train in STAGES.items():
-                run = partial(train, some, data, Path(folder) / str(turn), quiet=True)
-                if turn < turns:
-                    took = _seconds(run)
-                    seconds.setdefault((stage, steps), []).extend([took] if turn else [])
-                elif device == "cuda":
-                    kernels[stage, steps] = _kernel_seconds(run)
+
+    def timed(steps: int, measure: Callable) -> dict[str, float]:
+        parts = {stage: dataclasses.replace(getattr(chosen, stage), steps=steps) for stage in STAGES}
+        some = dataclasses.replace(chosen, **parts)
+        with tempfile.TemporaryDirectory() as run:
+            return {stage: measure(partial(train, some, data, run, quiet=True)) for stage, train in STAGES.items()}
+
+    timed(few, _seconds)  # warms up
+    turns = [(timed(few, _seconds), timed(many, _seconds)) for _ in range(min(3, sizes.rounds))]
+    kernels = [timed(steps, _kernel_seconds) for steps in (few, many)] if device == "cuda" else []
     found, minutes = [], 0.0
     for stage in STAGES:
         how = getattr(chosen, stage)
-        pairs = zip(seconds[stage, many], seconds[stage, few], strict=True)
-        each = sorted(max(1e-9, (long - short) / (many - few)) for long, short in pairs)
-        step, spread = statistics.median(each), [how.batch / each[-1], how.batch / each[0]]
+        seconds = sorted(max(1e-9, (long[stage] - short[stage]) / (many - few)) for short, long in turns)
+        step, spread = statistics.median(seconds), [how.batch / seconds[-1], how.batch / seconds[0]]
         found.append(fact(f"stage {stage}", how.batch / step, "img/s", spread=spread, note=f"batch {how.batch}"))
         if kernels:
-            busy = (kernels[stage, many] - kernels[stage, few]) / (many - few)
+            busy = (kernels[1][stage] - kernels[0][stage]) / (many - few)
             idle = max(0.0, 1 - busy / step)
             found.append(fact(f"stage {stage}, GPU idle", 100 * idle, "%", note="of the time of a step"))
         minutes += how.epochs * max(1, sizes.bank // how.batch) * step / 60

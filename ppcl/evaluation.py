@@ -142,8 +142,9 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
         boxes = ground_truth.view_boxes(found) if asking and how.oracle else None
         bank = found.query_bank if asking else found.gallery_bank
         described = matching.describe(model, bank, asking, boxes)
-        both = not asking or found.dataset == "lfw"  # its pairs are matched in both directions
-        kept[part] = key, described if both else described.asking(slice(None))
+        if asking and found.dataset != "lfw":  # whose pairs are matched in both directions
+            described = described.asking(slice(None))
+        kept[part] = key, described
     return kept[part][1]
 
 

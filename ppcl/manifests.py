@@ -15,7 +15,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "
 
 
 class ReproduceError(RuntimeError):
-    """A notebook that failed: which one, and its last line."""
+    """A run that cannot go on: the notebook that failed and its last line, or what is wrong with its folder."""
 
 
 def device(name: str = "auto") -> str:

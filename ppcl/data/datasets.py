@@ -22,9 +22,9 @@ from .layouts import (
     PARTS,
     PUBLISHED,
     TRAINING,
-    begun,
     how_to_get,
     lies,
+    made_from_lfw,
     parse,
     part_folder,
 )
@@ -94,7 +94,7 @@ def evaluation_sets(
     if dataset == "own":
         kinds = ("random",) if task == "face" else KINDS
         return face_sets.make_partial(own_part("test", data, task), protocol or PartialLFW(), kinds)
-    if dataset == "partial-lfw" and not begun(dataset, data):
+    if made_from_lfw(dataset, data):
         return face_sets.make_partial(read("lfw", "all", data), protocol or PartialLFW())
     query, gallery = read(dataset, "query", data), read(dataset, "gallery", data)
     if not set(query.identities) & set(gallery.identities):
@@ -158,8 +158,8 @@ def partial_sets(data: Path | str, task: str) -> list[str]:
 def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
     """Whether a set (or any) below `data` was drawn by this project: drawn sets stand in a table of their truth."""
     known = finished(Path(data))
-    if dataset == "partial-lfw":
-        dataset = "partial-lfw" if begun(dataset, data) else "lfw"
+    if made_from_lfw(dataset, data):
+        dataset = "lfw"
     return bool(known) if dataset is None else dataset in known
 
 
@@ -177,7 +177,7 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
             row = {"dataset": dataset, "part": part, "folder": None, "pictures": 0, "identities": 0}
             row |= {"published": published[0], "published_identities": published[1], "note": ""}
             try:
-                if dataset == "partial-lfw" and not begun(dataset, data):
+                if made_from_lfw(dataset, data):
                     row |= {"status": "made", "note": "made from lfw"}
                     found = evaluation_sets(dataset, data)[part == "gallery"]
                 else:

@@ -60,9 +60,9 @@ _NUMBERED = re.compile(r"([0-9]{1,18})_([0-9]{1,18})")
 _PLAIN = re.compile(r"([0-9]{1,18})")
 
 
-def begun(dataset: str, data: Path | str) -> bool:
-    """Whether a half of a set lies below `data`: then the other is missing, or the set is whole."""
-    return lies("query", dataset, data) or lies("gallery", dataset, data)
+def made_from_lfw(dataset: str | None, data: Path | str) -> bool:
+    """Whether a set is Partial-LFW, and neither half of it lies below `data`."""
+    return dataset == "partial-lfw" and not (lies("query", dataset, data) or lies("gallery", dataset, data))
 
 
 def lies(part: str, dataset: str, data: Path | str) -> bool:
