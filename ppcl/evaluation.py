@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import checkpoints, ground_truth, guard, matching, metrics, progress, recipes, results
+from . import checkpoints, ground_truth, guard, matching, metrics, progress, recipes, results, stage_files
 from .data import face_sets
 from .files import write_text
 from .ground_truth import Evaluation, prepare
@@ -47,7 +47,7 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
             f"--seed {seed} --run {run} --data DATA (and the run's --profile), or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
-    if not checkpoints.of_a_stage(header) or header.get("stage") != "joint":
+    if not stage_files.of_a_stage(header) or header.get("stage") != "joint":
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of joint")
     if not header["finished"]:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")

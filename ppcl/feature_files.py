@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .checkpoints import CheckpointError, first_difference, header, replacing
+from .checkpoints import CheckpointError, first_difference, header
 from .data.bank_files import mapped
 from .features import Features
-from .files import tensors_head
+from .files import replacing, tensors_head
 
 FORMAT = 1
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # safetensors' names

@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from . import checkpoints, evaluation, guard, progress, recipes, report, results
+from . import evaluation, guard, progress, recipes, report, results, stage_files
 from .data import datasets, is_own
 from .files import replacing, write_text
 from .manifests import ReproduceError, manifest, of_profile, peak_memory, record
@@ -84,7 +84,7 @@ def reproduce(
             datasets.partial_sets(data, name)
     wanted = {name: recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])) for name in tasks}
     for name in tasks:  # weights that are another net's, or cannot be fetched, are no news for after the first stage
-        how, begun = wanted[name].backbone, checkpoints.of_stage(run, name, "backbone").is_file()
+        how, begun = wanted[name].backbone, stage_files.of_stage(run, name, "backbone").is_file()
         if not begun and any(path.stem == "03_backbone_training" for path in chosen):
             nets.body(how.architecture, how.weights)
     run.mkdir(parents=True, exist_ok=True)
@@ -101,8 +101,8 @@ def reproduce(
         of_profile(run, profile)
         for name in tasks:
             for stage in ("glrec", "backbone"):  # one of another recipe or seed is refused before anything is done
-                path, facts = checkpoints.of_stage(run, name, stage), {"stage": stage, "task": name, "seed": seed}
-                checkpoints.Stage(path, wanted[name], (stage,), stage, **facts)
+                path, facts = stage_files.of_stage(run, name, stage), {"stage": stage, "task": name, "seed": seed}
+                stage_files.Stage(path, wanted[name], (stage,), stage, **facts)
         for number, (path, name) in enumerate(work, 1):
             recipe = wanted[name]
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
@@ -171,8 +171,8 @@ def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int) -> bool:
         return bool(((table.task == recipe.task) & (table.seed == seed)).any())
     seeds = range(seed, seed + recipe.ablation.seeds)
     made = {
-        "02_glrec_pretraining": [checkpoints.of_stage(run, recipe.task, "glrec")],
-        "03_backbone_training": [checkpoints.of_stage(run, recipe.task, "backbone")],
+        "02_glrec_pretraining": [stage_files.of_stage(run, recipe.task, "glrec")],
+        "03_backbone_training": [stage_files.of_stage(run, recipe.task, "backbone")],
         "04_joint_training": [
             evaluation.checkpoint(run, recipe.task, row, number) for row in recipes.rows(recipe) for number in seeds
         ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas
 
 from . import guard
-from .checkpoints import write_text
+from .files import write_text
 from .methods import METHODS
 
 COLUMNS = (

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoints, distributed, geometry, losses, progress
-from .checkpoints import Stage
+from . import checkpoints, distributed, geometry, losses, progress, stage_files
 from .data import batches, images
 from .data.batches import generator
 from .data.views import TrainingData, backbone_batch, glrec_batch, heldout_queries, joint_batch, training_data
@@ -24,6 +23,7 @@ from .models.ppcl import PPCL
 from .recipes import Recipe, trained_by
 from .schedules import autocast, backbone_lr, glrec_lr, joint_lr, make_optimiser, set_lr
 from .selection import choose_fusion
+from .stage_files import Stage
 
 __all__ = ["heldout_queries", "train_backbone", "train_glrec", "train_joint", "training_data"]
 LOG_EVERY = 10  # steps
@@ -36,7 +36,7 @@ LOG_EVERY = 10  # steps
 def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None) -> Path:
     """Stage 1 (supplement §2.1): self-supervised pre-training of GLRec. -> its checkpoint."""
     how = recipe.glrec
-    path = checkpoints.of_stage(run, recipe.task, "glrec")
+    path = stage_files.of_stage(run, recipe.task, "glrec")
     stage = Stage(path, recipe, ("glrec",), "GLRec", stage="glrec", task=recipe.task, seed=seed, pictures=data.pictures)
     if stage.finished:
         return path
@@ -97,7 +97,7 @@ def train_backbone(
 ) -> Path:
     """Stage 2 (supplement §2.1): the backbone on whole pictures, identity and triplet loss. -> its checkpoint."""
     how = recipe.backbone
-    path = checkpoints.of_stage(run, recipe.task, "backbone")
+    path = stage_files.of_stage(run, recipe.task, "backbone")
     facts = {"stage": "backbone", "task": recipe.task, "seed": seed, "classes": data.classes, "pictures": data.pictures}
     stage = Stage(path, recipe, ("backbone",), "backbone", **facts)
     if stage.finished:
@@ -179,7 +179,7 @@ def train_joint(
     for part, net, facts in (("glrec", model.glrec, {"pictures": data.pictures}), ("backbone", model.backbone, known)):
         begun = base / part / "checkpoint.safetensors"
         found = checkpoints.header(begun)
-        checkpoints.compare(begun, found, stage.recipe, (part,), same, stage=part, **facts)
+        stage_files.compare(begun, found, stage.recipe, (part,), same, stage=part, **facts)
         if not found["finished"]:
             raise checkpoints.CheckpointError(f"{base / part} is not finished: run its stage again first")
         checkpoints.load(begun, net)

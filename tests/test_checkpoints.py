@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ppcl import checkpoints
+from ppcl import checkpoints, stage_files
 from ppcl.checkpoints import CheckpointError, first_difference
 from ppcl.files import write_text
 from ppcl.recipes import recipe
@@ -360,4 +360,4 @@ def test_damaged_lines_of_a_log_are_left_out(tmp_path):
         json.dumps(good[1]).encode(),
     ]
     (tmp_path / "log.jsonl").write_bytes(b"\n".join([*lines, b'{"epoch": 2, "st']))
-    assert checkpoints.read_log(tmp_path / "log.jsonl") == good
+    assert stage_files.read_log(tmp_path / "log.jsonl") == good

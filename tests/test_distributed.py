@@ -12,7 +12,7 @@ import torch
 from conftest import train
 from torch.nn import functional as F
 
-from ppcl import __main__, checkpoints, distributed, training
+from ppcl import __main__, checkpoints, distributed, stage_files, training
 from ppcl.data import views
 from ppcl.methods import RecipeError
 from ppcl.recipes import check_processes, recipe
@@ -105,7 +105,7 @@ def alone_in(number, folder, port, data, base):
 
     chosen = recipe("person", "tiny", **SMALL)
     pictures = views.training_data(chosen, data["person"], quiet=True)
-    save = checkpoints.Stage.save
+    save = stage_files.Stage.save
 
     def save_then_die(self, *args, **kwargs):
         save(self, *args, **kwargs)
@@ -115,7 +115,7 @@ def alone_in(number, folder, port, data, base):
     for name in ("glrec", "backbone", "ppcl"):
         run_stage(name, chosen, pictures, folder / "undisturbed")
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(checkpoints.Stage, "save", save_then_die)
+            patch.setattr(stage_files.Stage, "save", save_then_die)
             run_stage(name, chosen, pictures, folder / "killed")
         run_stage(name, chosen, pictures, folder / "killed")
     with pytest.MonkeyPatch.context() as patch:  # gradients are sent several times a step
@@ -213,12 +213,12 @@ def test_two_processes_leave_what_one_would(several, data, tmp_path):
 
 FAILING = """
 import os, sys
-from ppcl import __main__, checkpoints
+from ppcl import __main__, stage_files
 
 if os.environ["RANK"] == "1" and "--fail" in sys.argv:
     def log(self, **values):
         raise RuntimeError("this process fell over")
-    checkpoints.Stage.log = log
+    stage_files.Stage.log = log
 sys.exit(__main__.main([word for word in sys.argv[1:] if word != "--fail"]))
 """
 

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from ppcl import checkpoints, evaluation, training
+from ppcl import checkpoints, evaluation, stage_files, training
 from ppcl.data import views
 from ppcl.recipes import recipe
 
@@ -26,7 +26,7 @@ KILLS = int(os.environ.get("PPCL_KILLS", 20))
 
 @pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch):
-    monkeypatch.setattr(checkpoints, "SAVE_EVERY", 0)
+    monkeypatch.setattr(stage_files, "SAVE_EVERY", 0)
 
 
 def child(work):
@@ -65,7 +65,7 @@ def killed(work, moment, seconds, draw):
     owner, name, instead = {
         "writing": (checkpoints, "save_file", half),
         "written": (os, "replace", die),
-        "epoch": (checkpoints.Stage, "save", None),
+        "epoch": (stage_files.Stage, "save", None),
     }[moment]
     plain, left = getattr(owner, name), [draw.randint(1, 3)]
 

@@ -18,7 +18,7 @@ from conftest import blocks
 from safetensors.torch import save_file
 
 import ppcl
-from ppcl import checkpoints, evaluation, feature_files, matching, search
+from ppcl import checkpoints, evaluation, feature_files, matching, search, stage_files
 from ppcl.data import bank_files
 from ppcl.data.images import ImageBank
 from ppcl.models.ppcl import PPCL
@@ -260,7 +260,7 @@ def test_a_stage_whose_header_lies_is_refused(kind, tmp_path):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     if STAGES[kind].keys() & {"epoch", "step", "finished"} or kind == "recipe of another kind":
         with pytest.raises(checkpoints.CheckpointError, match="no stage's checkpoint"):
-            checkpoints.Stage(path, recipe("person", "tiny"), ("joint",), "joint")
+            stage_files.Stage(path, recipe("person", "tiny"), ("joint",), "joint")
 
 
 def test_people_of_whom_a_file_has_no_numbers_are_none(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import train
 
-from ppcl import checkpoints, geometry, guard, losses, training
+from ppcl import checkpoints, geometry, guard, losses, stage_files, training
 from ppcl.data import batches, views
 from ppcl.data.batches import generator
 from ppcl.data.images import normalise
@@ -94,7 +94,7 @@ def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):
 def test_a_log_line_cut_off_by_a_kill_does_no_harm(small, pictures, run, tmp_path):
     copy_base(run, tmp_path)
     log = tmp_path / "person/glrec/log.jsonl"
-    stage = checkpoints.Stage(log.with_name("checkpoint.safetensors"), small, ("glrec",), "GLRec")
+    stage = stage_files.Stage(log.with_name("checkpoint.safetensors"), small, ("glrec",), "GLRec")
     log.write_text(log.read_text() + '{"epoch": 1, "st')
     model = GLRec(small.input.size, small.glrec)
     stage.resume(model, torch.optim.SGD(model.parameters(), 0.1))
@@ -207,13 +207,13 @@ def test_a_killed_stage_resumes_to_the_same_bits(stage, small, pictures, run, tm
         if stage == "joint":
             copy_base(run, folder)
     whole = train(undisturbed)
-    save = checkpoints.Stage.save
+    save = stage_files.Stage.save
 
     def save_then_die(self, *args, **kwargs):
         save(self, *args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoints.Stage, "save", save_then_die)
+    monkeypatch.setattr(stage_files.Stage, "save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(killed)
     monkeypatch.undo()
@@ -234,11 +234,11 @@ def test_epochs_that_end_soon_after_a_save_are_not_saved(pictures, run, tmp_path
         save(path, model, optimiser, **facts)
         written.append((facts["epoch"], facts["finished"]))
 
-    monkeypatch.setattr(checkpoints, "SAVE_EVERY", seconds)
+    monkeypatch.setattr(stage_files, "SAVE_EVERY", seconds)
     monkeypatch.setattr(checkpoints, "save", told)
     whole = training.train_glrec(chosen, pictures, tmp_path / "whole", quiet=True)
     assert written == [*((epoch, False) for epoch in saved), (3, True)]
-    at_end = checkpoints.Stage.save
+    at_end = stage_files.Stage.save
 
     def die_at_the_end(self, model, optimiser, epoch, finished, **more):
         if finished:
@@ -246,7 +246,7 @@ def test_epochs_that_end_soon_after_a_save_are_not_saved(pictures, run, tmp_path
         at_end(self, model, optimiser, epoch, finished, **more)
 
     with monkeypatch.context() as dying:
-        dying.setattr(checkpoints.Stage, "save", die_at_the_end)
+        dying.setattr(stage_files.Stage, "save", die_at_the_end)
         with pytest.raises(KeyboardInterrupt):
             training.train_glrec(chosen, pictures, tmp_path / "killed", quiet=True)
     resumed = training.train_glrec(chosen, pictures, tmp_path / "killed", quiet=True)
@@ -275,10 +275,10 @@ def test_a_signal_stops_after_the_step_saved_and_the_rest_gives_the_same_bits(
 
     for folder in ("whole", "stopped") if stage == "joint" else ():
         copy_base(run, tmp_path / folder)
-    seen = checkpoints.Stage.watch
+    seen = stage_files.Stage.watch
     before = signal.getsignal(number)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints.Stage, "watch", watch)
+        patch.setattr(stage_files.Stage, "watch", watch)
         train(tmp_path / "stopped")
     assert signal.getsignal(number) is before
     name = "joint/+glrec/seed0" if stage == "joint" else stage
@@ -317,7 +317,7 @@ def test_what_a_killed_save_left_is_cleared_away(small, pictures, run, tmp_path)
     path = tmp_path / "person/glrec/checkpoint.safetensors"
     left = path.with_name(f".{path.name}.123.tmp")
     left.write_bytes(b"half")
-    stage = checkpoints.Stage(path, small, ("glrec",), "GLRec")
+    stage = stage_files.Stage(path, small, ("glrec",), "GLRec")
     model = GLRec(small.input.size, small.glrec)
     stage.resume(model, torch.optim.SGD(model.parameters(), 0.1))
     assert not left.exists()

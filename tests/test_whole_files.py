@@ -22,7 +22,7 @@ from conftest import FAST, by_commands, failure
 from PIL import Image
 
 import ppcl
-from ppcl import bench, checkpoints, files, guard, reproduce, results
+from ppcl import bench, files, guard, reproduce, results, stage_files
 from ppcl.__main__ import main
 from ppcl.data import datasets, drawn_people, images
 
@@ -256,10 +256,10 @@ def test_content_is_on_the_disk_before_its_name_and_the_log_before_the_checkpoin
     tiny, untrained, tmp_path, monkeypatch
 ):
     seen, flush, replace = [], files.flush, os.replace
-    for module in (files, checkpoints):
+    for module in (files, stage_files):
         monkeypatch.setattr(module, "flush", lambda path: (seen.append(path.name), flush(path)))
     monkeypatch.setattr(os, "replace", lambda *names: (seen.append("named"), replace(*names)))
-    stage = checkpoints.Stage(tmp_path / "checkpoint.safetensors", tiny, ("joint",), "joint")
+    stage = stage_files.Stage(tmp_path / "checkpoint.safetensors", tiny, ("joint",), "joint")
     stage.log(epoch=0, step=0)
     stage.save(untrained, None, 1, False)
     assert seen == ["log.jsonl", f".checkpoint.safetensors.{files.HOST}-{os.getpid()}.tmp", "named", tmp_path.name]
@@ -302,14 +302,14 @@ def test_two_that_add_results_at_once_lose_none(tmp_path):
 WRITERS = "write_text write_bytes savefig save save_file save_image tofile dump to_csv to_json to_html to_parquet "
 WRITERS += "to_pickle touch symlink_to hardlink_to rename copytree copyfile copy2 copyfileobj move serialize_file "
 WRITERS = (WRITERS + "execute_notebook NamedTemporaryFile").split()
-OURS = "write_text files.write_text feature_files.save plots.save stage.save self.save save".split()
+OURS = "write_text files.write_text feature_files.save plots.save stage.save self.save checkpoints.save".split()
 EXEMPT = {
     "files.replacing: os.replace": "what all others go through",
     "files.replacing: temporary.touch": "the same",
     "drawn_files.keep: part.write_bytes": "as files.replacing, but thousands: truth.csv is written once all are there",
     "drawn_files.keep: os.replace": "the same",
     "guard.alone: open": "the lock, always empty",
-    "checkpoints.log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
+    "stage_files.log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
     "progress.followed: path.write_text": "what a notebook's process says, as long as it runs; no result",
     "progress._say: open": "the same",
     "reproduce._execute: papermill.execute_notebook": "a hidden draft, for whoever looks for what failed",
