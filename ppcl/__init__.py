@@ -17,8 +17,8 @@ bytes(31 << 20)
 
 __version__ = "0.1.0"
 _NAMES = {"recipe": "recipes", "load": "evaluation", "describe": "search", "match": "matching", "ready": "data"}
-_MODULES = "bench charts checkpoints data evaluation explore geometry live losses matching metrics models plots".split()
-_MODULES += "progress recipes report reproduce results search training".split()
+_MODULES = "bench data disk drawn evaluation explore geometry losses matching metrics models plots recipes".split()
+_MODULES += "runs search training".split()
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
 

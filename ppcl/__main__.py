@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from . import __version__
-from .files import printable, write_text
+from .disk.files import printable, write_text
 from .recipes import DATASETS, METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
@@ -19,7 +19,7 @@ PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun says
 def tell(line: str) -> None:
     """One line on stderr, whatever names stand in it: of several processes of torchrun, by the first that fails."""
     if PROCESSES > 1:
-        from .distributed import tells
+        from .disk.processes import tells
 
         if not tells():
             return
@@ -125,7 +125,7 @@ def parser() -> Parser:
 
 def run_reproduce(given) -> None:
     """Every notebook in order."""
-    from .reproduce import reproduce
+    from .runs.reproduce import reproduce
 
     reproduce(
         given.profile, given.task, given.run, given.data, given.seed, given.only, given.set, given.device, given.publish
@@ -153,36 +153,38 @@ def run_train(given) -> None:
     method(given.method)
     check_processes(chosen, given.stage, PROCESSES)
 
-    from . import distributed, guard, training
+    from . import training
     from .data import datasets
-    from .manifests import device, manifest, of_profile, record
+    from .disk import processes, run_lock
+    from .runs.manifest import device, manifest, of_profile, record
 
     of_profile(given.run, given.profile)
     data = given.data or given.run / "data"
     where = device(given.device)
-    distributed.start(where)
+    processes.start(where)
     for turn in (True, False):  # the first decodes and keeps the pictures, the others map its file
-        if distributed.first() == turn:
+        if processes.first() == turn:
             pictures = training.training_data(chosen, data, where)
-        distributed.wait()
-    distributed.agree(int(pictures.pictures, 16) >> 8, f"{data} does not hold the same pictures for all processes")
-    with guard.alone(given.run):
+        processes.wait()
+    processes.agree(int(pictures.pictures, 16) >> 8, f"{data} does not hold the same pictures for all processes")
+    with run_lock.alone(given.run):
         if given.stage == "joint":
             path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
         else:
             train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
             path = train(chosen, pictures, given.run, given.seed)
-        if distributed.first():
+        if processes.first():
             known = {} if "data" in manifest(given.run) else {"data": datasets.contents(data)}  # reads every byte
             record(given.run, chosen, where, given.seed, processes=PROCESSES, **known)
             print(path)
-    distributed.stop()
+    processes.stop()
 
 
 def run_evaluate(given) -> None:
     """A run on a data set, and its table printed."""
-    from . import evaluation, results
-    from .manifests import device
+    from . import evaluation
+    from .evaluation import results
+    from .runs.manifest import device
 
     methods = [given.method] if given.method and method(given.method) else None
     found = evaluation.evaluate(
@@ -203,7 +205,7 @@ def run_evaluate(given) -> None:
 def run_rank(given) -> None:
     """Photographs against a folder of others."""
     from . import search
-    from .manifests import device
+    from .runs.manifest import device
 
     table = search.rank(
         given.run, given.task, given.query, given.gallery, given.out, given.top, given.method, given.seed,
@@ -216,7 +218,7 @@ def run_rank(given) -> None:
 def run_bench(given) -> None:
     """What this machine measures."""
     from . import bench
-    from .manifests import device
+    from .runs.manifest import device
 
     path = given.json or bench.RECORD
     if not (given.json or path.parent.is_dir()):

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import torch
 
-from . import bench_data, bench_models, reproduce, results
-from .files import write_text
+from . import bench_data, bench_models
+from .disk.files import write_text
+from .evaluation import results
+from .runs import reproduce
 from .timing import Sizes
 
 RECORD = reproduce.ROOT / "figures" / "benchmarks.json"

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from . import geometry
-from .data import bank_files, batches, images, usual, views
+from .data import bank_files, image_bank, partial_views, shifted_crops, stage_batches
 from .recipes import recipe
 from .timing import Sizes, bandwidth, fact, item, threads
 
@@ -49,7 +49,7 @@ def plain_pipeline(size: tuple[int, int]) -> tuple[str, object]:
     from torchvision import transforms
 
     steps = [transforms.Resize(size), transforms.RandomHorizontalFlip(), transforms.Pad(10)]
-    steps += [transforms.RandomCrop(size), transforms.ToTensor(), transforms.Normalize(images.MEAN, images.STD)]
+    steps += [transforms.RandomCrop(size), transforms.ToTensor(), transforms.Normalize(image_bank.MEAN, image_bank.STD)]
     return "torchvision, picture by picture", transforms.Compose([*steps, transforms.RandomErasing()])
 
 
@@ -63,23 +63,25 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
     chosen = recipe("person", "paper", **{"input.height": sizes.size[0], "input.width": sizes.size[1]})
     shape, count = (3, *sizes.size), sizes.batch
     pixels = torch.randint(256, (8 * count, *shape), dtype=torch.uint8)
-    bank, out = images.ImageBank(pixels, torch.zeros(len(pixels))), torch.empty(count, *shape)
-    draw = batches.generator(0, "bench")
+    bank, out = image_bank.ImageBank(pixels, torch.zeros(len(pixels))), torch.empty(count, *shape)
+    draw = partial_views.generator(0, "bench")
     order = iter(lambda: torch.randint(len(pixels), (count,), generator=draw), None)
     nobody = torch.zeros(count, dtype=torch.bool)
-    boxes = geometry.compose(views.whole_views(count, chosen, draw), batches.training_crops(count, chosen.glrec, draw))
+    boxes = geometry.compose(
+        stage_batches.whole_views(count, chosen, draw), partial_views.training_crops(count, chosen.glrec, draw)
+    )
 
     def whole() -> None:
         for _ in range(SEVERAL):
-            usual.usual_views(pixels, next(order), chosen.augmentation, chosen.backbone.pad, draw, out)
+            shifted_crops.usual_views(pixels, next(order), chosen.augmentation, chosen.backbone.pad, draw, out)
 
     def parts() -> None:
         for _ in range(SEVERAL):
-            images.normalise(batches.read_views(pixels, boxes, nobody, next(order), out), out)
+            image_bank.normalise(partial_views.read_views(pixels, boxes, nobody, next(order), out), out)
 
     def everything() -> None:
         for _ in range(SEVERAL):
-            views.glrec_batch(bank, next(order), chosen, draw)
+            stage_batches.glrec_batch(bank, next(order), chosen, draw)
 
     with tempfile.TemporaryDirectory() as folder, threads(1):
         paths = draw_files(Path(folder), min(count, sizes.pictures))
@@ -110,7 +112,7 @@ def bank(sizes: Sizes, _device: str) -> list[dict]:
             for path in paths:
                 Image.open(path).load()
 
-        build = partial(images.bank, paths, sizes.size, quiet=True)
+        build = partial(image_bank.bank, paths, sizes.size, quiet=True)
         many = [paths[number % len(paths)] for number in range(sizes.bank)]
         shape, kept = (sizes.bank, 3, *sizes.size), Path(folder) / "kept" / "bank.safetensors"
         block = torch.zeros(min(256, sizes.bank), *shape[1:], dtype=torch.uint8)

@@ -15,14 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import losses, matching, metrics, schedules, training
-from .data import images, views
-from .features import STRIPES, Features, gram_matrix
+from . import losses, matching, metrics, training
+from .data import image_bank, stage_batches
+from .matching.features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
 from .models.crloc import stripes
 from .models.ppcl import PPCL
 from .recipes import Recipe, recipe
 from .timing import Sizes, bandwidth, fact, item, product
+from .training import schedules
 
 STAGES = {"glrec": training.train_glrec, "backbone": training.train_backbone, "joint": training.train_joint}
 FUSED = 0.7  # the part distance's weight, for want of a trained one
@@ -86,8 +87,8 @@ def stages(sizes: Sizes, device: str, chosen: Recipe | None = None) -> list[dict
     each, held = 8, 32  # pictures a person, pictures held out
     people = -(-many * max(getattr(chosen, stage).batch for stage in STAGES) // each)  # one epoch
     pixels = torch.randint(256, (people * each + held, 3, *chosen.input.size), dtype=torch.uint8).to(device)
-    bank, ids = images.ImageBank(pixels, torch.zeros(len(pixels), device=device)), np.arange(len(pixels)) // each
-    data = views.TrainingData(bank[held:], ids[:-held], bank[:held], ids[:held], torch.device(device))
+    bank, ids = image_bank.ImageBank(pixels, torch.zeros(len(pixels), device=device)), np.arange(len(pixels)) // each
+    data = stage_batches.TrainingData(bank[held:], ids[:-held], bank[:held], ids[:held], torch.device(device))
 
     def timed(steps: int, measure: Callable) -> dict[str, float]:
         parts = {stage: dataclasses.replace(getattr(chosen, stage), steps=steps) for stage in STAGES}

@@ -12,10 +12,12 @@ import pandas
 import torch
 from PIL import Image
 
-from . import checkpoints, evaluation, geometry, ground_truth, matching
-from .data import datasets, images, picture_files
-from .data.folders import Cut
-from .files import printable
+from . import evaluation, geometry, matching
+from .data import datasets, image_bank, image_files
+from .data.reading import Cut
+from .disk import checkpoints
+from .disk.files import printable
+from .evaluation import known_truth
 from .models.ppcl import PPCL
 from .recipes import METHODS
 
@@ -38,7 +40,7 @@ class Choice:
 
     def open(self) -> Image.Image:
         """Upright RGB, no side longer than LARGEST. Raises DataError."""
-        picture = self.picture if isinstance(self.picture, Image.Image) else picture_files.open_picture(self.picture)
+        picture = self.picture if isinstance(self.picture, Image.Image) else image_files.open_picture(self.picture)
         picture.thumbnail((LARGEST, LARGEST))
         return picture
 
@@ -50,7 +52,7 @@ class Gallery:
     dataset: str
     names: list[str]
     people: np.ndarray
-    bank: images.ImageBank
+    bank: image_bank.ImageBank
     seen: list[Image.Image] = field(repr=False)
     choices: dict[str, Choice] = field(repr=False)
 
@@ -62,8 +64,8 @@ def gallery(data: Path | str, recipe) -> Gallery:
     """
     dataset = datasets.partial_sets(data, recipe.task)[0]
     query, have = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
-    bank, files = images.bank(have.pictures, recipe.input.size, "gallery"), []
-    for picture in map(picture_files.open_picture, have.pictures):  # photographs are large: one at a time
+    bank, files = image_bank.bank(have.pictures, recipe.input.size, "gallery"), []
+    for picture in map(image_files.open_picture, have.pictures):  # photographs are large: one at a time
         picture.thumbnail((SMALL, SMALL))
         files.append(picture)
     names = [printable(path.name) for path in have.paths]
@@ -148,14 +150,14 @@ def search(
     model: PPCL, there: matching.Features, view: Image.Image, itself: int | None = None, top: int = TOP
 ) -> Found:
     """Rank a described gallery for one view, as `matching.best` does; the picture `itself` is passed over."""
-    query = matching.describe(model, images.bank([view], model.recipe.input.size, quiet=True), several=True)
+    query = matching.describe(model, image_bank.bank([view], model.recipe.input.size, quiet=True), several=True)
     distance, overall, index = (part[0] for part in matching.best(model, query, there, top + 1))
     kept = [k for k, j in enumerate(index.tolist()) if j != itself][:top]
     distance, overall, index = distance[kept], overall[kept], index[kept]
     weight, regions, part = matching.fusion_weight(model), None, torch.zeros(len(kept))
     if model.method.region != "none":
         part = matching.region_distances(model, query, there, index[None]).cpu()[0]
-        regions = ground_truth.locate_pairs(model, query, there, np.zeros(len(kept), int), index.cpu().numpy())
+        regions = known_truth.locate_pairs(model, query, there, np.zeros(len(kept), int), index.cpu().numpy())
     placed = query.box[0, 0].cpu(), float(query.gate[0])
     parts = list(zip(overall.tolist(), part.tolist(), strict=True))
     return Found(model.row, model.method.layout, *placed, weight, index.tolist(), distance.tolist(), parts, regions)

@@ -14,11 +14,12 @@ import torch
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from . import boards, geometry
-from .charts import PALETTE
+from . import geometry
 from .data import datasets
 from .explore import TOP, Choice, Crop, Described, Found, Gallery, cut, own, rows, search, table
-from .figures import few_colours
+from .plots import cells
+from .plots.charts import PALETTE
+from .plots.figure_style import few_colours
 
 HIGH, GAP, LINE = 150, 8, 16  # pixels: a picture, between pictures, a line of text
 STYLE = "<style>.ppcl td, .ppcl th {padding: 0 8px; text-align: right; font-size: 12px}</style>"
@@ -46,7 +47,7 @@ def _colour(colour) -> tuple[int, ...]:
 
 FONT, SMALL, SIGN = _font(11), _font(10), _font(15)
 GLOBAL, REGION = _colour(PALETTE[0]), _colour(PALETTE[1])
-BOX = {meaning: _colour(boards.BOXES[meaning][0]) for meaning in ("p", "q")}
+BOX = {meaning: _colour(cells.BOXES[meaning][0]) for meaning in ("p", "q")}
 INK, PALE = (40, 40, 40), (232, 232, 232)
 
 

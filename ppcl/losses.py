@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import geometry
-from .data import batches
-from .data.views import JointBatch
-from .distributed import gather, share, size
+from .data import partial_views
+from .data.stage_batches import JointBatch
+from .disk.processes import gather, share, size
 from .models.crloc import describe_stripes, stripe_weights, stripes
 from .models.ppcl import PPCL
 from .recipes import BackboneStage, GLRecStage
@@ -158,7 +158,7 @@ def region_losses(
     h1, h2, r1, r2 = ids.split(own)
     a, b = torch.cat([r1, r2]), torch.cat([h2, h1])
 
-    inside = batches.uniform(0.4, 1, 2 * people, 2, draw=draw)
+    inside = partial_views.uniform(0.4, 1, 2 * people, 2, draw=draw)
     corner = torch.rand(2 * people, 2, generator=draw, device=device) * (1 - inside)
     part = torch.cat([corner + inside / 2, inside], 1)
     all_of_it = torch.rand(2 * people, 1, generator=draw, device=device) < how.whole_box_share

@@ -16,12 +16,15 @@ import pandas
 import torch
 from PIL import Image
 
-from . import __version__, checkpoints, evaluation, feature_files, geometry, ground_truth, matching, plots, progress
-from .data import datasets, images, picture_files
-from .data.folders import Cut
-from .files import printable, write_text
-from .methods import trained_by
+from . import __version__, evaluation, geometry, matching, plots
+from .data import datasets, image_bank, image_files
+from .data.reading import Cut
+from .disk import checkpoints, progress
+from .disk.files import printable, write_text
+from .evaluation import known_truth
+from .matching import feature_files
 from .models.ppcl import PPCL
+from .recipes.methods import trained_by
 
 SHOWN = 20  # queries in a picture
 PART = 1024  # gallery pictures that are decoded and described at once
@@ -37,11 +40,11 @@ def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
     if isinstance(pictures, (str, Path, Image.Image)):
         pictures = [pictures]
     bank = pictures
-    if not isinstance(bank, images.ImageBank):
+    if not isinstance(bank, image_bank.ImageBank):
         pictures = list(pictures)
         if odd := [type(one).__name__ for one in pictures if not isinstance(one, (str, Path, Image.Image))]:
             raise TypeError(f"pictures are paths, PIL images or an ImageBank, not {odd[0]}")
-        bank = images.bank(_cut(pictures, model.recipe.task), model.recipe.input.size)
+        bank = image_bank.bank(_cut(pictures, model.recipe.task), model.recipe.input.size)
     return matching.describe(model, bank, several)
 
 
@@ -74,7 +77,7 @@ def rank(
     query = [query] if isinstance(query, (str, Path)) else list(query)
     out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)
-    asked = images.bank(_cut(query, task), model.recipe.input.size, "queries")
+    asked = image_bank.bank(_cut(query, task), model.recipe.input.size, "queries")
     queries = describe(model, asked)
     found, kept = _gallery(model, files, *_kept_as(run, task, files, method, seed))
     files = [file for file, size in zip(files, kept["sizes"], strict=True) if size]
@@ -82,12 +85,12 @@ def rank(
     distances, overall, best = (part.cpu() for part in matching.best(model, queries, found, top))
     shown, place = np.unique(best, return_inverse=True)  # only these are read again
     order, near = place.reshape(best.shape), found[torch.from_numpy(shown)].to(device)
-    have = images.bank(_cut([files[j] for j in shown], task), model.recipe.input.size, "found")
+    have = image_bank.bank(_cut([files[j] for j in shown], task), model.recipe.input.size, "found")
     regions = None  # rows without regions locate none
     if model.method.region != "none":
         parts = matching.region_distances(model, queries, near, torch.from_numpy(order).to(device))
         asked_of = np.repeat(np.arange(len(order)), order.shape[1])
-        regions = ground_truth.locate_pairs(model, queries, near, asked_of, order.flatten()).view(*order.shape, 4)
+        regions = known_truth.locate_pairs(model, queries, near, asked_of, order.flatten()).view(*order.shape, 4)
     lines = []
     for i, row in enumerate(best.tolist()):
         for rank_, j in enumerate(row):
@@ -126,7 +129,7 @@ def _cut(pictures, task: str) -> list:
     """Faces are cut to their centre where they are 250 x 250, as in training; all other pictures pass."""
     if task != "face":
         return list(pictures)
-    return [picture_files.centred(one) if isinstance(one, Image.Image) else Cut(Path(one), True) for one in pictures]
+    return [image_files.centred(one) if isinstance(one, Image.Image) else Cut(Path(one), True) for one in pictures]
 
 
 def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple[Path, dict]:
@@ -170,7 +173,7 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
     def parts():
         for start in range(0, len(good), PART):
             some = _cut(good[start : start + PART], model.recipe.task)
-            yield describe(model, images.bank(some, model.recipe.input.size, "gallery"), several=False)
+            yield describe(model, image_bank.bank(some, model.recipe.input.size, "gallery"), several=False)
 
     try:
         feature_files.save(path, parts(), len(good), facts, **kept)
@@ -200,7 +203,7 @@ def _warn(bad: list[str]) -> None:
 def _size(file: Path) -> tuple[tuple[int, int] | None, str]:
     """(width, height) of a gallery picture, None where it cannot be read; and what is wrong with it."""
     try:
-        return picture_files.open_picture(file).size, ""
+        return image_files.open_picture(file).size, ""
     except datasets.DataError as error:
         return None, str(error)
 
@@ -217,7 +220,7 @@ def _readable(files: list[Path]) -> tuple[list[tuple[int, int] | None], list[str
 
 def _pixels(box: torch.Tensor, size: tuple[int, int], task: str) -> dict[str, int]:
     """A located box in whole pixels of its picture of that (width, height), cut at the picture's edge."""
-    uncut = task == "face" and size == picture_files.UNCUT
-    sides, low = ((picture_files.CENTRE,) * 2, picture_files.MARGIN) if uncut else (size, 0)
+    uncut = task == "face" and size == image_files.UNCUT
+    sides, low = ((image_files.CENTRE,) * 2, image_files.MARGIN) if uncut else (size, 0)
     corner = geometry.corners(geometry.clip(box)).numpy() * np.array([*sides, *sides]) + low
     return dict(zip(CORNERS, corner.round().astype(int).tolist(), strict=True))

@@ -6,10 +6,10 @@ from PIL import Image
 
 from ppcl import training
 from ppcl.__main__ import main
-from ppcl.data import views
-from ppcl.data.drawn_faces import draw_faces
-from ppcl.data.drawn_people import draw_people
-from ppcl.data.images import normalise
+from ppcl.data import stage_batches
+from ppcl.data.image_bank import normalise
+from ppcl.drawn.faces import draw_faces
+from ppcl.drawn.people import draw_people
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
 
@@ -73,7 +73,7 @@ def small_face():
 
 @pytest.fixture(scope="session")
 def face_pictures(small_face, faces):
-    return views.training_data(small_face, faces, quiet=True)
+    return stage_batches.training_data(small_face, faces, quiet=True)
 
 
 def train(chosen, pictures, folder, rows=()):

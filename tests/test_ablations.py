@@ -10,11 +10,13 @@ import torch
 from conftest import SMALL as SHORT
 from conftest import train
 
-from ppcl import checkpoints, evaluation, ground_truth, matching, results
-from ppcl.data import datasets, views
-from ppcl.methods import ABLATIONS, METHODS
+from ppcl import evaluation, matching
+from ppcl.data import datasets, stage_batches
+from ppcl.disk import checkpoints
+from ppcl.evaluation import known_truth, results
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
+from ppcl.recipes.methods import ABLATIONS, METHODS
 
 SMALL = SHORT | {"joint.epochs": 1}
 TRAINED = [name for name in ABLATIONS if not ABLATIONS[name].checkpoint]
@@ -28,7 +30,7 @@ def small():
 @pytest.fixture(scope="module")
 def run(small, drawn, tmp_path_factory):
     """A run with the method and every ablation trained."""
-    pictures = views.training_data(small, drawn, quiet=True)
+    pictures = stage_batches.training_data(small, drawn, quiet=True)
     return train(small, pictures, tmp_path_factory.mktemp("ablations"), ["ppcl", *TRAINED])
 
 
@@ -94,7 +96,7 @@ def test_without_whitening_the_map_is_read_as_it_is(run, small):
 def test_the_oracle_lies_where_the_truth_says(run, small, drawn):
     found = evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl", "oracle-placement"], quiet=True)
     model = evaluation.load(run, "person", "oracle-placement")
-    query = matching.describe(model, found.query_bank, True, ground_truth.view_boxes(found))
+    query = matching.describe(model, found.query_bank, True, known_truth.view_boxes(found))
     gallery = matching.describe(model, found.gallery_bank)
     assert np.allclose(found.distances["oracle-placement"], matching.match(model, query, gallery), atol=1e-5)
     rows = [row for row in found.rows if row["method"] == "oracle-placement"]
@@ -153,7 +155,7 @@ def test_test_labels_change_nothing_that_training_and_selection_make(small, draw
         for path in (tmp_path / "data" / folder).iterdir():
             path.rename(path.with_suffix(".jpg"))
     for name, data in (("one", drawn), ("two", tmp_path / "data")):
-        train(small, views.training_data(small, data, quiet=True), tmp_path / name, ["ppcl"])
+        train(small, stage_batches.training_data(small, data, quiet=True), tmp_path / name, ["ppcl"])
     names = ["glrec", "backbone", "joint/ppcl/seed0"]
     one, two = ([tmp_path / n / "person" / part / "checkpoint.safetensors" for part in names] for n in ("one", "two"))
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
@@ -235,15 +237,15 @@ def test_the_trained_model_of_a_row_knows_its_row(run):
 
 def test_truth_follows_the_camera_above_the_heads():
     """A box of the figure moves as the drawing moves it, and back."""
-    from ppcl.data.drawn_figure import _from_above
-    from ppcl.data.drawn_looks import Cloth
-    from ppcl.data.drawn_paint import Part
+    from ppcl.drawn.figure import _from_above
+    from ppcl.drawn.looks import Cloth
+    from ppcl.drawn.paint import Part
 
     above, top, low, side = 0.4, 0.2, 0.7, 0.08
     part = _from_above(Part(0, (side, top), (side, low), (0.1, 0.1), Cloth((0, 0, 0))), above)
     wide = 0.32  # of the figure's frame, body heights
     box = torch.tensor([[0.5 + side / wide / 2, (top + low) / 2, side / wide, low - top]])
-    seen = ground_truth._seen(box, torch.tensor([above]))[0]
+    seen = known_truth._seen(box, torch.tensor([above]))[0]
     x, y, w, h = seen.tolist()
     assert (y - h / 2, y + h / 2) == pytest.approx((part.p[1], part.q[1]), abs=1e-6)
     middle = (part.p[0] + part.q[0]) / 2 / wide  # the right edge of the box, at half its height
@@ -251,8 +253,8 @@ def test_truth_follows_the_camera_above_the_heads():
     assert part.radii[0] > 0.1 > part.radii[1] and part.p[1] > top
     boxes = torch.rand(20, 4) * 0.4 + 0.3
     tilt = torch.rand(20) * 0.55
-    assert torch.allclose(ground_truth._level(ground_truth._seen(boxes, tilt), tilt), boxes, atol=1e-4)
-    assert torch.equal(ground_truth._level(boxes, torch.zeros(20)), boxes)
+    assert torch.allclose(known_truth._level(known_truth._seen(boxes, tilt), tilt), boxes, atol=1e-4)
+    assert torch.equal(known_truth._level(boxes, torch.zeros(20)), boxes)
 
 
 def of_draws(values):

@@ -63,8 +63,8 @@ def test_imports_point_one_way():
     root = Path(ppcl.__file__).parent
     readme = (root.parent / "README.md").read_text()
     line = re.findall("`([a-z_]+)`", readme.split("in which things flow:")[1].split("A file imports")[0])
-    files = {path.stem for path in root.glob("*.py")} | {"data", "models"}
-    assert sorted(line) == sorted(files - {"__init__"})
+    rooms = {path.parent.name for path in root.glob("*/__init__.py")}
+    assert sorted(line) == sorted({path.stem for path in root.glob("*.py")} - {"__init__"} | rooms)
     for path in root.rglob("*.py"):
         if path.parent == root and path.stem == "__init__":
             continue

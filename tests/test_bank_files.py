@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from ppcl.data import bank_files, images, views
+from ppcl.data import bank_files, image_bank, stage_batches
 from ppcl.data.datasets import DataError
-from ppcl.files import HOST
+from ppcl.disk.files import HOST
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def files(tmp_path):
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """Where a bank is kept, however small it is, written in blocks of two pictures."""
-    monkeypatch.setattr(images, "KEPT", 0)
-    monkeypatch.setattr(images, "BLOCK", 2 * 3 * 32 * 16)
+    monkeypatch.setattr(image_bank, "KEPT", 0)
+    monkeypatch.setattr(image_bank, "BLOCK", 2 * 3 * 32 * 16)
     return tmp_path / "data" / "decoded" / "people.safetensors"
 
 
 def make(files, kept, size=(32, 16)):
     kept.parent.parent.mkdir(exist_ok=True)
-    return images.bank(files, size, quiet=True, kept=kept)
+    return image_bank.bank(files, size, quiet=True, kept=kept)
 
 
 def same(a, b):
@@ -41,7 +41,7 @@ def same(a, b):
 
 
 def test_a_kept_bank_is_the_one_in_memory(files, kept, capsys):
-    plain = images.bank(files, (32, 16), quiet=True)
+    plain = image_bank.bank(files, (32, 16), quiet=True)
     assert same(make(files, kept), plain) and same(make(files, kept), plain)
     with safe_open(kept, "pt") as file:
         assert torch.equal(file.get_tensor("images"), plain.images)
@@ -51,7 +51,7 @@ def test_a_kept_bank_is_the_one_in_memory(files, kept, capsys):
 
 def test_it_is_not_decoded_again(files, kept, monkeypatch):
     first = make(files, kept)
-    monkeypatch.setattr(images, "open_picture", lambda _: pytest.fail("it was decoded again"))
+    monkeypatch.setattr(image_bank, "open_picture", lambda _: pytest.fail("it was decoded again"))
     assert same(make(files, kept), first)
     moved = files[0].parent.rename(files[0].parents[1] / "elsewhere") / ".."
     folder = (moved.parent.parent / "elsewhere").rename(moved.parent.parent / "people")
@@ -72,7 +72,7 @@ def test_a_stale_one_is_made_again_without_a_word(files, kept, capsys, change):
         size = (16, 16)
     else:
         files[0] = files[0].rename(files[0].with_name("0a.png"))
-    assert same(make(files, kept, size), images.bank(files, size, quiet=True))
+    assert same(make(files, kept, size), image_bank.bank(files, size, quiet=True))
     assert capsys.readouterr().out == ""
 
 
@@ -80,7 +80,7 @@ def test_a_stale_one_is_made_again_without_a_word(files, kept, capsys, change):
 def test_a_damaged_one_is_named_in_one_line_and_made_again(files, kept, capsys, damage):
     first = make(files, kept)
     whole = kept.read_bytes()
-    first = images.ImageBank(first.images.clone(), first.ratios)
+    first = image_bank.ImageBank(first.images.clone(), first.ratios)
     new = {"cut": whole[:-1], "longer": whole + b"x", "empty": b"", "no safetensors": b"hello" * 9999}
     kept.write_bytes(new.get(damage, whole[:8] + b"?" * 40 + whole[48:]))
     assert same(make(files, kept), first)
@@ -113,7 +113,7 @@ def test_where_nothing_can_be_kept_pictures_are_decoded_into_memory(files, kept,
     usage = bank_files.shutil.disk_usage(files[0].parent)
     monkeypatch.setattr(bank_files.shutil, "disk_usage", lambda _: usage._replace(free=100))
     found = make(files, kept)
-    assert same(found, images.bank(files, (32, 16), quiet=True)) and not kept.exists()
+    assert same(found, image_bank.bank(files, (32, 16), quiet=True)) and not kept.exists()
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and "into memory" in said and str(kept.parent.parent) in said
 
@@ -124,20 +124,20 @@ def test_what_is_kept_and_stale_makes_no_room(files, kept, capsys, monkeypatch):
     stale = kept.read_bytes()
     usage = bank_files.shutil.disk_usage(files[0].parent)
     monkeypatch.setattr(bank_files.shutil, "disk_usage", lambda _: usage._replace(free=100))
-    assert same(make(files, kept), images.bank(files, (32, 16), quiet=True)) and capsys.readouterr().out == ""
+    assert same(make(files, kept), image_bank.bank(files, (32, 16), quiet=True)) and capsys.readouterr().out == ""
     os.utime(files[0], (1, 1))
     make(files, kept)
     assert "into memory" in capsys.readouterr().out and kept.read_bytes() == stale
 
 
 def test_training_reads_slices_of_the_kept_bank(tiny, drawn, tmp_path, monkeypatch):
-    plain = views.training_data(tiny, drawn, quiet=True)
+    plain = stage_batches.training_data(tiny, drawn, quiet=True)
     data = tmp_path / "data"
     data.mkdir()
     for path in drawn.iterdir():
         (data / path.name).symlink_to(path)
-    monkeypatch.setattr(images, "KEPT", 0)
-    found = views.training_data(tiny, data, quiet=True)
+    monkeypatch.setattr(image_bank, "KEPT", 0)
+    found = stage_batches.training_data(tiny, data, quiet=True)
     assert same(found.train, plain.train) and same(found.heldout, plain.heldout)
     assert (found.labels == plain.labels).all() and (found.heldout_ids == plain.heldout_ids).all()
     ends = found.train.images.data_ptr() + found.train.images.nbytes
@@ -153,16 +153,16 @@ from ppcl.data import images, usual
 from ppcl.data.batches import generator
 from ppcl.recipes import Augmentation
 
-images.KEPT, images.BLOCK = 0, 1 << 22
+image_bank.KEPT, image_bank.BLOCK = 0, 1 << 22
 torch.set_num_threads(1)
 files = [Path(sys.argv[1])] * 2600
 def private():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
-images.bank(files[:8], (256, 128), quiet=True)
+image_bank.bank(files[:8], (256, 128), quiet=True)
 before = private()
 resource.setrlimit(resource.RLIMIT_DATA, (int(1024**2 * (before + 1000)), resource.RLIM_INFINITY))
-bank = images.bank(files, (256, 128), quiet=True, kept=Path(sys.argv[2]))
+bank = image_bank.bank(files, (256, 128), quiet=True, kept=Path(sys.argv[2]))
 half = bank[1300:]
 for step in range(30):
     usual.usual_views(half.images, torch.randint(1300, (16,)), Augmentation(), 10, generator(0, step))

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from ppcl import geometry
-from ppcl.data import usual
-from ppcl.data.batches import (
+from ppcl.data import shifted_crops
+from ppcl.data.image_bank import normalise
+from ppcl.data.partial_views import (
     KINDS,
     augment,
     erasing_boxes,
@@ -20,8 +21,7 @@ from ppcl.data.batches import (
     uniform,
     view_boxes,
 )
-from ppcl.data.images import normalise
-from ppcl.data.usual import usual_views
+from ppcl.data.shifted_crops import usual_views
 from ppcl.recipes import Augmentation
 
 # 12 people: one with a single picture, one with two, the others with five
@@ -261,7 +261,9 @@ def test_usual_views_are_the_slow_version_on_every_kind_of_device(draw, monkeypa
     buffer = torch.full((40, 3, 32, 16), float("nan"))
     found = usual_views(bank, index, how, pad, generator(0, "u"), buffer)
     assert found is buffer and torch.equal(found, expected)
-    monkeypatch.setattr(usual, "_one_by_one", lambda b, i, *draws: usual._all_at_once(b[i], *draws[:-1]))
+    monkeypatch.setattr(
+        shifted_crops, "_one_by_one", lambda b, i, *draws: shifted_crops._all_at_once(b[i], *draws[:-1])
+    )
     assert torch.equal(usual_views(bank, index, how, pad, generator(0, "u")), expected)
 
 

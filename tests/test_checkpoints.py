@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ppcl import checkpoints, stage_files
-from ppcl.checkpoints import CheckpointError, first_difference
-from ppcl.files import write_text
+from ppcl.disk import checkpoints
+from ppcl.disk.checkpoints import CheckpointError, first_difference
+from ppcl.disk.files import write_text
 from ppcl.recipes import recipe
+from ppcl.training import stage_on_disk
 
 FACTS = {
     "recipe": recipe("person", "tiny").to_dict(),
@@ -360,4 +361,4 @@ def test_damaged_lines_of_a_log_are_left_out(tmp_path):
         json.dumps(good[1]).encode(),
     ]
     (tmp_path / "log.jsonl").write_bytes(b"\n".join([*lines, b'{"epoch": 2, "st']))
-    assert stage_files.read_log(tmp_path / "log.jsonl") == good
+    assert stage_on_disk.read_log(tmp_path / "log.jsonl") == good

@@ -12,11 +12,12 @@ from conftest import FAST, by_commands, failure
 from PIL import Image
 from safetensors.torch import save_file
 
-from ppcl import matching, reproduce
+from ppcl import matching
 from ppcl.__main__ import main
-from ppcl.data import datasets, picture_files
-from ppcl.data.folders import DataError
-from ppcl.results import COLUMNS
+from ppcl.data import datasets, image_files
+from ppcl.data.reading import DataError
+from ppcl.evaluation.results import COLUMNS
+from ppcl.runs import reproduce
 
 
 @pytest.fixture(scope="module")
@@ -292,9 +293,9 @@ def test_a_gallery_picture_that_can_be_read_again_is_taken_up(capsys, monkeypatc
             raise DataError(f"{path}: not a readable picture (Permission denied)")
         return open_picture(path)
 
-    open_picture = picture_files.open_picture
+    open_picture = image_files.open_picture
     for open_, count in ((refusing, 2), (refusing, 2), (open_picture, 3)):
-        monkeypatch.setattr(picture_files, "open_picture", open_)
+        monkeypatch.setattr(image_files, "open_picture", open_)
         assert main(arguments) == 0
         assert len(pandas.read_csv(tmp_path / "ranking.csv")) == count
         assert ("Permission denied" in capsys.readouterr().out) == (count == 2)

@@ -6,8 +6,11 @@ The fixture trains the demo's networks on 80 drawn people for about a minute.
 import pytest
 import torch
 
-from ppcl import checkpoints, evaluation, geometry, ground_truth, matching, training
-from ppcl.data import batches, drawn_people, images, views
+from ppcl import evaluation, geometry, matching, training
+from ppcl.data import image_bank, partial_views, stage_batches
+from ppcl.disk import checkpoints
+from ppcl.drawn import people
+from ppcl.evaluation import known_truth
 from ppcl.models.crloc import MAX_HALF, MIN_HALF
 from ppcl.models.glrec import GLRec
 from ppcl.recipes import recipe
@@ -26,12 +29,12 @@ SHORT = {
 def learned(tmp_path_factory):
     """(run folder, data folder, recipe, training pictures) of a short training."""
     folder = tmp_path_factory.mktemp("learned")
-    scale = drawn_people.Scale((80, 640), (4, 4, 12), 2, 1, (40, 2, 2, 1), 40)
+    scale = people.Scale((80, 640), (4, 4, 12), 2, 1, (40, 2, 2, 1), 40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(drawn_people.SCALES, "short", scale)
-        drawn_people.draw_people(folder / "data", 0, "short", quiet=True)
+        patch.setitem(people.SCALES, "short", scale)
+        people.draw_people(folder / "data", 0, "short", quiet=True)
     short = recipe("person", "demo", **SHORT)
-    pictures = views.training_data(short, folder / "data", quiet=True)
+    pictures = stage_batches.training_data(short, folder / "data", quiet=True)
     training.train_glrec(short, pictures, folder, quiet=True)
     training.train_backbone(short, pictures, folder, quiet=True)
     for row in ("+glrec", "ppcl"):
@@ -44,12 +47,12 @@ def pairs(learned):
     """Every true pair of the drawn partial-reid: (p, trained q, untrained q, truth), `(P, 4)` each."""
     run, data, short, _ = learned
     found = evaluation.prepare("partial-reid", data, short, quiet=True)
-    i, j, truth = ground_truth.true_pairs(found)
+    i, j, truth = known_truth.true_pairs(found)
     regions = []
     for method in ("ppcl", "untrained-crloc"):
         model = evaluation.load(run, "person", method)
         query, gallery = (matching.describe(model, bank) for bank in (found.query_bank, found.gallery_bank))
-        regions.append(ground_truth.locate_pairs(model, query, gallery, i, j))
+        regions.append(known_truth.locate_pairs(model, query, gallery, i, j))
         if method == "ppcl":
             here = query.box[i, 0]
     return here, *regions, truth
@@ -84,9 +87,9 @@ def test_not_the_point_collapse(pairs):
 
 
 def gate_accuracy(model, bank, crop, ratios, partial):
-    seen = batches.read_views(bank.images, crop, torch.zeros(len(crop), dtype=torch.bool))
+    seen = partial_views.read_views(bank.images, crop, torch.zeros(len(crop), dtype=torch.bool))
     with torch.inference_mode():
-        _, gate = model(images.normalise(seen), ratios)
+        _, gate = model(image_bank.normalise(seen), ratios)
     return ((gate > 0) == partial).float().mean()
 
 
@@ -94,13 +97,13 @@ def test_the_gate_is_neither_shut_nor_open_for_all(learned):
     """Also on crops that keep the canvas's ratio and on whole pictures of odd ratio: it must read the picture."""
     run, _, short, pictures = learned
     model = evaluation.load(run, "person", "ppcl").glrec
-    bank, draw = pictures.heldout, batches.generator(0, "gate")
+    bank, draw = pictures.heldout, partial_views.generator(0, "gate")
     count = len(bank)
     whole = geometry.whole(count)
-    side = batches.uniform(0.4, 0.7, count, 1, draw=draw)
+    side = partial_views.uniform(0.4, 0.7, count, 1, draw=draw)
     corner = torch.rand(count, 2, generator=draw) * (1 - side)
     in_ratio = torch.cat([corner + side / 2, side, side], 1)
-    cut, _ = batches.part_boxes(count, draw, ("left", "right", "upper", "lower"))
+    cut, _ = partial_views.part_boxes(count, draw, ("left", "right", "upper", "lower"))
     odd = whole.clone()
     odd[::2, 2], odd[1::2, 3] = 1.3, 1.3  # people squeezed, nothing cut off
     assert gate_accuracy(model, bank, cut, (cut[:, 2] / cut[:, 3]).log(), True) > 0.85
@@ -114,13 +117,13 @@ def test_the_joint_stage_keeps_what_glrec_learnt(learned):
     before = GLRec(short.input.size, short.glrec)
     checkpoints.load(run / "person/glrec/checkpoint.safetensors", before)
     after = evaluation.load(run, "person", "ppcl").glrec
-    queries, _, _, _, box = views.heldout_queries(short, pictures)
+    queries, _, _, _, box = stage_batches.heldout_queries(short, pictures)
     with torch.inference_mode():
         overlap = [
-            geometry.iou(m.eval()(images.normalise(queries.images), queries.ratios)[0], box).mean()
+            geometry.iou(m.eval()(image_bank.normalise(queries.images), queries.ratios)[0], box).mean()
             for m in (before, after)
         ]
-    crops, _ = batches.part_boxes(1000, batches.generator(0, "constant"))
+    crops, _ = partial_views.part_boxes(1000, partial_views.generator(0, "constant"))
     constant = geometry.from_corners(geometry.corners(crops).median(0).values)
     assert overlap[0] > geometry.iou(constant.expand_as(box), box).mean() + 0.05
     assert overlap[1] > overlap[0] - 0.03

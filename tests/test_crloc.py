@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from conftest import blocks
 from torch.autograd import gradcheck
 
-from ppcl import features, geometry, matching, metrics, shortlists
-from ppcl.data.images import ImageBank, normalise
+from ppcl import geometry, matching, metrics
+from ppcl.data.image_bank import ImageBank, normalise
+from ppcl.matching import features, global_search
 from ppcl.models.crloc import MAX_HALF, MIN_HALF, CRLoc, describe_stripes, fit, stripe_weights, stripes
 from ppcl.models.glrec import padded_box, placements, rectify
 from ppcl.recipes import METHODS, JointStage, recipe
@@ -454,7 +455,7 @@ def test_half_precision_moves_few_places(untrained, described):
 @pytest.mark.parametrize("group", [1, 4, 16])
 def test_nearest_is_the_sorted_row(monkeypatch, described, draw, numbers, group):
     monkeypatch.setitem(matching.BLOCK, "cpu", numbers)
-    monkeypatch.setattr(shortlists, "GROUP", group)
+    monkeypatch.setattr(global_search, "GROUP", group)
     one, several, gallery = described
     many = replace(gallery, embedding=F.normalize(torch.randn(407, 1, one.embedding.shape[2], generator=draw), dim=2))
     for query in (one, several, one[:1], one[:0]):

@@ -12,10 +12,12 @@ import torch
 from conftest import train
 from torch.nn import functional as F
 
-from ppcl import __main__, checkpoints, distributed, stage_files, training
-from ppcl.data import views
-from ppcl.methods import RecipeError
+from ppcl import __main__, training
+from ppcl.data import stage_batches
+from ppcl.disk import checkpoints, processes
 from ppcl.recipes import check_processes, recipe
+from ppcl.recipes.methods import RecipeError
+from ppcl.training import stage_on_disk
 
 ROOT = Path(__main__.__file__).resolve().parent.parent
 PROCESSES = 2
@@ -47,10 +49,10 @@ def first_gradients(case, data, base, folder):
     """What the first step's optimiser would see, in fp64: its rounding moves no sample over the edge of a pixel."""
     task, overrides, name = CASES[case]
     chosen = recipe(task, "tiny", **overrides)
-    pictures = views.training_data(chosen, data[task], quiet=True)
+    pictures = stage_batches.training_data(chosen, data[task], quiet=True)
     if case.startswith("joint") or case.endswith("joint"):
         shutil.copytree(base[task], folder)
-    averaging = distributed.averaging
+    averaging = processes.averaging
 
     def and_stop(optimiser):
         finish = averaging(optimiser)
@@ -65,7 +67,7 @@ def first_gradients(case, data, base, folder):
         patch.setattr(training, "autocast", lambda device: contextlib.nullcontext())
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         torch.set_default_dtype(torch.float64)
-        patch.setattr(distributed, "averaging", and_stop)
+        patch.setattr(processes, "averaging", and_stop)
         with pytest.raises(Enough) as found:
             run_stage(name, chosen, pictures, folder)
     torch.set_default_dtype(torch.float32)
@@ -85,44 +87,44 @@ def alone_in(number, folder, port, data, base):
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(PROCESSES)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    distributed.start("cpu")
+    processes.start("cpu")
     found = {}
     for case in CASES:
         found[case] = first_gradients(case, data, base, folder / f"{case} {number}")
 
-    layer = distributed.one_model(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
+    layer = processes.one_model(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))
     draw = torch.Generator().manual_seed(0)
     whole = torch.randn(8, 3, 4, 5, generator=draw)
-    found["norm"] = normalised(layer[0], distributed.share(whole))
+    found["norm"] = normalised(layer[0], processes.share(whole))
     layer.eval()
     assert torch.equal(layer(whole), F.batch_norm(whole, layer[0].running_mean, layer[0].running_var))
-    assert torch.equal(distributed.gather(distributed.share(whole, 2), 2), whole)
-    assert len({float(v) for v in distributed.mean({"x": torch.tensor(float(number))}).values()} - {0.5}) == 0
+    assert torch.equal(processes.gather(processes.share(whole, 2), 2), whole)
+    assert len({float(v) for v in processes.mean({"x": torch.tensor(float(number))}).values()} - {0.5}) == 0
     with pytest.raises(RuntimeError, match="not one"):
-        distributed.agree(number, "not one")
+        processes.agree(number, "not one")
     with pytest.raises(RecipeError, match="shared evenly by 2"):
-        distributed.share(whole[:7])
+        processes.share(whole[:7])
 
     chosen = recipe("person", "tiny", **SMALL)
-    pictures = views.training_data(chosen, data["person"], quiet=True)
-    save = stage_files.Stage.save
+    pictures = stage_batches.training_data(chosen, data["person"], quiet=True)
+    save = stage_on_disk.Stage.save
 
     def save_then_die(self, *args, **kwargs):
         save(self, *args, **kwargs)
-        distributed.wait()
+        processes.wait()
         raise KeyboardInterrupt
 
     for name in ("glrec", "backbone", "ppcl"):
         run_stage(name, chosen, pictures, folder / "undisturbed")
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(stage_files.Stage, "save", save_then_die)
+            patch.setattr(stage_on_disk.Stage, "save", save_then_die)
             run_stage(name, chosen, pictures, folder / "killed")
         run_stage(name, chosen, pictures, folder / "killed")
     with pytest.MonkeyPatch.context() as patch:  # gradients are sent several times a step
-        patch.setattr(distributed, "BUCKET", 1000)
+        patch.setattr(processes, "BUCKET", 1000)
         run_stage("glrec", recipe("person", "tiny", **SMALL), pictures, folder / "pieces")
     torch.save(found, folder / f"found{number}.pt")
-    distributed.stop()
+    processes.stop()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def base(data, tmp_path_factory):
     found = {}
     for task, folder in data.items():
         chosen = recipe(task, "tiny", **SMALL)
-        pictures = views.training_data(chosen, folder, quiet=True)
+        pictures = stage_batches.training_data(chosen, folder, quiet=True)
         found[task] = train(chosen, pictures, tmp_path_factory.mktemp(task))
     return found
 
@@ -190,7 +192,7 @@ def test_a_killed_stage_of_two_processes_resumes_to_the_same_bits(stage, several
 def test_two_processes_leave_what_one_would(several, data, tmp_path):
     """The same names, shapes, facts and number of log lines; and one process finds the stage finished."""
     chosen = recipe("person", "tiny", **SMALL)
-    pictures = views.training_data(chosen, data["person"], quiet=True)
+    pictures = stage_batches.training_data(chosen, data["person"], quiet=True)
     for name, stage in {"glrec": "glrec", "backbone": "backbone", "ppcl": "joint/ppcl/seed0"}.items():
         path = several / "undisturbed/person" / stage / "checkpoint.safetensors"
         before = path.stat().st_mtime_ns
@@ -218,7 +220,7 @@ from ppcl import __main__, stage_files
 if os.environ["RANK"] == "1" and "--fail" in sys.argv:
     def log(self, **values):
         raise RuntimeError("this process fell over")
-    stage_files.Stage.log = log
+    stage_on_disk.Stage.log = log
 sys.exit(__main__.main([word for word in sys.argv[1:] if word != "--fail"]))
 """
 
@@ -254,7 +256,7 @@ def test_without_torchrun_several_processes_are_refused(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(RuntimeError, match="LOCAL_RANK is not.*torchrun"):
-        distributed.start("cpu")
+        processes.start("cpu")
 
 
 def test_a_batch_that_cannot_be_shared_is_one_line(capsys, monkeypatch):
@@ -275,10 +277,10 @@ def test_a_batchnorm_that_does_more_is_refused_by_several_processes(monkeypatch)
             return super().forward(x).relu()
 
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), WithActivation(4))
-    assert distributed.one_model(net) is net
-    monkeypatch.setattr(distributed, "size", lambda: 2)
+    assert processes.one_model(net) is net
+    monkeypatch.setattr(processes, "size", lambda: 2)
     with pytest.raises(RuntimeError, match="WithActivation.*without torchrun"):
-        distributed.one_model(net)
+        processes.one_model(net)
 
 
 def test_only_train_runs_under_torchrun(capsys, monkeypatch):

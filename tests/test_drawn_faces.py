@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppcl.data.drawn_face_looks import face_of
-from ppcl.data.drawn_faces import SCALES, SETS, draw_faces, draw_pairs, plan_pictures
-from ppcl.data.drawn_files import COLUMNS
-from ppcl.data.folders import DataError
+from ppcl.data.reading import DataError
+from ppcl.drawn.face_looks import face_of
+from ppcl.drawn.faces import SCALES, SETS, draw_faces, draw_pairs, plan_pictures
+from ppcl.drawn.records import COLUMNS
 
 
 def contents(folder):

@@ -20,9 +20,12 @@ from conftest import SMALL, train
 from PIL import Image
 
 import ppcl
-from ppcl import checkpoints, explore, explore_view, figures, matching, reproduce
-from ppcl.data import datasets, images, views
+from ppcl import explore, explore_view, matching
+from ppcl.data import datasets, image_bank, stage_batches
+from ppcl.disk import checkpoints
+from ppcl.plots import figure_style
 from ppcl.recipes import recipe
+from ppcl.runs import reproduce
 
 NOTEBOOK = reproduce.NOTEBOOKS / "explore.ipynb"
 CHROMIUM = shutil.which("chromium")
@@ -34,7 +37,7 @@ FLAGS += " --disable-component-update --disable-sync"
 def run(drawn, tmp_path_factory):
     """A tiny run with the rows backbone+crops+pad and ppcl."""
     chosen = recipe("person", "tiny", **SMALL)
-    pictures = views.training_data(chosen, drawn, quiet=True)
+    pictures = stage_batches.training_data(chosen, drawn, quiet=True)
     return train(chosen, pictures, tmp_path_factory.mktemp("explore") / "run", ("backbone+crops+pad", "ppcl"))
 
 
@@ -50,7 +53,7 @@ def test_a_crop_is_ranked_as_the_library_ranks_it(described):
     model, there = described["ppcl"]
     picture = chosen.open()
     found = explore.search(model, there, picture, top=5)
-    query = matching.describe(model, images.bank([picture], model.recipe.input.size), several=True)
+    query = matching.describe(model, image_bank.bank([picture], model.recipe.input.size), several=True)
     distances = matching.match(model, query, there, shortlist=6)[0]
     assert found.index == distances.argsort(stable=True)[:5].tolist()
     assert np.allclose(found.distance, distances.sort().values[:5], atol=1e-5)
@@ -97,7 +100,7 @@ def test_a_drawing_has_every_row_and_its_table_agrees(described):
     assert plain.region.isna().all() and (plain.located == "").all() and table[table.row == "ppcl"].region.notna().all()
     other, _ = explore_view.look(described, chosen, (0, 0.5, 0, 1), ["ppcl"])
     assert np.asarray(one).shape == np.asarray(other).shape and (np.asarray(one) != np.asarray(other)).any()
-    assert explore_view.png(one)[:4] == b"\x89PNG" and len(figures.few_colours(one)) < len(explore_view.png(one))
+    assert explore_view.png(one)[:4] == b"\x89PNG" and len(figure_style.few_colours(one)) < len(explore_view.png(one))
 
 
 def test_own_photographs_and_what_is_none(described, tmp_path):

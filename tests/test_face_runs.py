@@ -7,10 +7,13 @@ import pandas
 import pytest
 from conftest import SMALL, train
 
-from ppcl import checkpoints, evaluation, geometry, ground_truth, matching, metrics, recipes, reproduce, training
+from ppcl import evaluation, geometry, matching, metrics, recipes, training
 from ppcl.__main__ import main
-from ppcl.data import datasets, face_sets, images, views
+from ppcl.data import datasets, image_bank, partial_protocol, stage_batches
+from ppcl.disk import checkpoints
+from ppcl.evaluation import known_truth
 from ppcl.recipes import RecipeError, recipe
+from ppcl.runs import reproduce
 
 ROWS = ["+glrec", "ppcl"]
 
@@ -70,7 +73,7 @@ def test_partial_faces_are_searched(run, faces):
 
 def test_subsets_by_input_ratio_are_the_boxes_areas(small_face, faces):
     found = evaluation.prepare("partial-lfw", faces, small_face, quiet=True)
-    masks = ground_truth.subsets(found)
+    masks = known_truth.subsets(found)
     share = found.query.boxes[:, 2] * found.query.boxes[:, 3]
     for name, mask in masks.items():
         if name != "all":
@@ -82,7 +85,7 @@ def test_subsets_by_input_ratio_are_the_boxes_areas(small_face, faces):
 def test_true_region_is_found_by_the_figures(small_face, faces):
     """What the query shows, point by point: the same place of either face's own frame, clipped to the picture."""
     found = evaluation.prepare("partial-lfw", faces, small_face, quiet=True)
-    query, gallery, region = ground_truth.true_pairs(found)
+    query, gallery, region = known_truth.true_pairs(found)
     assert (found.query.identities[query] == found.gallery.identities[gallery]).all() and len(query) == len(found.query)
     table = datasets.truth(faces)
     for i, j, box in zip(query, gallery, geometry.corners(region).tolist(), strict=True):
@@ -112,8 +115,8 @@ def test_curve_over_the_input_ratio(run, faces):
     query = query.keep(~pandas.Series(query.identities).duplicated().to_numpy())
     expected = []
     for share in (0.1, 0.3, 0.5, 0.7, 1.0):
-        parts = (face_sets.at_ratio(query, share), gallery)
-        banks = [images.bank(part.pictures, model.recipe.input.size, quiet=True) for part in parts]
+        parts = (partial_protocol.at_ratio(query, share), gallery)
+        banks = [image_bank.bank(part.pictures, model.recipe.input.size, quiet=True) for part in parts]
         several = [matching.describe(model, bank, several) for bank, several in zip(banks, (True, False), strict=True)]
         ids = query.identities, gallery.identities
         ranked = metrics.cmc_map(matching.match(model, *several).numpy(), *ids)
@@ -157,7 +160,7 @@ def test_the_papers_recipe_goes_through_one_step_of_every_stage(faces, tmp_path)
     few |= {"backbone.batch": 8, "backbone.identities": 4, "joint.batch": 16, "joint.identities": 4}
     few |= {"glrec.steps": 1, "backbone.steps": 1, "joint.steps": 1}
     paper = recipe("face", "paper", **few)
-    pictures = views.training_data(paper, faces, quiet=True)
+    pictures = stage_batches.training_data(paper, faces, quiet=True)
     training.train_glrec(paper, pictures, tmp_path, quiet=True)
     training.train_backbone(paper, pictures, tmp_path, quiet=True)
     header = checkpoints.header(training.train_joint(paper, pictures, tmp_path, "ppcl", quiet=True))
@@ -193,7 +196,7 @@ def test_reproduce_goes_notebook_by_notebook_faces_before_people(monkeypatch, dr
 def test_partial_lfw_of_the_recipe_is_the_one_that_is_evaluated(small_face, faces):
     other = recipe("face", "tiny", **{"partial_lfw.area": "0.2,0.3", "partial_lfw.people": 7})
     found = evaluation.prepare("partial-lfw", faces, other, quiet=True)
-    expected = face_sets.make_partial(datasets.read("lfw", "all", faces), other.partial_lfw)
+    expected = partial_protocol.make_partial(datasets.read("lfw", "all", faces), other.partial_lfw)
     assert found.query.paths == expected[0].paths and len(found.gallery) == 7
     assert found.query.boxes.tolist() == expected[0].boxes.tolist()
 

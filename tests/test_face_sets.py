@@ -9,8 +9,9 @@ from conftest import folders_of_people
 from PIL import Image
 
 from ppcl import data as ppcl_data
-from ppcl.data import datasets, drawn_faces, drawn_people, images, layouts, picture_files
+from ppcl.data import datasets, image_bank, image_files, layouts
 from ppcl.data.datasets import Cut, DataError
+from ppcl.drawn import people
 from ppcl.recipes import recipe
 
 PEOPLE = {"Ann_Lee": 3, "Bo": 2, "J.R._Smith": 1, "Zoe": 4}
@@ -211,7 +212,7 @@ def pattern(path, side):
 
 
 def test_uncut_face_gives_its_central_125_pixels(tmp_path):
-    found = np.asarray(picture_files.open_picture(Cut(pattern(tmp_path / "a.png", 250), centre=True)))
+    found = np.asarray(image_files.open_picture(Cut(pattern(tmp_path / "a.png", 250), centre=True)))
     assert found.shape == (125, 125, 3)
     assert found[0, :, 0].tolist() == found[:, 0, 1].tolist() == list(range(62, 187))
 
@@ -219,7 +220,7 @@ def test_uncut_face_gives_its_central_125_pixels(tmp_path):
 @pytest.mark.parametrize("side", [112, 249, 251])
 def test_face_of_another_size_passes_as_it_is(tmp_path, side):
     path = pattern(tmp_path / "a.png", side)
-    found = picture_files.open_picture(Cut(path, centre=True))
+    found = image_files.open_picture(Cut(path, centre=True))
     assert np.array_equal(np.asarray(found), np.asarray(Image.open(path)))
 
 
@@ -229,13 +230,13 @@ def test_faces_are_cut_in_a_bank_and_people_are_not(tmp_path):
         pattern(path / "001_001.png", 250)
     face, person = datasets.read("lfw", "all", tmp_path), datasets.read("partial-reid", "gallery", tmp_path)
     assert person.pictures == list(person.paths)
-    cut = images.bank(face.pictures, (125, 125), quiet=True).images[0, 0, 0]
-    whole = images.bank(person.pictures, (250, 250), quiet=True).images[0, 0, 0]
+    cut = image_bank.bank(face.pictures, (125, 125), quiet=True).images[0, 0, 0]
+    whole = image_bank.bank(person.pictures, (250, 250), quiet=True).images[0, 0, 0]
     assert cut.tolist() == list(range(62, 187)) and whole.tolist() == list(range(250))
 
 
 def test_box_of_an_uncut_face_is_a_part_of_its_centre(tmp_path):
-    found = np.asarray(picture_files.open_picture(Cut(pattern(tmp_path / "a.png", 250), True, (0.5, 0.2, 0.4, 0.4))))
+    found = np.asarray(image_files.open_picture(Cut(pattern(tmp_path / "a.png", 250), True, (0.5, 0.2, 0.4, 0.4))))
     assert found.shape == (50, 50, 3) and found[0, 0].tolist() == [62 + 38, 62, 0]  # 37.5 pixels from the left
 
 
@@ -250,12 +251,12 @@ def test_people_and_faces_in_one_folder_in_either_order(drawn, faces, tmp_path):
     shutil.copytree(drawn, tmp_path / "a")
     shutil.copytree(faces, tmp_path / "b")
     ppcl_data.ready(recipe("face", "tiny"), tmp_path / "a", quiet=True)
-    drawn_people.draw_people(tmp_path / "b", 0, "tiny", quiet=True)
+    people.draw_people(tmp_path / "b", 0, "tiny", quiet=True)
     found = contents(tmp_path / "a")
     assert found == contents(tmp_path / "b")
     assert found["drawn.txt"].decode().splitlines() == [
-        f"faces: drawing {drawn_faces.DRAWING}, seed 0, scale tiny",
-        f"people: drawing {drawn_people.DRAWING}, seed 0, scale tiny",
+        f"faces: drawing {faces.DRAWING}, seed 0, scale tiny",
+        f"people: drawing {people.DRAWING}, seed 0, scale tiny",
     ]
     table, parts = datasets.truth(tmp_path / "a"), [datasets.truth(folder) for folder in (drawn, faces)]
     assert len(table) == sum(map(len, parts)) and set(table.index) == {name for part in parts for name in part.index}

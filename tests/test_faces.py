@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ppcl import losses, matching, profiles, search
-from ppcl.data import batches, images
-from ppcl.data.batches import generator
+from ppcl import losses, matching, search
+from ppcl.data import image_bank, partial_views
+from ppcl.data.partial_views import generator
 from ppcl.models.backbone import Backbone
 from ppcl.models.nets import face34
-from ppcl.recipes import METHODS, BackboneStage, RecipeError, recipe
-from ppcl.schedules import joint_lr, make_optimiser
+from ppcl.recipes import METHODS, BackboneStage, RecipeError, profiles, recipe
+from ppcl.training.schedules import joint_lr, make_optimiser
 
 ROWS = ["+glrec", "ppcl"]
 
@@ -146,9 +146,9 @@ def test_margin_softmax_reaches_its_classes_and_the_body(draw):
 def test_backbone_overfits_a_batch_of_faces(small_face, face_pictures, softmax):
     torch.manual_seed(0)
     model = Backbone(dataclasses.replace(small_face.backbone, softmax=softmax), face_pictures.classes).train()
-    index = next(batches.identity_batches(face_pictures.labels, 4, 2, generator(0, "overfit")))
+    index = next(partial_views.identity_batches(face_pictures.labels, 4, 2, generator(0, "overfit")))
     labels = torch.from_numpy(face_pictures.labels)[index]
-    batch = images.normalise(face_pictures.train.images[index])
+    batch = image_bank.normalise(face_pictures.train.images[index])
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     seen = []
     for _ in range(60):
@@ -172,7 +172,7 @@ def test_an_uncut_face_is_the_same_as_a_file_and_as_an_image(untrained, tmp_path
     for source in (path, str(path), Image.open(path)):
         search.describe(untrained, source)
     assert all(torch.equal(bank.images, seen[0].images) and bank.ratios == 0 for bank in seen) and len(seen) == 3
-    whole = images.bank([path], untrained.recipe.input.size, quiet=True)
+    whole = image_bank.bank([path], untrained.recipe.input.size, quiet=True)
     assert not torch.equal(seen[0].images, whole.images)
 
 
@@ -183,7 +183,7 @@ def test_an_uncut_face_is_the_same_as_a_file_and_as_an_image(untrained, tmp_path
 def test_pairs_are_the_mean_of_both_directions(untrained, draw, row):
     untrained.row, untrained.method = row, METHODS[row]
     untrained.fusion_weights = {row: 0.6}
-    bank = images.ImageBank(
+    bank = image_bank.ImageBank(
         torch.randint(256, (5, 3, 64, 32), generator=draw, dtype=torch.uint8), 0.3 * torch.randn(5, generator=draw)
     )
     several = matching.describe(untrained, bank, several=True)

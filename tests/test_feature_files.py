@@ -7,9 +7,10 @@ import torch
 from conftest import blocks
 from safetensors.torch import load_file
 
-from ppcl import feature_files, features, matching
-from ppcl.checkpoints import CheckpointError
-from ppcl.data.images import ImageBank
+from ppcl import matching
+from ppcl.data.image_bank import ImageBank
+from ppcl.disk.checkpoints import CheckpointError
+from ppcl.matching import feature_files, features
 
 FACTS = {"checkpoint": "abc", "files": {"a.jpg": "12 bytes", "b.jpg": "13 bytes"}}
 

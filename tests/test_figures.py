@@ -12,10 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from ppcl import bench, boards, charts, figures, ground_truth, plots, reproduce, results
-from ppcl.data import batches, images
-from ppcl.methods import METHODS
+from ppcl import bench, plots
+from ppcl.data import image_bank, partial_views
+from ppcl.evaluation import known_truth, results
+from ppcl.plots import cells, charts, figure_style
 from ppcl.recipes import recipe
+from ppcl.recipes.methods import METHODS
+from ppcl.runs import reproduce
 
 NOTE = "drawn pictures, demo profile, seed 0"
 
@@ -31,16 +34,16 @@ def look():
 def _bank(count=6, size=(64, 32)):
     draw = torch.Generator().manual_seed(0)
     shown = torch.randint(256, (count, 3, *size), generator=draw, dtype=torch.uint8)
-    return images.ImageBank(shown, torch.zeros(count))
+    return image_bank.ImageBank(shown, torch.zeros(count))
 
 
 def _charts():
     table = results.read(reproduce.ROOT / "figures")
     single = table[(table.protocol == "single-shot") & (table.task == "person") & (table.metric == "rank-1")]
     few = ["backbone", "backbone+crops+pad", "+glrec@7", "ppcl"]
-    bins = [*ground_truth.RATIO_BINS]
+    bins = [*known_truth.RATIO_BINS]
     yield plots.comparison(single[single.subset == "all"], "rank-1, %")
-    yield plots.by_subset(single, batches.KINDS, "kind of crop", few, False)
+    yield plots.by_subset(single, partial_views.KINDS, "kind of crop", few, False)
     yield plots.by_subset(single, bins, "input ratio", few, True)
     band = np.linspace(0.2, 1, 20)[:, None].repeat(3, 1)
     yield plots.cmc({"partial-reid, n = 600": dict.fromkeys(few, band)})
@@ -81,9 +84,9 @@ def drawings(look):
 
 def test_no_letter_is_smaller_than_7_points_on_a_page(drawings):
     for figure in (*drawings[0], *drawings[1]):
-        fits = min(1, figures.WIDTH / figure.get_figwidth())
+        fits = min(1, figure_style.WIDTH / figure.get_figwidth())
         figure.draw_without_rendering()
-        with figures.captioned(figure):
+        with figure_style.captioned(figure):
             small = {one.get_text(): one.get_fontsize() * fits for one in texts(figure)}
         assert min(small.values()) > 6.99, small
 
@@ -99,7 +102,7 @@ def test_axes_say_what_they_show(drawings):
 def test_nothing_of_a_figure_lies_on_its_legend_or_caption(drawings):
     for figure in (*drawings[0], *drawings[1]):
         renderer = FigureCanvasAgg(figure).get_renderer()
-        with figures.captioned(figure):
+        with figure_style.captioned(figure):
             figure.draw(renderer)
             low = min(one.get_tightbbox(renderer).y0 for one in figure.axes if one.axison or one.images)
             legends = [one.get_window_extent(renderer) for one in figure.legends]
@@ -125,10 +128,10 @@ def test_a_notebooks_png_is_small_and_thin_lines_keep_their_colours():
     photograph = np.stack([sides[0], sides.prod(0), 1 - sides[1]], -1) * 255  # many colours, none of the lines'
     photograph += np.random.default_rng(0).normal(0, 12, photograph.shape)
     picture = photograph.clip(0, 255).astype(np.uint8)
-    colours = [np.round(255 * np.array(colour)).astype(int) for colour, _, _ in boards.BOXES.values()]
+    colours = [np.round(255 * np.array(colour)).astype(int) for colour, _, _ in cells.BOXES.values()]
     for at, colour in enumerate(colours):
         picture[50 + 80 * at : 52 + 80 * at, 100:300] = colour
-    encoded, whole = figures.few_colours(Image.fromarray(picture)), io.BytesIO()
+    encoded, whole = figure_style.few_colours(Image.fromarray(picture)), io.BytesIO()
     Image.fromarray(picture).save(whole, "png", optimize=True)
     assert len(encoded) < len(whole.getvalue()) / 3
     seen = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
@@ -159,7 +162,7 @@ def test_a_caption_stands_below_and_in_the_file_and_not_twice(tmp_path):
 def test_counts_come_from_the_rows():
     table = results.read(reproduce.ROOT / "figures")
     some = table[(table.dataset == "partial-reid") & (table.protocol == "single-shot") & (table.metric == "rank-1")]
-    figure = plots.by_subset(some, batches.KINDS, "kind", ["ppcl"], False)
+    figure = plots.by_subset(some, partial_views.KINDS, "kind", ["ppcl"], False)
     assert "left\nn = 118" in [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     two = pandas.concat([some, some.assign(seed=1)])
     titles = [plots.comparison(rows[rows.subset == "all"], "rank-1, %").axes[0].get_title() for rows in (some, two)]

@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ppcl.data import images, picture_files
+from ppcl.data import image_bank, image_files
 from ppcl.data.datasets import SUFFIXES, DataError
-from ppcl.data.folders import Cut
-from ppcl.data.images import bank
-from ppcl.data.picture_files import open_picture, plain_jpeg, to_tensor
+from ppcl.data.image_bank import bank
+from ppcl.data.image_files import open_picture, plain_jpeg, to_tensor
+from ppcl.data.reading import Cut
 
 RED, HALF_RED_ON_WHITE = (255, 0, 0), (255, 127, 127)
 
@@ -178,10 +178,10 @@ def test_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch, si
 
 def test_limit_of_pixels_is_inclusive(tmp_path, monkeypatch):
     Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(picture_files, "MAX_PIXELS", 99)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 99)
     with pytest.raises(DataError, match="10 x 10"):
         open_picture(tmp_path / "a.png")
-    monkeypatch.setattr(picture_files, "MAX_PIXELS", 100)
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 100)
     assert open_picture(tmp_path / "a.png").size == (10, 10)
 
 
@@ -301,12 +301,14 @@ def test_many_pictures_keep_their_places():
 
 def test_normalise_and_back():
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
-    torch.testing.assert_close(images.denormalise(images.normalise(pixels)) * 255, pixels.float(), atol=1e-3, rtol=0)
-    torch.testing.assert_close(images.normalise(pixels), images.normalise(pixels.float()))
+    torch.testing.assert_close(
+        image_bank.denormalise(image_bank.normalise(pixels)) * 255, pixels.float(), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(image_bank.normalise(pixels), image_bank.normalise(pixels.float()))
 
 
 def test_normalise_by_hand():
     mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255
-    assert images.normalise(mean).abs().max() < 1e-5
-    white = images.normalise(torch.full((1, 3, 1, 1), 255.0)).flatten().tolist()
+    assert image_bank.normalise(mean).abs().max() < 1e-5
+    white = image_bank.normalise(torch.full((1, 3, 1, 1), 255.0)).flatten().tolist()
     assert white == pytest.approx([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225], rel=1e-5)

@@ -13,9 +13,11 @@ import time
 import pytest
 import torch
 
-from ppcl import checkpoints, evaluation, stage_files, training
-from ppcl.data import views
+from ppcl import evaluation, training
+from ppcl.data import stage_batches
+from ppcl.disk import checkpoints
 from ppcl.recipes import recipe
+from ppcl.training import stage_on_disk
 
 SMALL = {"glrec.epochs": 3, "glrec.constant_epochs": 1, "backbone.epochs": 2, "joint.epochs": 2}
 STAGES = ("glrec", "backbone", "joint")
@@ -26,7 +28,7 @@ KILLS = int(os.environ.get("PPCL_KILLS", 20))
 
 @pytest.fixture(autouse=True)
 def every_epoch_is_saved(monkeypatch):
-    monkeypatch.setattr(stage_files, "SAVE_EVERY", 0)
+    monkeypatch.setattr(stage_on_disk, "SAVE_EVERY", 0)
 
 
 def child(work):
@@ -65,7 +67,7 @@ def killed(work, moment, seconds, draw):
     owner, name, instead = {
         "writing": (checkpoints, "save_file", half),
         "written": (os, "replace", die),
-        "epoch": (stage_files.Stage, "save", None),
+        "epoch": (stage_on_disk.Stage, "save", None),
     }[moment]
     plain, left = getattr(owner, name), [draw.randint(1, 3)]
 
@@ -89,7 +91,7 @@ def kill_all(_, folder, data, tasks, stages, moments):
     draw, report = random.Random(0), {}
     for task in tasks:
         chosen = recipe(task, "tiny", **SMALL)
-        pictures = views.training_data(chosen, data[task], quiet=True)
+        pictures = stage_batches.training_data(chosen, data[task], quiet=True)
         whole = folder / task
         for stage in STAGES:
 

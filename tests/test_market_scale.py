@@ -2,8 +2,8 @@
 
 import pytest
 
-from ppcl import checkpoints
 from ppcl.__main__ import main
+from ppcl.disk import checkpoints
 
 
 @pytest.mark.slow

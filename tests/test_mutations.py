@@ -25,10 +25,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ppcl import checkpoints, evaluation, ground_truth, progress
+from ppcl import evaluation
 from ppcl.__main__ import main
-from ppcl.data import datasets, drawn_files, images, layouts, picture_files, views
+from ppcl.data import datasets, image_bank, image_files, layouts, stage_batches
 from ppcl.data.datasets import DataError
+from ppcl.disk import checkpoints, progress
+from ppcl.drawn import records
+from ppcl.evaluation import known_truth
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
 
@@ -742,11 +745,11 @@ def put(path, name):
 def test_a_picture_that_is_read(case, tmp_path):
     content, colour, size = (*READ[case[1]], (8, 16))[:3]
     (tmp_path / "a.jpg").write_bytes(content)
-    found = picture_files.open_picture(tmp_path / "a.jpg")
+    found = image_files.open_picture(tmp_path / "a.jpg")
     assert found.mode == "RGB" and found.size == size
     assert np.abs(np.asarray(found, int) - colour).max() <= 4
-    assert np.array_equal(picture_files.open_picture(io.BytesIO(content)), found)
-    bank = images.bank([tmp_path / "a.jpg"], (16, 8), quiet=True)
+    assert np.array_equal(image_files.open_picture(io.BytesIO(content)), found)
+    bank = image_bank.bank([tmp_path / "a.jpg"], (16, 8), quiet=True)
     assert (bank.images.int() - torch.tensor(colour).view(1, 3, 1, 1)).abs().max() <= 4
     assert bank.ratios.item() == pytest.approx(np.log(2 * size[0] / size[1]), abs=1e-5)
 
@@ -756,10 +759,10 @@ def test_a_picture_that_is_refused(case, tmp_path, monkeypatch, command, run):
     path = put(tmp_path / "a.jpg", case[1])
     if "bomb" in case[1]:
         monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
-    refused(lambda: picture_files.open_picture(path), str(path))
+    refused(lambda: image_files.open_picture(path), str(path))
     if case[1] in DAMAGED:  # an upload is refused, too
-        refused(lambda: picture_files.open_picture(io.BytesIO(DAMAGED[case[1]])))
-    refused(lambda: images.bank([path], (16, 8), quiet=True), "1 unreadable picture(s)", str(path))
+        refused(lambda: image_files.open_picture(io.BytesIO(DAMAGED[case[1]])))
+    refused(lambda: image_bank.bank([path], (16, 8), quiet=True), "1 unreadable picture(s)", str(path))
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery/b.jpg").write_bytes(PLAIN)
     arguments = ["--query", path, "--gallery", tmp_path / "gallery", "--out", tmp_path / "out"]
@@ -776,11 +779,11 @@ def test_a_picture_with_changed_bytes(case, tmp_path):
     content[places] = rng.integers(256, size=len(places))
     (tmp_path / "a.jpg").write_bytes(content.tobytes())
     try:
-        found = picture_files.open_picture(tmp_path / "a.jpg")
+        found = image_files.open_picture(tmp_path / "a.jpg")
     except DataError as error:
         assert str(tmp_path / "a.jpg") in str(error) and str(error).isprintable()
     else:
-        assert found.mode == "RGB" and found.width * found.height <= picture_files.MAX_PIXELS
+        assert found.mode == "RGB" and found.width * found.height <= image_files.MAX_PIXELS
         assert np.asarray(found).shape == (found.height, found.width, 3)
 
 
@@ -795,7 +798,7 @@ def test_a_picture_that_may_not_be_read(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(Image, "open", fail)
     why = error.strerror if isinstance(error, OSError) else "MemoryError"
-    refused(lambda: picture_files.open_picture(tmp_path / "a.jpg"), "a.jpg", why)
+    refused(lambda: image_files.open_picture(tmp_path / "a.jpg"), "a.jpg", why)
 
 
 TRAINED = [part for part in PARTS if part[1] == "train"]
@@ -818,7 +821,7 @@ def test_all_bad_training_pictures_are_listed_at_once(part, tmp_path, command, r
     assert datasets.contents(data)["pictures"][f"{part[0]}/train"] == 14 + len(READ) + len(bad)
     for path in bad:
         path.unlink()
-    found = views.training_data(recipe(datasets.DATASETS[part[0]], "tiny"), data, quiet=True)
+    found = stage_batches.training_data(recipe(datasets.DATASETS[part[0]], "tiny"), data, quiet=True)
     assert len(found.train) + len(found.heldout) == 14 + len(READ)
 
 
@@ -1000,8 +1003,8 @@ def test_drawing_beside_a_damaged_note_and_table(tmp_path):
     """They are written anew; what is told of other sets, if anything, stays for its readers to judge."""
     (tmp_path / "drawn.txt").write_bytes(b"\xff\xfe: \n")
     (tmp_path / "truth.csv").write_bytes(b"\n\n\xff\n\n")
-    drawn_files.claim(tmp_path, "people", 1, 0, "tiny", ["tiny"], ["Market-1501-v15.09.15"])
-    drawn_files.finish(tmp_path, [["market1501", "a.jpg", *[1] * 12]])
+    records.claim(tmp_path, "people", 1, 0, "tiny", ["tiny"], ["Market-1501-v15.09.15"])
+    records.finish(tmp_path, [["market1501", "a.jpg", *[1] * 12]])
     assert "people: drawing 1" in (tmp_path / "drawn.txt").read_text()
     assert datasets.is_drawn(tmp_path, "market1501") and not datasets.is_drawn(tmp_path, "partial-reid")
     refused(lambda: datasets.truth(tmp_path), "truth.csv is damaged")
@@ -1010,7 +1013,7 @@ def test_drawing_beside_a_damaged_note_and_table(tmp_path):
 def test_a_drawn_set_behind_a_link_is_known(tmp_path, drawn, tiny):
     for path in drawn.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    found = ground_truth.prepare("partial-ilids", tmp_path, tiny, quiet=True)
+    found = known_truth.prepare("partial-ilids", tmp_path, tiny, quiet=True)
     assert found.drawn and [len(half) for half in found.truth] == [8, 8]
 
 

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ppcl
-from ppcl import checkpoints, evaluation
-from ppcl.data import views
+from ppcl import evaluation
+from ppcl.data import stage_batches
+from ppcl.disk import checkpoints
 from ppcl.models import nets
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import RecipeError, recipe
@@ -20,7 +21,7 @@ from ppcl.recipes import RecipeError, recipe
 
 @pytest.fixture(scope="module")
 def pictures(tiny, drawn):
-    return views.training_data(tiny, drawn, quiet=True)
+    return stage_batches.training_data(tiny, drawn, quiet=True)
 
 
 def with_net(name, **more):

@@ -10,9 +10,9 @@ import pandas
 import pytest
 from PIL import Image
 
-from ppcl import reproduce
 from ppcl.__main__ import main
 from ppcl.recipes import TASKS, recipe
+from ppcl.runs import reproduce
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("*.ipynb"))
 NUMBERED = [path for path in NOTEBOOKS if path.name[:2].isdigit()]

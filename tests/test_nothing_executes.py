@@ -18,11 +18,14 @@ from conftest import blocks
 from safetensors.torch import save_file
 
 import ppcl
-from ppcl import checkpoints, evaluation, feature_files, matching, search, stage_files
+from ppcl import evaluation, matching, search
 from ppcl.data import bank_files
-from ppcl.data.images import ImageBank
+from ppcl.data.image_bank import ImageBank
+from ppcl.disk import checkpoints
+from ppcl.matching import feature_files
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
+from ppcl.training import stage_on_disk
 
 ROOT = Path(ppcl.__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -260,7 +263,7 @@ def test_a_stage_whose_header_lies_is_refused(kind, tmp_path):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     if STAGES[kind].keys() & {"epoch", "step", "finished"} or kind == "recipe of another kind":
         with pytest.raises(checkpoints.CheckpointError, match="no stage's checkpoint"):
-            stage_files.Stage(path, recipe("person", "tiny"), ("joint",), "joint")
+            stage_on_disk.Stage(path, recipe("person", "tiny"), ("joint",), "joint")
 
 
 def test_people_of_whom_a_file_has_no_numbers_are_none(tmp_path):

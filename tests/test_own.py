@@ -11,10 +11,11 @@ import pytest
 from conftest import SMALL, by_commands, folders_of_people
 from PIL import Image
 
-from ppcl import checkpoints, results
 from ppcl.__main__ import main
-from ppcl.data import datasets, face_sets, is_own, ready, views
+from ppcl.data import datasets, is_own, partial_protocol, ready, stage_batches
 from ppcl.data.datasets import DataError
+from ppcl.disk import checkpoints
+from ppcl.evaluation import results
 from ppcl.recipes import PartialLFW, recipe
 
 FAST = ["--profile", "tiny"] + [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
@@ -67,9 +68,9 @@ def test_a_name_is_the_same_however_a_disk_writes_it(tmp_path):
 
 def test_decoded_pictures_beside_them_change_nobodys_number(tmp_path):
     folders_of_people(tmp_path, {f"{letter} person": 3 for letter in "abcdefgh"})  # "decoded" stands among them
-    before = face_sets.read_identities("own", tmp_path)
+    before = partial_protocol.read_identities("own", tmp_path)
     (tmp_path / "decoded").mkdir()
-    after = face_sets.read_identities("own", tmp_path)
+    after = partial_protocol.read_identities("own", tmp_path)
     assert before.fingerprint == after.fingerprint and sorted(set(after.identities)) == list(range(8))
 
 
@@ -78,7 +79,7 @@ def test_any_name_that_a_folder_can_have_is_read_and_written(tmp_path):
     top = folders_of_people(tmp_path / "identities", names)
     query, _ = datasets.evaluation_sets("own", tmp_path, task="face")
     assert {path.parent for path in query.paths} <= {top / name for name in names}
-    assert "p\\udce9rson" in face_sets.boxes_csv(query).encode().decode()
+    assert "p\\udce9rson" in partial_protocol.boxes_csv(query).encode().decode()
     assert datasets.available(tmp_path, "person") == ["own"]
 
 
@@ -181,7 +182,7 @@ def test_too_few_are_said_in_one_line(tmp_path, capsys, counts, words):
 def test_too_few_for_a_batch_are_said_before_training(people):
     chosen = recipe("person", "tiny", **{"backbone.identities": 32, "backbone.batch": 64})
     with pytest.raises(DataError, match="people to train on; .* a batch needs 32"):
-        views.training_data(chosen, people, quiet=True)
+        stage_batches.training_data(chosen, people, quiet=True)
 
 
 def test_reproduce_asks_whose_identities_they_are(people, capsys, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from conftest import folders_of_people
 from PIL import Image
 
-from ppcl.data import datasets, face_sets, picture_files
+from ppcl.data import datasets, image_files, partial_protocol
 from ppcl.data.datasets import DataError
 from ppcl.recipes import PartialLFW
 
@@ -65,7 +65,7 @@ def test_partial_lfw_needs_somebody_twice(tmp_path):
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.7, 1.0])
 def test_input_ratio_is_exact(faces, share):
     query, _ = datasets.evaluation_sets("partial-lfw", faces)
-    found = face_sets.at_ratio(query, share)
+    found = partial_protocol.at_ratio(query, share)
     assert found.paths == query.paths and found.identities is query.identities
     assert found.boxes[:, 2] * found.boxes[:, 3] == pytest.approx(np.full(len(query), share))
     low, high = found.boxes[:, :2] - found.boxes[:, 2:] / 2, found.boxes[:, :2] + found.boxes[:, 2:] / 2
@@ -73,12 +73,12 @@ def test_input_ratio_is_exact(faces, share):
     inside = ((low > 1e-9) & (high < 1 - 1e-9)).all(1)
     np.testing.assert_array_equal(found.boxes[inside, :2], query.boxes[inside, :2])
     if share == 1:
-        assert {picture_files.open_picture(cut).size for cut in found.pictures} == {(112, 112)}
+        assert {image_files.open_picture(cut).size for cut in found.pictures} == {(112, 112)}
 
 
 def test_boxes_are_written_as_they_were_drawn(faces):
     query, _ = datasets.evaluation_sets("partial-lfw", faces)
-    rows = list(csv.DictReader(io.StringIO(face_sets.boxes_csv(query))))
+    rows = list(csv.DictReader(io.StringIO(partial_protocol.boxes_csv(query))))
     assert [row["file"] for row in rows] == [f"{p.parent.name}/{p.name}" for p in query.paths]
     assert [[float(row[k]) for k in ("cx", "cy", "w", "h")] for row in rows] == query.boxes.tolist()
 
@@ -86,7 +86,7 @@ def test_boxes_are_written_as_they_were_drawn(faces):
 def test_query_shows_what_its_box_says(faces):
     query, _ = datasets.evaluation_sets("partial-lfw", faces)
     for cut, (cx, cy, w, h) in zip(query.pictures, query.boxes, strict=True):
-        found, whole = np.asarray(picture_files.open_picture(cut)), np.asarray(picture_files.open_picture(cut.path))
+        found, whole = np.asarray(image_files.open_picture(cut)), np.asarray(image_files.open_picture(cut.path))
         assert abs(found.shape[1] - 112 * w) <= 0.5 and abs(found.shape[0] - 112 * h) <= 0.5
         left, top = round((cx - w / 2) * 112), round((cy - h / 2) * 112)
         near = [(left + i, top + j) for i in (-1, 0, 1) for j in (-1, 0, 1) if min(left + i, top + j) >= 0]

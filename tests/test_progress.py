@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from matplotlib.figure import Figure
 
-from ppcl import live, progress
+from ppcl.disk import progress
+from ppcl.plots import live_curves
 
 
 @pytest.fixture
@@ -149,7 +150,7 @@ def notebook(monkeypatch):
     handle = Handle()
     monkeypatch.delenv(progress.HEADLESS, raising=False)
     monkeypatch.setattr(progress, "in_notebook", lambda: True)
-    monkeypatch.setattr(live, "display", lambda *_, **how: handle if how == {"display_id": True} else 1 / 0)
+    monkeypatch.setattr(live_curves, "display", lambda *_, **how: handle if how == {"display_id": True} else 1 / 0)
     return handle
 
 
@@ -159,7 +160,7 @@ def write(path, steps, tail=""):
 
 def test_curves_grow_in_place_while_a_stage_writes_its_log(notebook, tmp_path):
     log = tmp_path / "log.jsonl"
-    with live.curves({"GLRec": log, "later": tmp_path / "none"}, {"box": "box loss"}, every=0.05):
+    with live_curves.curves({"GLRec": log, "later": tmp_path / "none"}, {"box": "box loss"}, every=0.05):
         write(log, 3, tail='{"step": 3, "bo')  # a line that is being written
         until(lambda: notebook)
         write(log, 50)
@@ -171,16 +172,19 @@ def test_curves_grow_in_place_while_a_stage_writes_its_log(notebook, tmp_path):
 def test_no_curves_for_a_finished_stage_or_where_nobody_watches(notebook, monkeypatch, tmp_path):
     log = tmp_path / "log.jsonl"
     write(log, 5)
-    with live.curves({"GLRec": log}, {"box": "box loss"}, every=0.01):
+    with live_curves.curves({"GLRec": log}, {"box": "box loss"}, every=0.01):
         time.sleep(0.1)
     assert notebook == []
     monkeypatch.setenv(progress.HEADLESS, "30 somewhere")
-    monkeypatch.setattr(live, "display", lambda *_, **__: pytest.fail("something was shown"))
-    with live.curves({"GLRec": log}, {"box": "box loss"}, every=0.01):
+    monkeypatch.setattr(live_curves, "display", lambda *_, **__: pytest.fail("something was shown"))
+    with live_curves.curves({"GLRec": log}, {"box": "box loss"}, every=0.01):
         write(log, 9)
         time.sleep(0.1)
 
 
 def test_a_failing_stage_is_not_held_up_by_its_curves(notebook, tmp_path):
-    with pytest.raises(FloatingPointError), live.curves({"a": tmp_path / "log.jsonl"}, {"box": "box"}, every=0.01):
+    with (
+        pytest.raises(FloatingPointError),
+        live_curves.curves({"a": tmp_path / "log.jsonl"}, {"box": "box"}, every=0.01),
+    ):
         raise FloatingPointError("the loss is nan")

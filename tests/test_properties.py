@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ppcl import metrics
-from ppcl.data import datasets, face_sets, layouts
+from ppcl.data import datasets, layouts, partial_protocol
 from ppcl.data.datasets import DataError, PictureSet
-from ppcl.files import printable
+from ppcl.disk.files import printable
 
 PROPERTY = settings(
     max_examples=60,
@@ -128,7 +128,7 @@ def test_what_is_printed_is_one_line_of_utf8(text):
 
 words = st.text(st.characters(categories=["L"], max_codepoint=0x24F), min_size=1, max_size=6)
 people = st.dictionaries(
-    words.map(lambda word: face_sets._composed(word)[0]), st.integers(2, 4), min_size=2, max_size=5
+    words.map(lambda word: partial_protocol._composed(word)[0]), st.integers(2, 4), min_size=2, max_size=5
 )
 
 
@@ -163,7 +163,7 @@ def lfw(known):
 
 def read_back(path, lines, pictures, newline="\n"):
     path.write_bytes(newline.join(lines).encode())
-    found = face_sets.read_pairs(path, pictures)
+    found = partial_protocol.read_pairs(path, pictures)
     sides = [[pictures.paths[i] for i in side] for side in (found.first, found.second)]
     pairs = [(a.parent.name, int(a.stem[-4:]), b.parent.name, int(b.stem[-4:])) for a, b in zip(*sides, strict=True)]
     assert found.same.tolist() == [a == b for a, _, b, _ in pairs]
@@ -210,7 +210,7 @@ def test_one_changed_line_is_named_by_its_number_or_read_as_it_says(tmp_path, ta
         again = written(found[0], found[1])
         split = [part.strip() for part in (line.split() if len(line.split()) in (2, 3, 4) else line.split("\t"))]
         plain = [
-            face_sets._composed(part)[0].lstrip("0") if part.isdecimal() else face_sets._composed(part)[0]
+            partial_protocol._composed(part)[0].lstrip("0") if part.isdecimal() else partial_protocol._composed(part)[0]
             for part in split
         ]
         assert again[at].split("\t") == plain and [*again[:at], *again[at + 1 :]] == [*lines[:at], *lines[at + 1 :]]

@@ -6,8 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from ppcl import reproduce, results
-from ppcl.methods import ABLATIONS, METHODS
+from ppcl.evaluation import results
+from ppcl.recipes.methods import ABLATIONS, METHODS
+from ppcl.runs import reproduce
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -84,7 +85,7 @@ def test_what_the_readme_says_that_parts_are_worth_is_what_the_committed_draws_s
 
 
 def test_every_number_of_the_readmes_result_tables_has_its_interval():
-    from ppcl.reproduce import MARKS
+    from ppcl.runs.reproduce import MARKS
 
     shown = README.split(MARKS[0])[1].split(MARKS[1])[0]
     cells = [cell.strip() for line in shown.splitlines() if line.startswith("| `") for cell in line.split("|")[2:-1]]

@@ -11,8 +11,9 @@ import torch
 from conftest import blocks
 
 import ppcl
-from ppcl import plots, reproduce
-from ppcl.data.images import ImageBank
+from ppcl import plots
+from ppcl.data.image_bank import ImageBank
+from ppcl.runs import reproduce
 
 ROOT = Path(ppcl.__file__).parent
 FILES = {path: ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}

@@ -13,7 +13,7 @@ from conftest import SMALL, train
 
 from ppcl import geometry, recipes
 from ppcl.__main__ import main, parser
-from ppcl.data import datasets, views
+from ppcl.data import datasets, stage_batches
 from ppcl.models import nets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,9 @@ def words_of(line):
 def folder(tiny, drawn, tmp_path_factory):
     """Where the README's lines are run: a trained run in `runs/demo`, photographs, sets in DATA, identities in MINE."""
     top = tmp_path_factory.mktemp("readme")
-    train(recipes.recipe("person", "tiny", **SMALL), views.training_data(tiny, drawn), top / "runs/demo", ["ppcl"])
+    train(
+        recipes.recipe("person", "tiny", **SMALL), stage_batches.training_data(tiny, drawn), top / "runs/demo", ["ppcl"]
+    )
     shutil.copytree(drawn, top / "DATA")
     whole = sorted((drawn / "Partial-REID_Dataset/whole_body_images").glob("*.jpg"))
     shutil.copytree(whole[0].parent, top / "photographs")
@@ -206,8 +208,8 @@ def test_every_choice_of_ours_that_the_tables_name_is_the_recipes():
 
 
 def test_the_table_is_what_the_committed_results_say():
-    from ppcl import results
-    from ppcl.reproduce import MARKS
+    from ppcl.evaluation import results
+    from ppcl.runs.reproduce import MARKS
 
     shown = README.split(MARKS[0])[1].split(MARKS[1])[0].strip()
     assert shown == results.markdown(results.read(ROOT / "figures"))

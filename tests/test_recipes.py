@@ -7,7 +7,7 @@ import pytest
 
 from ppcl import recipes
 from ppcl.recipes import RecipeError, parse_overrides, recipe
-from ppcl.schedules import backbone_lr, glrec_lr, joint_lr
+from ppcl.training.schedules import backbone_lr, glrec_lr, joint_lr
 
 
 @pytest.fixture

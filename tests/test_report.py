@@ -11,7 +11,9 @@ import pytest
 from bs4 import BeautifulSoup
 from matplotlib.figure import Figure
 
-from ppcl import plots, report, reproduce, results
+from ppcl import plots
+from ppcl.evaluation import results
+from ppcl.runs import report, reproduce
 
 CHROMIUM = shutil.which("chromium")
 NOTEBOOKS = ("01_data_preparation", "05_evaluation", "08_performance")

@@ -13,9 +13,12 @@ import pytest
 import torch
 from conftest import FAST, by_commands, failure
 
-from ppcl import checkpoints, evaluation, manifests, reproduce, results
+from ppcl import evaluation
 from ppcl.__main__ import main
+from ppcl.disk import checkpoints
+from ppcl.evaluation import results
 from ppcl.recipes import parse_overrides, recipe
+from ppcl.runs import manifest, reproduce
 
 
 def run_all(run, data):
@@ -55,7 +58,7 @@ def test_the_manifest_says_what_made_the_numbers(run, drawn):
         torch.__version__.startswith(found["versions"]["torch"])
         and found["versions"]["python"] == platform.python_version()
     )
-    assert set(found["versions"]) == {"python", *manifests.PACKAGES}
+    assert set(found["versions"]) == {"python", *manifest.PACKAGES}
     assert found["device"] == reproduce.device() and found["device_name"] and found["threads"] and found["processes"]
     assert found["data"] == reproduce.datasets.contents(drawn) and found["data"]["drawn"]
     assert found["data"]["pictures"]["market1501/train"] == 60 and len(found["data"]["sha256"]) == 64
@@ -92,7 +95,7 @@ def checkout(tmp_path, monkeypatch):
     library = tmp_path / "project/ppcl"
     library.mkdir(parents=True)
     (library / "results.py").write_text("")
-    monkeypatch.setattr(results, "__file__", str(library / "results.py"))
+    monkeypatch.setattr(results, "__file__", str(library / "evaluation" / "results.py"))
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         monkeypatch.delenv(name, raising=False)
     who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]

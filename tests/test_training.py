@@ -10,13 +10,15 @@ import pytest
 import torch
 from conftest import train
 
-from ppcl import checkpoints, geometry, guard, losses, stage_files, training
-from ppcl.data import batches, views
-from ppcl.data.batches import generator
-from ppcl.data.images import normalise
+from ppcl import geometry, losses, training
+from ppcl.data import partial_views, stage_batches
+from ppcl.data.image_bank import normalise
+from ppcl.data.partial_views import generator
+from ppcl.disk import checkpoints, run_lock
 from ppcl.models.glrec import GLRec, cap_gradient
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
+from ppcl.training import stage_on_disk
 
 SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 2, "joint.epochs": 2}
 
@@ -28,7 +30,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def pictures(small, drawn):
-    return views.training_data(small, drawn, quiet=True)
+    return stage_batches.training_data(small, drawn, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def same_bits(a, b):
 def test_heldout_people_are_in_no_training_batch(small, pictures, drawn):
     assert len(pictures.train) + len(pictures.heldout) == 60
     assert pictures.classes == 10 - len(set(pictures.heldout_ids)) == 7
-    again = views.training_data(small, drawn, quiet=True)
+    again = stage_batches.training_data(small, drawn, quiet=True)
     assert (again.heldout_ids == pictures.heldout_ids).all()
 
 
@@ -62,19 +64,19 @@ def test_a_person_with_one_picture_is_trained_on_but_not_held_out(small, drawn, 
         person = int(path.name[:4])
         if person > 4 or not list(target.glob(f"{person:04d}_*")):
             shutil.copy(path, target)
-    pictures = views.training_data(small, tmp_path, quiet=True)
+    pictures = stage_batches.training_data(small, tmp_path, quiet=True)
     counts = {person: (pictures.heldout_ids == person).sum() for person in pictures.heldout_ids}
     assert len(counts) == 3 and min(counts.values()) == 6
-    _, query_ids, _, gallery_ids, _ = views.heldout_queries(small, pictures)
+    _, query_ids, _, gallery_ids, _ = stage_batches.heldout_queries(small, pictures)
     assert set(query_ids) == set(gallery_ids) == set(counts)
 
 
 def test_the_heldout_gallery_has_a_bound_and_still_everybody(small, drawn, monkeypatch):
-    pictures = views.training_data(small, drawn, quiet=True)
-    queries, ids, gallery, gallery_ids, box = views.heldout_queries(small, pictures)
+    pictures = stage_batches.training_data(small, drawn, quiet=True)
+    queries, ids, gallery, gallery_ids, box = stage_batches.heldout_queries(small, pictures)
     people = len(set(ids))
-    monkeypatch.setattr(views, "LOOKED_AT", 2 * people + 1)
-    same, same_ids, fewer, fewer_ids, same_box = views.heldout_queries(small, pictures)
+    monkeypatch.setattr(stage_batches, "LOOKED_AT", 2 * people + 1)
+    same, same_ids, fewer, fewer_ids, same_box = stage_batches.heldout_queries(small, pictures)
     assert torch.equal(queries.images, same.images) and torch.equal(box, same_box) and list(ids) == list(same_ids)
     assert len(gallery) > len(fewer) == len(fewer_ids) == 2 * people and set(fewer_ids) == set(gallery_ids)
     first = torch.from_numpy(pandas.Series(gallery_ids).groupby(gallery_ids).cumcount().to_numpy() < 2)
@@ -87,14 +89,14 @@ def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):
     for path in (drawn / "Market-1501-v15.09.15/bounding_box_train").glob("*_000*01.jpg"):
         if not list(target.glob(f"{path.name[:4]}_*")):
             shutil.copy(path, target)
-    with pytest.raises(views.datasets.DataError, match="nobody twice"):
-        views.training_data(small, tmp_path, quiet=True)
+    with pytest.raises(stage_batches.datasets.DataError, match="nobody twice"):
+        stage_batches.training_data(small, tmp_path, quiet=True)
 
 
 def test_a_log_line_cut_off_by_a_kill_does_no_harm(small, pictures, run, tmp_path):
     copy_base(run, tmp_path)
     log = tmp_path / "person/glrec/log.jsonl"
-    stage = stage_files.Stage(log.with_name("checkpoint.safetensors"), small, ("glrec",), "GLRec")
+    stage = stage_on_disk.Stage(log.with_name("checkpoint.safetensors"), small, ("glrec",), "GLRec")
     log.write_text(log.read_text() + '{"epoch": 1, "st')
     model = GLRec(small.input.size, small.glrec)
     stage.resume(model, torch.optim.SGD(model.parameters(), 0.1))
@@ -104,7 +106,9 @@ def test_a_log_line_cut_off_by_a_kill_does_no_harm(small, pictures, run, tmp_pat
 def test_glrec_overfits_a_batch(small, pictures):
     torch.manual_seed(0)
     model = GLRec(small.input.size, small.glrec).train()
-    batch, ratios, box, partial = views.glrec_batch(pictures.train, torch.arange(16), small, generator(0, "overfit"))
+    batch, ratios, box, partial = stage_batches.glrec_batch(
+        pictures.train, torch.arange(16), small, generator(0, "overfit")
+    )
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(150):
         predicted, gate = model(batch, ratios)
@@ -119,7 +123,7 @@ def test_glrec_overfits_a_batch(small, pictures):
 def test_backbone_overfits_a_batch(small, pictures):
     torch.manual_seed(0)
     model = PPCL(small, pictures.classes, "backbone").backbone.train()
-    index = next(batches.identity_batches(pictures.labels, 4, 2, generator(0, "overfit")))
+    index = next(partial_views.identity_batches(pictures.labels, 4, 2, generator(0, "overfit")))
     labels = torch.from_numpy(pictures.labels)[index]
     images = normalise(pictures.train.images[index])
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
@@ -138,8 +142,8 @@ def test_joint_overfits_a_batch(small, pictures):
     torch.manual_seed(0)
     model = PPCL(small, pictures.classes, "ppcl").train()
     labels = torch.from_numpy(pictures.labels)
-    index = next(batches.identity_batches(pictures.labels, 4, 4, generator(0, "overfit")))
-    batch = views.joint_batch(pictures, labels, index, small, "crops", generator(0, "views"))
+    index = next(partial_views.identity_batches(pictures.labels, 4, 4, generator(0, "overfit")))
+    batch = stage_batches.joint_batch(pictures, labels, index, small, "crops", generator(0, "views"))
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
     seen = []
     for _ in range(120):
@@ -207,13 +211,13 @@ def test_a_killed_stage_resumes_to_the_same_bits(stage, small, pictures, run, tm
         if stage == "joint":
             copy_base(run, folder)
     whole = train(undisturbed)
-    save = stage_files.Stage.save
+    save = stage_on_disk.Stage.save
 
     def save_then_die(self, *args, **kwargs):
         save(self, *args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage_files.Stage, "save", save_then_die)
+    monkeypatch.setattr(stage_on_disk.Stage, "save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(killed)
     monkeypatch.undo()
@@ -234,11 +238,11 @@ def test_epochs_that_end_soon_after_a_save_are_not_saved(pictures, run, tmp_path
         save(path, model, optimiser, **facts)
         written.append((facts["epoch"], facts["finished"]))
 
-    monkeypatch.setattr(stage_files, "SAVE_EVERY", seconds)
+    monkeypatch.setattr(stage_on_disk, "SAVE_EVERY", seconds)
     monkeypatch.setattr(checkpoints, "save", told)
     whole = training.train_glrec(chosen, pictures, tmp_path / "whole", quiet=True)
     assert written == [*((epoch, False) for epoch in saved), (3, True)]
-    at_end = stage_files.Stage.save
+    at_end = stage_on_disk.Stage.save
 
     def die_at_the_end(self, model, optimiser, epoch, finished, **more):
         if finished:
@@ -246,7 +250,7 @@ def test_epochs_that_end_soon_after_a_save_are_not_saved(pictures, run, tmp_path
         at_end(self, model, optimiser, epoch, finished, **more)
 
     with monkeypatch.context() as dying:
-        dying.setattr(stage_files.Stage, "save", die_at_the_end)
+        dying.setattr(stage_on_disk.Stage, "save", die_at_the_end)
         with pytest.raises(KeyboardInterrupt):
             training.train_glrec(chosen, pictures, tmp_path / "killed", quiet=True)
     resumed = training.train_glrec(chosen, pictures, tmp_path / "killed", quiet=True)
@@ -275,10 +279,10 @@ def test_a_signal_stops_after_the_step_saved_and_the_rest_gives_the_same_bits(
 
     for folder in ("whole", "stopped") if stage == "joint" else ():
         copy_base(run, tmp_path / folder)
-    seen = stage_files.Stage.watch
+    seen = stage_on_disk.Stage.watch
     before = signal.getsignal(number)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stage_files.Stage, "watch", watch)
+        patch.setattr(stage_on_disk.Stage, "watch", watch)
         train(tmp_path / "stopped")
     assert signal.getsignal(number) is before
     name = "joint/+glrec/seed0" if stage == "joint" else stage
@@ -296,20 +300,20 @@ def test_a_run_folder_has_one_process_at_a_time(small, pictures, run, tmp_path):
     if child == 0:
         signal.alarm(60)  # whatever becomes of the test
         try:
-            with guard.alone(tmp_path):
+            with run_lock.alone(tmp_path):
                 os.write(into, b"held")
                 signal.pause()
         finally:
             os._exit(1)
     assert os.read(out, 4) == b"held"
-    with pytest.raises(guard.BusyError, match="another process works in this run folder.*--run"):
+    with pytest.raises(run_lock.BusyError, match="another process works in this run folder.*--run"):
         training.train_glrec(small, pictures, tmp_path, quiet=True)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert training.train_glrec(small, pictures, tmp_path, quiet=True).is_file()
-    with guard.alone(tmp_path), guard.alone(tmp_path):  # `reproduce` and a stage in its notebook
-        assert os.environ[guard.HOLDER] == f"{os.getpid()}:{tmp_path.resolve()}"
-    assert guard._holder() == (0, "")
+    with run_lock.alone(tmp_path), run_lock.alone(tmp_path):  # `reproduce` and a stage in its notebook
+        assert os.environ[run_lock.HOLDER] == f"{os.getpid()}:{tmp_path.resolve()}"
+    assert run_lock._holder() == (0, "")
 
 
 def test_what_a_killed_save_left_is_cleared_away(small, pictures, run, tmp_path):
@@ -317,16 +321,16 @@ def test_what_a_killed_save_left_is_cleared_away(small, pictures, run, tmp_path)
     path = tmp_path / "person/glrec/checkpoint.safetensors"
     left = path.with_name(f".{path.name}.123.tmp")
     left.write_bytes(b"half")
-    stage = stage_files.Stage(path, small, ("glrec",), "GLRec")
+    stage = stage_on_disk.Stage(path, small, ("glrec",), "GLRec")
     model = GLRec(small.input.size, small.glrec)
     stage.resume(model, torch.optim.SGD(model.parameters(), 0.1))
     assert not left.exists()
 
 
 def test_a_notebook_whose_reproduce_was_killed_trains_no_further(small, pictures, tmp_path, monkeypatch):
-    monkeypatch.setenv(guard.HOLDER, f"7:{tmp_path.resolve()}")
+    monkeypatch.setenv(run_lock.HOLDER, f"7:{tmp_path.resolve()}")
     parents = iter([7, 7])
-    monkeypatch.setattr(guard.os, "getppid", lambda: next(parents, 1))
+    monkeypatch.setattr(run_lock.os, "getppid", lambda: next(parents, 1))
     with pytest.raises(KeyboardInterrupt):
         training.train_glrec(small, pictures, tmp_path, quiet=True)
     assert not (tmp_path / "person/glrec/checkpoint.safetensors").exists()
@@ -383,7 +387,7 @@ def test_a_loss_between_two_log_lines_that_is_not_finite_is_found_before_it_is_s
 @pytest.mark.parametrize("stage, people, batch", [("joint", 25, 100), ("joint", 5, 20), ("backbone", 7, 35)])
 def test_the_smaller_batch_that_is_proposed_is_a_recipe(stage, people, batch):
     chosen = recipe("person", "tiny", **{f"{stage}.identities": people, f"{stage}.batch": batch})
-    words = guard._smaller(stage, getattr(chosen, stage)).replace(",", "").split()
+    words = run_lock._smaller(stage, getattr(chosen, stage)).replace(",", "").split()
     proposed = dict(word.split("=") for word in words if word.startswith(f"{stage}.") and "=" in word)
     smaller = getattr(recipe("person", "tiny", **proposed), stage)
     assert 0 < smaller.batch <= batch / 2 and smaller.identities == people // 2
@@ -420,7 +424,7 @@ def test_the_papers_recipe_goes_through_one_step_of_every_stage(drawn, tmp_path)
     few |= {"backbone.batch": 8, "backbone.identities": 4, "joint.batch": 16, "joint.identities": 4}
     few |= {"glrec.steps": 1, "backbone.steps": 1, "joint.steps": 1}
     paper = recipe("person", "paper", **few)
-    pictures = views.training_data(paper, drawn, quiet=True)
+    pictures = stage_batches.training_data(paper, drawn, quiet=True)
     training.train_glrec(paper, pictures, tmp_path, quiet=True)
     training.train_backbone(paper, pictures, tmp_path, quiet=True)
     header = checkpoints.header(training.train_joint(paper, pictures, tmp_path, "ppcl", quiet=True))
@@ -429,7 +433,7 @@ def test_the_papers_recipe_goes_through_one_step_of_every_stage(drawn, tmp_path)
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_every_stage_runs_on_cuda(small, drawn, tmp_path):
-    pictures = views.training_data(small, drawn, "cuda", quiet=True)
+    pictures = stage_batches.training_data(small, drawn, "cuda", quiet=True)
     training.train_glrec(small, pictures, tmp_path, quiet=True)
     training.train_backbone(small, pictures, tmp_path, quiet=True)
     assert checkpoints.header(training.train_joint(small, pictures, tmp_path, "ppcl", quiet=True))["finished"]

@@ -13,9 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ppcl import features, geometry, losses, matching
-from ppcl.data import batches, images, views
-from ppcl.features import MAPS, Features
+from ppcl import geometry, losses, matching
+from ppcl.data import image_bank, partial_views, stage_batches
+from ppcl.matching import features
+from ppcl.matching.features import MAPS, Features
 from ppcl.models.glrec import cap_gradient
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
@@ -59,17 +60,19 @@ class Draw:
 def steps(model, data, index, draw):
     """What the three loops do until backward."""
     chosen, labels = model.recipe, torch.zeros(len(data.train), dtype=torch.int64, device="cuda")
-    pictures, ratios, box, partial = views.glrec_batch(data.train, index, chosen, draw)
+    pictures, ratios, box, partial = stage_batches.glrec_batch(data.train, index, chosen, draw)
     losses.placement(*model.glrec(pictures, ratios), box, partial, chosen.glrec)
 
-    view = views.whole_views(len(index), chosen, draw)
-    seen = batches.read_views(data.train.images[index], view, batches.uniform(0, 1, len(index), draw=draw) < 0.5)
-    pictures = images.normalise(batches.augment(seen, chosen.augmentation, draw))
+    view = stage_batches.whole_views(len(index), chosen, draw)
+    seen = partial_views.read_views(
+        data.train.images[index], view, partial_views.uniform(0, 1, len(index), draw=draw) < 0.5
+    )
+    pictures = image_bank.normalise(partial_views.augment(seen, chosen.augmentation, draw))
     pooled = model.backbone(pictures).float().mean((2, 3))
     losses.identity(model.backbone.classifier, model.backbone.neck(pooled), labels[index], 0.1)
     losses.batch_hard(pooled, labels[index], chosen.backbone)
 
-    batch = views.joint_batch(data, labels, index, chosen, "crops", draw).share()
+    batch = stage_batches.joint_batch(data, labels, index, chosen, "crops", draw).share()
     box, gate = model.predict(batch.pictures, batch.ratios)
     layout = model.layout(batch.pictures, batch.ratios, (cap_gradient(box, 1.0), gate.detach()))
     features, visible, pooled = model.features(layout)
@@ -86,8 +89,8 @@ def test_no_step_makes_the_host_wait_for_a_gpu(task, softmax, monkeypatch):
         model = PPCL(chosen, 5, "ppcl").train()
         if softmax == "cosface":  # made by a constructor that does not ask which device is the default
             model.backbone.classifier.W = torch.nn.Parameter(torch.zeros(model.backbone.channels, 5))
-        bank = images.ImageBank(torch.zeros(40, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(40))
-        data, index = views.TrainingData(bank, None, None, None), torch.zeros(16, dtype=torch.int64)
+        bank = image_bank.ImageBank(torch.zeros(40, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(40))
+        data, index = stage_batches.TrainingData(bank, None, None, None), torch.zeros(16, dtype=torch.int64)
         with Copies() as first:
             steps(model, data, index, Draw())
         with Copies() as second:
@@ -134,13 +137,13 @@ def test_maps_are_matched_wherever_they_lie(home, monkeypatch):
     chosen = recipe("person", "tiny")
     monkeypatch.setattr(features, "free", lambda device: 2**40)
     monkeypatch.setattr(matching, "nearest", lambda query, gallery, length: shortlist)
-    every = lambda views, return_inverse: (views, torch.arange(len(views), device=views.device))  # noqa: E731
+    every = lambda views, return_inverse: (views, torch.arange(len(views), device=stage_batches.device))  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "unique", every)  # how many differ only a real tensor knows: as if all did
     with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), Indexing() as indexing:
         with torch.device("cuda"):
             model = PPCL(chosen, 5, "ppcl").eval()
             model.fusion_weights = {"ppcl": 0.5}
-            bank = images.ImageBank(torch.zeros(9, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(9))
+            bank = image_bank.ImageBank(torch.zeros(9, 3, *chosen.input.size, dtype=torch.uint8), torch.zeros(9))
             query, gallery = (matching.describe(model, bank, several) for several in (True, False))
             shortlist = torch.zeros(9, 4), torch.zeros(9, 4, dtype=torch.int64)
             pairs = torch.zeros(7, dtype=torch.int64)

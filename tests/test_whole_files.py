@@ -22,9 +22,14 @@ from conftest import FAST, by_commands, failure
 from PIL import Image
 
 import ppcl
-from ppcl import bench, files, guard, reproduce, results, stage_files
+from ppcl import bench
 from ppcl.__main__ import main
-from ppcl.data import datasets, drawn_people, images
+from ppcl.data import datasets, image_bank
+from ppcl.disk import files, run_lock
+from ppcl.drawn import people
+from ppcl.evaluation import results
+from ppcl.runs import reproduce
+from ppcl.training import stage_on_disk
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FORMER = {"manifest.json": "{}", "record.json": "{}", "results.csv": ",".join(results.COLUMNS) + "\n\n"}
@@ -161,7 +166,7 @@ def test_a_full_disk_leaves_the_former_file_and_one_line(
     path.parent.mkdir(parents=True, exist_ok=True)
     old = None
     if path.name == BANK:
-        monkeypatch.setattr(images, "KEPT", 0)  # the decoded pictures are kept, however few they are
+        monkeypatch.setattr(image_bank, "KEPT", 0)  # the decoded pictures are kept, however few they are
     if path.name == "truth.csv" or path.suffix in (".jpg", ".safetensors"):
         path.unlink(missing_ok=True)  # it is not made again
     elif target != "fresh/person/glrec/log.jsonl":
@@ -227,7 +232,7 @@ def test_a_set_whose_drawing_was_killed_is_nobodys_photographs(drawn, tmp_path, 
             replace(*names) if len(done) < count else os.kill(os.getpid(), signal.SIGKILL)
 
         os.replace = die
-        drawn_people.draw_people(data, 0, "tiny", True)
+        people.draw_people(data, 0, "tiny", True)
         os._exit(1)
     assert os.waitpid(number, 0)[1] == signal.SIGKILL
     assert len(left_over(data)) == 1 and len([*data.rglob("[!.]*.jpg")]) == count - 2  # and the note
@@ -256,10 +261,10 @@ def test_content_is_on_the_disk_before_its_name_and_the_log_before_the_checkpoin
     tiny, untrained, tmp_path, monkeypatch
 ):
     seen, flush, replace = [], files.flush, os.replace
-    for module in (files, stage_files):
+    for module in (files, stage_on_disk):
         monkeypatch.setattr(module, "flush", lambda path: (seen.append(path.name), flush(path)))
     monkeypatch.setattr(os, "replace", lambda *names: (seen.append("named"), replace(*names)))
-    stage = stage_files.Stage(tmp_path / "checkpoint.safetensors", tiny, ("joint",), "joint")
+    stage = stage_on_disk.Stage(tmp_path / "checkpoint.safetensors", tiny, ("joint",), "joint")
     stage.log(epoch=0, step=0)
     stage.save(untrained, None, 1, False)
     assert seen == ["log.jsonl", f".checkpoint.safetensors.{files.HOST}-{os.getpid()}.tmp", "named", tmp_path.name]
@@ -289,7 +294,7 @@ def test_two_that_add_results_at_once_lose_none(tmp_path):
         finally:
             os._exit(1)
     assert os.read(into, 4) == b"read"
-    with pytest.raises(guard.BusyError, match="another process works"):
+    with pytest.raises(run_lock.BusyError, match="another process works"):
         results.add(tmp_path, [row | {"dataset": "c"}])
     time.sleep(0.1)  # it pauses by now
     os.kill(number, signal.SIGUSR1)
@@ -306,10 +311,10 @@ OURS = "write_text files.write_text feature_files.save plots.save stage.save sel
 EXEMPT = {
     "files.replacing: os.replace": "what all others go through",
     "files.replacing: temporary.touch": "the same",
-    "drawn_files.keep: part.write_bytes": "as files.replacing, but thousands: truth.csv is written once all are there",
-    "drawn_files.keep: os.replace": "the same",
-    "guard.alone: open": "the lock, always empty",
-    "stage_files.log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
+    "records.keep: part.write_bytes": "as files.replacing, but thousands: truth.csv is written once all are there",
+    "records.keep: os.replace": "the same",
+    "run_lock.alone: open": "the lock, always empty",
+    "stage_on_disk.log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
     "progress.followed: path.write_text": "what a notebook's process says, as long as it runs; no result",
     "progress._say: open": "the same",
     "reproduce._execute: papermill.execute_notebook": "a hidden draft, for whoever looks for what failed",

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from ..drawn import faces, people
+from ..drawn.records import NOTE, occupied
 from ..recipes import Recipe
-from . import datasets, drawn_faces, drawn_people
-from .drawn_files import NOTE, occupied
+from . import datasets
 
 
 def ready(recipe: Recipe, data: Path | str, quiet: bool | None = None) -> Path:
@@ -27,4 +28,4 @@ def is_own(data: Path) -> bool:
 
 def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
     """Draw a task's sets into a folder. Raises DataError for a folder that holds others."""
-    {"person": drawn_people.draw_people, "face": drawn_faces.draw_faces}[task](Path(out), seed, scale, quiet)
+    {"person": people.draw_people, "face": faces.draw_faces}[task](Path(out), seed, scale, quiet)

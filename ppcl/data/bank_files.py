@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import replacing, tensors_head
-from .folders import Cut
+from ..disk.files import replacing, tensors_head
+from .reading import Cut
 
 VERSION = 1  # of the file and of how pictures are decoded
 ALIGNED = 4096  # bytes: where the pictures begin

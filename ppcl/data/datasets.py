@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..drawn.records import finished, truth, unfinished
 from ..recipes import DATASETS, KINDS, PartialLFW, belongs
-from . import face_sets
-from .drawn_files import finished, truth, unfinished
-from .folders import SUFFIXES, Cut, DataError, PictureSet, people, pictures
+from . import partial_protocol
 from .layouts import (
     BY_IDENTITY,
     NAMED_LIKE,
@@ -28,6 +27,7 @@ from .layouts import (
     parse,
     part_folder,
 )
+from .reading import SUFFIXES, Cut, DataError, PictureSet, people, pictures
 
 __all__ = ["DATASETS", "SUFFIXES", "TRAINING", "Cut", "DataError", "PictureSet", "pictures", "truth"]
 
@@ -45,12 +45,12 @@ def read(dataset: str, part: str, data: Path | str) -> PictureSet:
             f"python -m ppcl data synthesise --task {DATASETS[dataset]} --out {data} {how}"
         )
     if dataset in BY_IDENTITY:
-        return face_sets.read_identities(f"{dataset}/{part}", folder)
+        return partial_protocol.read_identities(f"{dataset}/{part}", folder)
     files = pictures(folder)
     if not files:
         raise DataError(f"{dataset}: {folder} holds no pictures; {how_to_get(dataset)}")
     if dataset == "partial-lfw":
-        return face_sets.read_partial(f"{dataset}/{part}", folder)
+        return partial_protocol.read_partial(f"{dataset}/{part}", folder)
     parsed = [(path, parse(dataset, part, path)) for path in files]
     if wrong := [path for path, found in parsed if found is None]:
         others = ", ".join(path.name for path in wrong[1:20]) + ", …" * (len(wrong) > 20)
@@ -93,9 +93,9 @@ def evaluation_sets(
     """
     if dataset == "own":
         kinds = ("random",) if task == "face" else KINDS
-        return face_sets.make_partial(own_part("test", data, task), protocol or PartialLFW(), kinds)
+        return partial_protocol.make_partial(own_part("test", data, task), protocol or PartialLFW(), kinds)
     if made_from_lfw(dataset, data):
-        return face_sets.make_partial(read("lfw", "all", data), protocol or PartialLFW())
+        return partial_protocol.make_partial(read("lfw", "all", data), protocol or PartialLFW())
     query, gallery = read(dataset, "query", data), read(dataset, "gallery", data)
     if not set(query.identities) & set(gallery.identities):
         raise DataError(
@@ -104,14 +104,14 @@ def evaluation_sets(
     return query, gallery
 
 
-def verification_set(data: Path | str) -> tuple[PictureSet, face_sets.Pairs]:
+def verification_set(data: Path | str) -> tuple[PictureSet, partial_protocol.Pairs]:
     """LFW and its pairs; `pairs.txt` lies in the set's folder or beside it. Raises DataError where one is missing."""
     lfw = read("lfw", "all", data)
-    places = [folder / face_sets.PAIRS for folder in (lfw.folder, lfw.folder.parent, Path(data))]
+    places = [folder / partial_protocol.PAIRS for folder in (lfw.folder, lfw.folder.parent, Path(data))]
     found = next((path for path in places if path.is_file()), None)
     if found is None:
-        raise DataError(f"lfw: no {face_sets.PAIRS} in {lfw.folder} or beside it; {how_to_get('lfw')}")
-    return lfw, face_sets.read_pairs(found, lfw)
+        raise DataError(f"lfw: no {partial_protocol.PAIRS} in {lfw.folder} or beside it; {how_to_get('lfw')}")
+    return lfw, partial_protocol.read_pairs(found, lfw)
 
 
 def training_set(task: str, data: Path | str) -> PictureSet:

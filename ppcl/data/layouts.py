@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ..recipes import DATASETS
-from .folders import DataError, descend, people, pictures
+from .reading import DataError, descend, people, pictures
 
 FOLDERS = {
     "market1501": ("Market-1501-v15.09.15", "market1501/Market-1501-v15.09.15", "market1501"),

@@ -1,0 +1,1 @@
+"""People and faces, drawn in the real sets' layouts."""

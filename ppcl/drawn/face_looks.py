@@ -1,0 +1,203 @@
+"""What stays with a drawn face from picture to picture: its shape, eyes, nose, mouth, hair, skin and marks.
+
+Lengths are shares of the side of an aligned picture. The origin lies in the middle between eyes and mouth, x runs to
+the right and y down, so that the eyes are about y = -0.165, the mouth 0.165 and the chin 0.345. Colours are sRGB in
+0..1. Means, deviations and shares are choices, made by eye after faces aligned as usual.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from .looks import HAIR_COLOURS, SKINS, Colour, Rng, pick, vary
+
+IRISES: tuple[Colour, ...] = ((0.20, 0.12, 0.07), (0.30, 0.20, 0.11), (0.30, 0.36, 0.25), (0.33, 0.43, 0.52))
+GREYS: tuple[Colour, ...] = ((0.55, 0.54, 0.52), (0.78, 0.77, 0.75))
+SPREAD = 1.6  # factor on the deviations of shapes: how far people differ, set by what a small net can tell apart
+GLASSES = {"none": 0.82, "thin": 0.07, "dark": 0.11}
+BEARDS = {"none": 0.52, "stubble": 0.20, "moustache": 0.08, "goatee": 0.08, "full": 0.12}
+
+
+@dataclass(frozen=True)
+class Style:
+    """A way to wear hair."""
+
+    share: tuple[float, float]  # among men and among women
+    volume: float  # how far it stands out from the head
+    line: float  # y of the hairline above the nose
+    temple: float  # where the hairline turns down, as a share of the head's half-width
+    end: float  # y at which it ends beside the face
+    jag: float  # unevenness of the hairline
+    part: float  # how far the hairline rises at the parting
+    thick: float = 1.0  # how much of the skin it hides
+
+
+STYLES = {
+    "bald": Style((0.09, 0.0), 0.0, -0.62, 0.97, -0.15, 0.0, 0.0, 0.8),
+    "shorn": Style((0.17, 0.02), 0.015, -0.46, 0.84, -0.10, 0.01, 0.01, 0.75),
+    "short": Style((0.36, 0.08), 0.05, -0.45, 0.85, -0.10, 0.025, 0.02),
+    "parted": Style((0.20, 0.06), 0.06, -0.43, 0.82, -0.08, 0.015, 0.08),
+    "fringe": Style((0.10, 0.15), 0.06, -0.32, 0.86, -0.02, 0.03, 0.0),
+    "curly": Style((0.05, 0.12), 0.13, -0.42, 0.80, 0.12, 0.05, 0.02),
+    "tied": Style((0.01, 0.17), 0.02, -0.45, 0.88, -0.14, 0.008, 0.03),
+    "bob": Style((0.01, 0.15), 0.09, -0.41, 0.74, 0.20, 0.015, 0.08),
+    "long": Style((0.01, 0.25), 0.08, -0.42, 0.76, 0.90, 0.015, 0.09),
+}
+
+
+@dataclass(frozen=True)
+class Upper:
+    """The upper face: eyes, brows, hair and glasses."""
+
+    eye: tuple[float, float]  # x and y of the right one on the picture
+    size: tuple[float, float]  # half-width, half-height when open
+    tilt: float  # slope; positive: the outer corners hang
+    iris: Colour
+    radius: float  # of the iris
+    lid: float  # how heavy the crease above the eye is, 0..1
+    deep: float  # how deep the eyes lie, 0..1
+    brow: tuple[float, float, float]  # height above the eye, length, half-thickness
+    angle: float  # slope of the brows
+    arch: float  # rise of their middle
+    bushy: float  # how much of the skin they hide
+    style: Style
+    hair: Colour
+    parting: float  # x
+    slant: float  # slope of the hairline
+    glasses: str
+    frame: tuple[float, float, float]  # half-width, half-height and half-thickness of the glasses
+    rim: Colour
+
+
+@dataclass(frozen=True)
+class Lower:
+    """The lower face: mouth, jaw, chin and beard."""
+
+    mouth: float  # y
+    wide: float  # half-width
+    lips: tuple[float, float]  # thickness of the upper and the lower one
+    bow: float  # depth of the notch of the upper lip
+    sag: float  # how far the corners hang
+    lip: Colour
+    chin: float  # y
+    jaw: float  # squareness: the exponent of the outline
+    taper: float  # how much the jaw narrows
+    cleft: float  # of the chin, 0..1
+    beard: str
+    dense: float
+    whiskers: Colour
+
+
+@dataclass(frozen=True)
+class Face:
+    """Everything by which a face can be known again."""
+
+    upper: Upper
+    lower: Lower
+    width: float  # half-width of the head
+    nose: tuple[float, float, float]  # y of the tip, half-width at the wings, half-width of the ridge
+    tip: float  # how far the nose stands out
+    bend: float  # sideways, and how the ridge is humped
+    cheek: float  # fullness, -1..1
+    ear: float  # how far they stand out
+    skin: Colour
+    flush: float  # redness of cheeks and nose
+    age: float  # 0..1: how deep the wrinkles are
+    freckles: float
+    marks: tuple[tuple[float, float, float], ...]  # moles: x, y, radius
+    scar: tuple[float, float, float] | None  # x, y, slope
+    grain: int  # picks the skin's texture
+
+
+def _about(rng: Rng, mean: float, spread: float) -> float:
+    """A normal value, at most two deviations off, so that no single feature singles a face out."""
+    return float(mean + SPREAD * spread * np.clip(rng.normal(), -2, 2))
+
+
+def _draw_upper(rng: Rng, woman: bool, hair: Colour) -> Upper:
+    """Eyes, brows, hair and glasses."""
+    name = pick(rng, {name: style.share[woman] for name, style in STYLES.items()})
+    style = STYLES[name]
+    style = replace(style, line=_about(rng, style.line, 0.022), volume=style.volume * rng.uniform(0.7, 1.4))
+    return Upper(
+        eye=(_about(rng, 0.157, 0.009), _about(rng, -0.165, 0.006)),
+        size=(_about(rng, 0.072, 0.005), _about(rng, 0.028, 0.005)),
+        tilt=_about(rng, -0.02, 0.09),
+        iris=vary(rng, IRISES[int(rng.choice(4, p=[0.45, 0.25, 0.12, 0.18]))], 0.15, 0.02),
+        radius=_about(rng, 0.029, 0.0015),
+        lid=rng.uniform(0, 1),
+        deep=rng.uniform(0, 1),
+        brow=(_about(rng, 0.072, 0.010), _about(rng, 0.150, 0.013), _about(rng, 0.010 if woman else 0.0145, 0.003)),
+        angle=_about(rng, 0.0, 0.10),
+        arch=_about(rng, 0.018, 0.009),
+        bushy=rng.uniform(0.5, 0.95),
+        style=style,
+        hair=hair,
+        parting=float(rng.choice([-1, 1])) * rng.uniform(0.02, 0.16),
+        slant=_about(rng, 0, 0.08),
+        glasses=pick(rng, GLASSES),
+        frame=(_about(rng, 0.105, 0.009), _about(rng, 0.068, 0.011), rng.uniform(0.005, 0.010)),
+        rim=vary(rng, (0.10, 0.08, 0.08) if rng.random() < 0.7 else (0.40, 0.24, 0.13), 0.2),
+    )
+
+
+def _draw_lower(rng: Rng, woman: bool, hair: Colour, skin: Colour) -> Lower:
+    """Mouth, jaw, chin and beard."""
+    painted = (0.06, -0.05, -0.03) if woman and rng.random() < 0.5 else (0, 0, 0)
+    lip = np.multiply(skin, (0.86, 0.62, 0.62)) + painted
+    return Lower(
+        mouth=_about(rng, 0.165, 0.009),
+        wide=_about(rng, 0.120, 0.012),
+        lips=(_about(rng, 0.025, 0.006), _about(rng, 0.034, 0.006)),
+        bow=rng.uniform(0.0, 0.5),
+        sag=_about(rng, 0.0, 0.006),
+        lip=vary(rng, tuple(lip.tolist()), 0.10, 0.03),
+        chin=_about(rng, 0.335 if woman else 0.35, 0.013),
+        jaw=_about(rng, 2.2 if woman else 2.5, 0.22),
+        taper=_about(rng, 0.20, 0.07),
+        cleft=max(0.0, rng.uniform(-1.5, 1)),
+        beard="none" if woman else pick(rng, BEARDS),
+        dense=rng.uniform(0.6, 1.0),
+        whiskers=vary(rng, hair, 0.15),
+    )
+
+
+def draw_face_looks(rng: Rng) -> Face:
+    """A face at random."""
+    woman = bool(rng.random() < 0.45)
+    tones = HAIR_COLOURS + GREYS
+    tone = int(rng.choice(4, p=[0.45, 0.28, 0.15, 0.12]))
+    skin = vary(rng, SKINS[tone], 0.09, 0.022)
+    fair = [0.28, 0.27, 0.16, 0.13, 0.10, 0.06] if tone < 2 else [0.72, 0.16, 0.0, 0.0, 0.08, 0.04]
+    hair = vary(rng, tones[int(rng.choice(len(tones), p=fair))], 0.22, 0.03)
+    moles = int(rng.choice([0, 1, 2], p=[0.5, 0.35, 0.15]))
+    return Face(
+        upper=_draw_upper(rng, woman, hair),
+        lower=_draw_lower(rng, woman, hair, skin),
+        width=_about(rng, 0.332 if woman else 0.345, 0.013),
+        nose=(_about(rng, 0.035, 0.014), _about(rng, 0.068 if woman else 0.077, 0.008), _about(rng, 0.031, 0.005)),
+        tip=_about(rng, 1.0, 0.22),
+        bend=_about(rng, 0, 0.005),
+        cheek=_about(rng, 0, 0.5),
+        ear=rng.uniform(0.0, 0.045),
+        skin=skin,
+        flush=rng.uniform(0, 1),
+        age=rng.uniform(0, 1) ** 1.5,
+        freckles=max(0.0, rng.uniform(-4, 1)),
+        marks=tuple(
+            (rng.uniform(-0.26, 0.26), rng.uniform(-0.38, 0.28), rng.uniform(0.006, 0.012)) for _ in range(moles)
+        ),
+        scar=(rng.uniform(-0.22, 0.22), rng.uniform(-0.35, 0.2), rng.normal()) if rng.random() < 0.06 else None,
+        grain=int(rng.integers(2**31)),
+    )
+
+
+@lru_cache(maxsize=64)
+def face_of(seed: int, set_number: int, person: int) -> Face:
+    """The looks of one person of a set; in every five, two share the upper face exactly, another two the lower."""
+    face = draw_face_looks(np.random.default_rng([seed, set_number, person]))
+    if person % 5 in (1, 3):
+        twin = draw_face_looks(np.random.default_rng([seed, set_number, person - 1]))
+        return replace(face, upper=twin.upper) if person % 5 == 1 else replace(face, lower=twin.lower)
+    return face

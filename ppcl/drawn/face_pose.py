@@ -1,0 +1,103 @@
+"""Pose, expression and light of a drawn face, and how a painted sheet is turned into the picture under them.
+
+A face is painted frontally on a sheet with the coordinates of `drawn_face_looks`: one unit is the side of an aligned
+picture, and depth runs to the camera in the same unit. That keeps every shape axis-aligned and cheap; `turn` looks up,
+for every pixel of the picture, the point of the sheet that shows there under the head's pose.
+"""
+
+from dataclasses import dataclass
+from math import cos, sin
+
+import numpy as np
+
+from .face_looks import Face
+from .looks import Colour, Rng
+
+GRID = 120  # pixels of the sheet to a unit
+LEFT, TOP, WIDE, HIGH = 0.62, 0.70, 149, 144  # the sheet reaches this far left and up; pixels across and down
+MIDDLE = (0.5, 0.62)  # where the origin lies in an aligned picture
+FRAME = (0.66, 0.80)  # width and height of the frame fixed to the face, upright: the cheeks, and brow to chin
+DOME = 0.26  # depth of the head from its edge to its middle
+EYES_DEPTH = 0.235  # mean depth of eyes, nose and mouth, by which the frame follows a turning head
+AXIS = 0.6  # where a head turns about, as a share of that: aligners hold the features nearly in place
+
+
+@dataclass(frozen=True)
+class Mood:
+    """What changes from picture to picture: pose, expression and light."""
+
+    yaw: float  # radians; positive: the nose moves to the right
+    pitch: float  # positive: down
+    roll: float
+    shift: tuple[float, float]  # pictures' sides
+    scale: float
+    smile: float  # -0.5..1
+    gape: float  # how far the mouth is open
+    raised: float  # brows, up
+    open: float  # eyes: 0 shut, 1 as usual
+    gaze: tuple[float, float]
+    light: tuple[float, float, float]  # direction to it: right, down, to the camera
+    ambient: float  # share of the light that has no direction
+    tint: Colour  # the light's colour
+    tousled: float  # factor on how far the hair stands out
+    hat: str  # none, cap, shades
+
+
+def draw_mood(rng: Rng) -> Mood:
+    """A pose, an expression and a light; the spreads are choices, after what aligners leave and photographs show."""
+    side = rng.normal(0, 0.4)
+    return Mood(
+        yaw=float(np.clip(rng.normal(0, 0.19), -0.44, 0.44)),
+        pitch=float(np.clip(rng.normal(0, 0.10), -0.25, 0.25)),
+        roll=rng.normal(0, 0.087),
+        shift=(rng.normal(0, 0.03), rng.normal(-0.03, 0.04)),
+        scale=float(np.exp(rng.normal(0.14, 0.11))),  # aligned sets differ in how much of the head they keep
+        smile=float(rng.choice([rng.uniform(-0.4, 0.2), rng.uniform(0.2, 1.0)])),
+        gape=max(0.0, rng.uniform(-0.05, 0.045)),
+        raised=rng.normal(0, 0.008),
+        open=float(np.clip(rng.normal(1.0, 0.18), 0.5, 1.3)) if rng.random() > 0.04 else 0.1,
+        gaze=(rng.normal(0, 0.012), rng.normal(0, 0.003)),
+        light=(side, rng.normal(-0.45, 0.3), 0.9),
+        ambient=rng.uniform(0.5, 0.8),
+        tint=tuple(np.exp(rng.normal(0, 0.008, 3)).tolist()),
+        tousled=rng.uniform(0.85, 1.15),
+        hat=str(rng.choice(["none", "cap", "shades"], p=[0.95, 0.03, 0.02])),
+    )
+
+
+def _depth(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
+    """Depth of the head at points of the sheet, smooth enough that a turned head never folds."""
+    dome = np.maximum(DOME * (1 - 0.75 * (x / 0.36) ** 2 - 0.55 * ((y + 0.02) / 0.42) ** 2), -0.12)
+    tip = face.nose[0]
+    return dome + 0.065 * np.float32(face.tip) * np.exp(-((x / 0.055) ** 2) - ((y - tip + 0.03) / 0.07) ** 2)
+
+
+def turn(sheet: np.ndarray, face: Face, mood: Mood, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The picture (3, side, side) of a sheet under a pose, and how much of each pixel the face covers."""
+    steps = (np.arange(side, dtype=np.float32) + 0.5) / side
+    px, py = steps[None] - MIDDLE[0] - mood.shift[0], steps[:, None] - MIDDLE[1] - mood.shift[1]
+    c, s = np.float32(cos(mood.roll) / mood.scale), np.float32(sin(mood.roll) / mood.scale)
+    sx, sy = c * px + s * py, c * py - s * px
+    x, y = sx, sy
+    for _ in range(3):
+        depth = _depth(x, y, face) - np.float32(EYES_DEPTH * AXIS)
+        x = (sx - depth * np.float32(sin(mood.yaw))) / np.float32(cos(mood.yaw))
+        y = (sy - depth * np.float32(sin(mood.pitch))) / np.float32(cos(mood.pitch))
+    u = np.clip((x + LEFT) * GRID - 0.5, 0, WIDE - 1.001)
+    v = np.clip((y + TOP) * GRID - 0.5, 0, HIGH - 1.001)
+    i, j = v.astype(np.intp), u.astype(np.intp)
+    fv, fu = (v - i)[..., None].astype(np.float32), (u - j)[..., None].astype(np.float32)
+    flat, k = sheet.reshape(-1, 4), i * WIDE + j
+    upper = flat[k] + fu * (flat[k + 1] - flat[k])
+    below = flat[k + WIDE] + fu * (flat[k + WIDE + 1] - flat[k + WIDE])
+    mixed = (upper + fv * (below - upper)).transpose(2, 0, 1)
+    return mixed[:3], mixed[3]
+
+
+def frame_of(mood: Mood) -> tuple[float, float, float, float]:
+    """Centre, width and height, in shares of the picture, of the frame that moves with the face."""
+    near = EYES_DEPTH * (1 - AXIS)
+    x, y = near * sin(mood.yaw), near * sin(mood.pitch)
+    x, y = cos(mood.roll) * x - sin(mood.roll) * y, sin(mood.roll) * x + cos(mood.roll) * y
+    centre = (MIDDLE[0] + mood.shift[0] + mood.scale * x, MIDDLE[1] + mood.shift[1] + mood.scale * y)
+    return (*centre, FRAME[0] * mood.scale * cos(mood.yaw), FRAME[1] * mood.scale * cos(mood.pitch))

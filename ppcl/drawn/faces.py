@@ -1,0 +1,191 @@
+"""Drawn faces on disk, in the layouts of CASIA-WebFace and LFW with LFW's pairs, and the truth beside them.
+
+The stand-in for photographs where no data set is at hand. As with drawn people, every picture comes from its own
+generator, made from (seed, set, person, picture), and a run that was stopped is completed to the same bytes.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from ..disk.files import write_text
+from ..disk.progress import bar
+from .face_looks import face_of
+from .face_paint import paint_face
+from .face_pose import Mood, draw_mood, frame_of, turn
+from .looks import Colour, Rng, vary
+from .paint import Noise, make_noise
+from .records import claim, finish, keep
+from .scene import crop_noise, make_camera
+
+WEBFACE, LFW = "casia-webface", "lfw"
+FOLDERS = {WEBFACE: "CASIA-WebFace", LFW: "lfw"}
+FOLDS, PAIRS = 10, "pairs.txt"
+DRAWING = 2  # raise it when the same seed comes to give other pictures
+SIDE = 112  # pixels, the usual size of aligned faces
+QUALITY = (75, 96)  # of the JPEGs; a choice
+GREY = 0.25  # share of pictures without colour; a choice
+CORNERS = 0.15  # share whose alignment left black corners; a choice
+MILD = 0.22  # photographers balance light and colour better than surveillance cameras do; a choice
+SETS = {WEBFACE: 11, LFW: 12}  # first numbers of the generators; drawn people have 1-6
+FIRST = ("Ma El Jo Ta Ri Be No Ka Li Se Du Fa Os Vi Ha Ge", "ra lin mar vik nas del bo ten sia rik lo na")
+LAST = (
+    "Qu Bren Hol Tor Wick Lan Ash Cor Fen Mul Dray Ves Pel Stro Gar Kel",
+    "ill ner by wood son ard ley ik man ova ett",
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many people and pictures; totals are spread over the people as evenly as they go."""
+
+    train: tuple[int, int]  # identities, pictures
+    test: tuple[int, int, int]  # people, pictures, people of whom there is more than one picture
+    pairs: int  # of the same person in each fold, and as many of two people
+
+
+SCALES = {
+    "demo": Scale((300, 2400), (300, 1200, 300), 100),
+    "market": Scale((10575, 494414), (5749, 13233, 1680), 300),  # the published counts
+    "tiny": Scale((10, 60), (20, 40, 20), 2),
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to be made: `person` and `number`, both from 0, pick its generator within its set."""
+
+    dataset: str
+    file: str
+    identity: str
+    person: int
+    number: int
+
+
+def _counts(people: int, pictures: int, several: int) -> Iterator[int]:
+    """How many pictures each person has: the first `several` share what the others leave with one each."""
+    shared = pictures - (people - several)
+    for person in range(people):
+        yield 1 if person >= several else shared // several + (person < shared % several)
+
+
+def _names(seed: int, people: int) -> list[str]:
+    """Made-up names, none twice."""
+    known = [f"{a + b}_{c + d}" for a, b, c, d in product(*(half.split() for half in FIRST + LAST))]
+    order = np.random.default_rng([seed, 0, SETS[LFW]]).permutation(len(known))
+    return [known[i] for i in order[:people]]
+
+
+def plan_pictures(scale: Scale, seed: int) -> Iterator[Picture]:
+    """All pictures of a scale, one after the other."""
+    for person, count in enumerate(_counts(*scale.train, scale.train[0])):
+        label = f"{person + 1:07d}"
+        for number in range(count):
+            yield Picture(WEBFACE, f"{label}/{number + 1:03d}.jpg", label, person, number)
+    names = _names(seed, scale.test[0])
+    for person, count in enumerate(_counts(*scale.test)):
+        for number in range(count):
+            file = f"{names[person]}/{names[person]}_{number + 1:04d}.jpg"
+            yield Picture(LFW, file, names[person], person, number)
+
+
+def draw_pairs(scale: Scale, seed: int) -> str:
+    """LFW's table of pairs: folds of different people, as many pairs of one person as of two, none twice."""
+    rng = np.random.default_rng([seed, 0, SETS[LFW], 1])
+    names, counts = _names(seed, scale.test[0]), list(_counts(*scale.test))
+    lines = [f"{FOLDS}\t{scale.pairs}"]
+    for fold in range(FOLDS):
+        people = range(fold, len(names), FOLDS)
+        same = [(p, i, j) for p in people for i, j in combinations(range(1, counts[p] + 1), 2)]
+        for k in sorted(rng.choice(len(same), scale.pairs, replace=False)):
+            p, i, j = same[k]
+            lines.append(f"{names[p]}\t{i}\t{j}")
+        different: dict[tuple[int, int, int, int], None] = {}
+        while len(different) < scale.pairs:
+            p, q = sorted(int(k) for k in rng.choice(people, 2, replace=False))
+            different[p, int(rng.integers(counts[p])) + 1, q, int(rng.integers(counts[q])) + 1] = None
+        lines += [f"{names[p]}\t{i}\t{names[q]}\t{j}" for p, i, q, j in different]
+    return "\n".join(lines) + "\n"
+
+
+def _background(rng: Rng, noise: Noise) -> np.ndarray:
+    """What is behind the head (3, SIDE, SIDE), out of focus: two colours, a slope and blots."""
+
+    def colour() -> Colour:
+        return vary(rng, tuple(rng.uniform(0.08, 0.9) + rng.normal(0, 0.045, 3)), 0.1)
+
+    first, second = (np.array(colour(), np.float32)[:, None, None] for _ in range(2))
+    steps = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = np.float32(np.cos(angle)) * steps + np.float32(np.sin(angle)) * steps[:, None] + rng.normal(0, 0.5)
+    blots = crop_noise(noise.soft, rng, (SIDE, SIDE), tuple(rng.uniform(0.5, 4, 2)))
+    sharp = rng.choice([0.4, 1.0, 4.0])
+    mix = np.clip(0.5 + sharp * (ramp + rng.uniform(0, 0.8) * blots), 0, 1)
+    return (first + mix * (second - first)) * (1 + np.float32(0.06) * blots)
+
+
+def _photograph(pixels: np.ndarray, rng: Rng) -> bytes:
+    """The JPEG that a camera makes of pixels (3, H, W); a grey one now and then."""
+    camera = make_camera(rng)
+    gain = (camera.gain**MILD * rng.uniform(0.93, 1.08)).astype(np.float32)[:, None, None]
+    tone = np.clip(pixels * gain, 0.001, 1) ** np.float32(camera.gamma**MILD)
+    tone = camera.black * MILD + (1 - camera.black * MILD) * tone
+    image = Image.fromarray((tone * 255).astype(np.uint8).transpose(1, 2, 0))
+    if rng.random() < GREY:
+        image = image.convert("L").convert("RGB")
+    image = image.filter(ImageFilter.GaussianBlur(float(camera.blur * rng.uniform(0.5, 1.5))))
+    grain = rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32) * np.float32(camera.noise * 255)
+    image = Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=int(rng.integers(*QUALITY)))
+    return buffer.getvalue()
+
+
+def _render(picture: Picture, mood: Mood, rng: Rng, seed: int, noise: Noise) -> bytes:
+    """The picture as the bytes of a JPEG."""
+    face = face_of(seed, SETS[picture.dataset], picture.person)
+    pixels, cover = turn(paint_face(face, mood, noise, rng), face, mood, SIDE)
+    pixels = pixels + (1 - cover) * _background(rng, noise)
+    if rng.random() < CORNERS:
+        pixels = pixels * _inside(rng)
+    return _photograph(pixels, rng)
+
+
+def _inside(rng: Rng) -> np.ndarray:
+    """Where an aligned picture still has pixels (SIDE, SIDE): turned about its middle, the edges run out of it."""
+    angle, reach = rng.normal(0, 0.12), rng.uniform(0.46, 0.56, 2)
+    steps = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE - 0.5
+    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    x, y = c * steps + s * steps[:, None], c * steps[:, None] - s * steps
+    edge = np.minimum(reach[0] - np.abs(x), reach[1] - np.abs(y))
+    return np.clip(edge * SIDE + 0.5, 0, 1).astype(np.float32)
+
+
+def draw_faces(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
+    """Draw both sets and `pairs.txt` under `out`, then their rows of `truth.csv`, which say that they are complete.
+
+    The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a negative
+    seed, a scale that is not one of `SCALES`, and a folder in which other faces were drawn, or that holds photographs.
+    """
+    out = Path(out)
+    claim(out, "faces", DRAWING, seed, scale, SCALES, FOLDERS.values())
+    plan = SCALES[scale]
+    noise = make_noise(np.random.default_rng([seed, 0]))
+    rows: list[list] = []
+    total = plan.train[1] + plan.test[1]
+    for p in bar(plan_pictures(plan, seed), "drawing faces", total, quiet):
+        rng = np.random.default_rng([seed, SETS[p.dataset], p.person, p.number])
+        mood = draw_mood(rng)
+        path = out / FOLDERS[p.dataset] / p.file
+        boxes = (*frame_of(mood), 0.0, 0.5, 0.5, 1.0, 1.0)
+        file = path.relative_to(out).as_posix()
+        rows.append([p.dataset, file, p.identity, 0, "whole", *(f"{value:.6f}" for value in boxes)])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keep(path, lambda p=p, mood=mood, rng=rng: _render(p, mood, rng, seed, noise))
+    write_text(out / PAIRS, draw_pairs(plan, seed))
+    finish(out, rows)

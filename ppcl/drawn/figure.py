@@ -1,0 +1,203 @@
+"""How one person stands: a walking pose in three dimensions, and the parts of a dressed body on the screen.
+
+Lengths are in body heights. A joint is (to the person's left, down from the head's top, out of the chest); turning by
+`yaw` and projecting gives the screen's x and y and a depth that grows towards the camera.
+"""
+
+from dataclasses import dataclass, replace
+from math import cos, pi, sin
+
+import numpy as np
+
+from .looks import Cloth, Looks, Rng
+from .paint import Canvas, Part, Point, paint
+
+Joint = tuple[float, float, float]
+
+# Proportions of an adult, rounded from common anthropometric tables (shares of stature).
+HEAD, NECK, SHOULDER, HIP = 0.066, 0.145, 0.208, 0.505
+SHOULDER_HALF, HIP_HALF = 0.092, 0.044
+UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 0.165, 0.150, 0.235, 0.225, 0.085
+TORSO_WIDE = (0.040, 0.108, 0.113, 0.108, 0.101, 0.094, 0.090, 0.095, 0.098)  # half-widths seen from the front,
+TORSO_DEEP = (0.036, 0.054, 0.066, 0.070, 0.068, 0.064, 0.064, 0.070, 0.070)  # and from the side, neck to hip
+TORSO_TOP, TORSO_END = 0.152, 0.56
+ABOVE = 0.55  # most by which a camera above the heads enlarges them against the feet; a choice
+CAMERA_TILT = 0.08  # how far a point one body height nearer to the camera sinks in the picture
+HAIRLINES = {"short": 0.30, "long": 0.28, "bun": 0.28, "bald": -1.0, "cap": 0.38}  # shares of the head's height
+
+
+@dataclass(frozen=True)
+class Pose:
+    """What changes from picture to picture; angles in radians."""
+
+    yaw: float
+    legs: tuple[float, float]  # thighs, forward of straight down: left, right
+    knees: tuple[float, float]
+    arms: tuple[float, float]
+    elbows: tuple[float, float]
+    spread: float  # arms away from the body
+    lean: float
+    nod: float  # the head's shift to the picture's right
+
+
+def draw_pose(rng: Rng) -> Pose:
+    """A moment of a walk, seen from the front, the back or a side, each with a turn of up to some 25 degrees."""
+    yaw = float(rng.choice([0.0, pi, pi / 2, -pi / 2], p=[0.31, 0.31, 0.19, 0.19]) + rng.normal(0, 0.22))
+    swing, stride = sin(2 * pi * rng.random()), rng.uniform(0.05, 0.40)
+    legs = (stride * swing, -stride * swing)
+    knees = tuple(rng.uniform(0.02, 0.12) + 0.9 * max(0.0, -leg) for leg in legs)
+    arms = tuple(-rng.uniform(0.5, 1.1) * leg + rng.normal(0, 0.06) for leg in legs)
+    elbows = tuple(float(rng.choice([rng.uniform(0.1, 0.5), rng.uniform(1.7, 2.4)], p=[0.9, 0.1])) for _ in arms)
+    return Pose(yaw, legs, knees, arms, elbows, rng.uniform(0.06, 0.22), rng.normal(0, 0.012), rng.normal(0, 0.006))
+
+
+def project(joint: Joint, yaw: float) -> tuple[Point, float]:
+    """Screen position and depth of a joint."""
+    depth = joint[2] * cos(yaw) - joint[0] * sin(yaw)
+    return (joint[0] * cos(yaw) + joint[2] * sin(yaw), joint[1] + CAMERA_TILT * depth), depth
+
+
+def step(start: Joint, angle: float, length: float, spread: float = 0.0) -> Joint:
+    """The joint `length` further on, `angle` forward of straight down and `spread` sideways."""
+    return (
+        start[0] + length * sin(spread),
+        start[1] + length * cos(angle) * cos(spread),
+        start[2] + length * sin(angle),
+    )
+
+
+def leg_parts(looks: Looks, pose: Pose, side: int) -> list[Part]:
+    """Thigh, shin and shoe of the left (0) or right (1) leg; trousers end at the hem, skin follows."""
+    lower, sign = looks.lower, (1, -1)[side]
+    hip = (sign * HIP_HALF * looks.build, HIP, 0.0)
+    knee = step(hip, pose.legs[side], THIGH)
+    ankle = step(knee, pose.legs[side] - pose.knees[side], SHIN)
+    heel, toe = (ankle[0], ankle[1] + 0.018, ankle[2] - 0.015), (ankle[0], ankle[1] + 0.026, ankle[2] + FOOT)
+    (h, dh), (k, _), (a, da), (f, _), (t, _) = (project(j, pose.yaw) for j in (hip, knee, ankle, heel, toe))
+    t = (t[0] + 0.012 * sign * cos(pose.yaw), t[1])
+    width = looks.build * lower.loose
+    cloth, hem = (looks.skin, 0.0) if lower.skirt else (lower.cloth, lower.hem)
+    bare_width = looks.build if lower.skirt else width
+    depth = -1.0 + 0.5 * (dh + da)
+    thigh = Part(depth, h, k, (0.052 * bare_width, 0.048 * bare_width, 0.038 * bare_width), cloth)
+    shin_radii = (0.037, 0.036, 0.029) if hem > 0.9 else (0.036 / lower.loose, 0.036 / lower.loose, 0.022)
+    shin = Part(depth + 0.001, k, a, tuple(r * bare_width for r in shin_radii), cloth)
+    shin = replace(shin, cover=hem - HIP - THIGH, bare=looks.skin, cap=0.6, dim=0.92)
+    shoe = Part(depth + (0.002 if cos(pose.yaw) > 0 else -0.002), f, t, (0.023, 0.024, 0.019), looks.shoes)
+    return [replace(part, yaw=pose.yaw) for part in (replace(thigh, dim=0.88), shin, shoe)]
+
+
+def arm_parts(looks: Looks, pose: Pose, side: int) -> list[Part]:
+    """Upper arm, forearm and hand; the sleeve covers its share of the arm."""
+    sign = (1, -1)[side]
+    shoulder = (sign * SHOULDER_HALF * looks.build, SHOULDER, 0.0)
+    elbow = step(shoulder, pose.arms[side], UPPER_ARM, sign * pose.spread)
+    wrist = step(elbow, pose.arms[side] + pose.elbows[side], FOREARM, -sign * pose.spread * 0.3)
+    hand = step(wrist, pose.arms[side] + pose.elbows[side], 0.045)
+    (s, _), (e, depth), (w, _), (g, _) = (project(j, pose.yaw) for j in (shoulder, elbow, wrist, hand))
+    cut = looks.upper.sleeve * (UPPER_ARM + FOREARM)
+    wide = 0.6 * looks.build + 0.4 * looks.upper.loose if looks.upper.sleeve > 0.9 else looks.build
+    cloth = looks.upper.cloth
+    if cloth.pattern in ("jacket", "print", "yoke"):
+        cloth = replace(cloth, pattern="plain")
+    upper = Part(depth, s, e, (0.029 * wide, 0.034 * wide, 0.028 * wide), cloth, cover=cut, bare=looks.skin)
+    lower = Part(depth + 0.001, e, w, (0.028 * wide, 0.020 * wide), cloth, cover=cut - UPPER_ARM, bare=looks.skin)
+    fist = Part(depth + 0.0005, w, g, (0.017, 0.019, 0.012), looks.skin)
+    return [replace(part, yaw=pose.yaw) for part in (fist, upper, lower)]
+
+
+def trunk_parts(looks: Looks, pose: Pose) -> list[Part]:
+    """Torso with its garment, and what shows below the garment: a skirt, or the seat of the trousers."""
+    upper, lower, facing = looks.upper, looks.lower, abs(cos(pose.yaw))
+    wide, deep = np.array(TORSO_WIDE), np.array(TORSO_DEEP)
+    radii = looks.build * np.sqrt((wide * facing) ** 2 + (deep * (1 - facing**2) ** 0.5) ** 2)
+    radii[2:] *= 0.5 + 0.5 * upper.loose
+    neck, shift = (pose.lean, TORSO_TOP), pose.lean
+    parts = []
+    seat = radii[-1] * 0.98
+    if lower.skirt:
+        flare = seat * (0.85 + 0.35 * lower.loose)
+        parts.append(Part(-0.3, (0, 0.47), (0, lower.hem), (seat * 0.9, seat, flare), lower.cloth, cap=0.12))
+    else:
+        parts.append(Part(-0.4, (0, 0.45), (0, HIP + 0.045), (seat * 0.9, seat), lower.cloth, cap=0.35, dim=0.9))
+    longer = max(0.0, upper.hem - TORSO_END)
+    knots = np.interp(np.linspace(TORSO_TOP, upper.hem, 14), np.linspace(TORSO_TOP, TORSO_END, len(radii)), radii)
+    knots *= 1 + 0.6 * longer * np.linspace(0, 1, 14) ** 2
+    strap = {"backpack": "straps", "shoulder": "sling"}.get(looks.bag)
+    torso = Part(0.0, neck, (0, upper.hem), tuple(knots.tolist()), upper.cloth, cap=0.15)
+    if strap:
+        torso = replace(torso, strap=replace(looks.bag_cloth, pattern=strap))
+    throat = Part(-0.05, (shift + pose.nod, 0.10), (shift, NECK + 0.02), (0.026, 0.033), looks.skin, dim=0.82)
+    return [replace(part, yaw=pose.yaw) for part in (*parts, torso, throat)]
+
+
+def head_parts(looks: Looks, pose: Pose) -> list[Part]:
+    """Head with its hair or cap, and the long hair's fall or the bun."""
+    x, forward, facing = pose.lean + pose.nod, sin(pose.yaw), cos(pose.yaw)
+    hair = Cloth(
+        looks.skin.colour, looks.hair_cloth.colour, "head", HAIRLINES[looks.hair], 0.05, 0.05, looks.skin.phase
+    )
+    centre = x + 0.012 * forward
+    radii = (0.026, 0.042, 0.047, 0.048, 0.046, 0.039, 0.028)
+    parts = [Part(0.02, (centre, 0.012), (centre, 2 * HEAD - 0.010), radii, hair, cap=0.45)]
+    if looks.hair == "long":
+        fall = 0.235 + 0.05 * looks.build * (looks.hair_cloth.phase - 0.5)
+        top, end = (x - 0.010 * forward, 0.035), (x - 0.026 * forward, fall)
+        width = 0.056 - 0.018 * abs(forward)
+        fringe = (0.044, width, width + 0.004, width + 0.002, width - 0.014)
+        parts.append(Part(-0.06 if facing > 0.25 else 0.03, top, end, fringe, looks.hair_cloth, cap=0.5))
+    elif looks.hair == "bun":
+        knot = (x - 0.050 * forward, 0.020 if facing > 0 else 0.035)
+        parts.append(Part(0.03 * -facing + 0.02, knot, (knot[0], knot[1] + 0.012), (0.022, 0.022), looks.hair_cloth))
+    elif looks.hair == "cap":
+        brim = (x + 0.055 * forward, 0.047)
+        wide = (x + 0.075 * forward + 0.03, 0.050)
+        start = (brim[0] - 0.03 * abs(facing), brim[1])
+        parts.append(Part(0.03 * facing + 0.01, start, wide, (0.008, 0.008), looks.hair_cloth, dim=0.8))
+    return [replace(part, yaw=pose.yaw) for part in parts]
+
+
+def bag_parts(looks: Looks, pose: Pose) -> list[Part]:
+    """A backpack behind the chest, or a bag at the left hip."""
+    if looks.bag == "none":
+        return []
+    size = 0.9 + 0.3 * looks.bag_cloth.phase
+    if looks.bag == "backpack":
+        (x, _), depth = project((0, 0, -0.105 * looks.build), pose.yaw)
+        half = size * (0.078 * abs(cos(pose.yaw)) + 0.048 * abs(sin(pose.yaw)))
+        top, end, radii = 0.235, 0.235 + 0.16 * size, (half * 0.85, half, half, half * 0.92)
+    else:
+        (x, _), depth = project((0.135 * looks.build, 0, 0.0), pose.yaw)
+        half = size * (0.040 * abs(cos(pose.yaw)) + 0.068 * abs(sin(pose.yaw)))
+        top, end, radii, depth = 0.50, 0.50 + 0.09 * size, (half, half * 1.05), depth + 0.02
+    return [Part(depth, (x, top), (x, end), radii, looks.bag_cloth, cap=0.3, yaw=pose.yaw)]
+
+
+def _from_above(part: Part, above: float) -> Part:
+    """A part as a camera above the heads sees it: larger near the head, smaller near the feet, which stay in place."""
+
+    def size(y: float) -> float:
+        return 1 + above * (0.5 - y)
+
+    def seen(point: Point) -> Point:
+        x, y = point
+        return x * size(y), y * (1 + above / 2) - above * y * y / 2
+
+    steps = np.linspace(part.p[1], part.q[1], len(part.radii))
+    radii = tuple(float(radius * size(y)) for radius, y in zip(part.radii, steps, strict=True))
+    return replace(part, p=seen(part.p), q=seen(part.q), radii=radii)
+
+
+def draw_figure(canvas: Canvas, looks: Looks, pose: Pose, above: float = 0.0) -> None:
+    """Paint the person, the parts farthest from the camera first; the lower sole stands on y = 1.
+
+    `above`: how much larger the head appears than the feet, as a camera above the heads sees it.
+    """
+    parts = [*trunk_parts(looks, pose), *head_parts(looks, pose), *bag_parts(looks, pose)]
+    for side in (0, 1):
+        parts += [*leg_parts(looks, pose, side), *arm_parts(looks, pose, side)]
+    parts = [_from_above(part, above) for part in parts]
+    lowest = max(part.p[1] for part in parts) + 0.02
+    ground = replace(canvas, ys=canvas.ys - np.float32(1 - lowest))
+    for part in sorted(parts, key=lambda part: part.depth):
+        paint(ground, part)

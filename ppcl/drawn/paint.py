@@ -1,0 +1,202 @@
+"""How a drawn surface is painted: tubes with shading and folds, and the patterns that lie on them.
+
+Every solid thing, in people and in scenery, is a `tube`: an axis with a radius that changes along it. Coordinates are
+body heights on the screen, x right and y down. A body turned by `yaw` faces the camera at 0, the right side at pi/2.
+"""
+
+from dataclasses import dataclass
+from math import cos, hypot, pi, sin
+
+import numpy as np
+
+from .looks import Cloth, Rng
+
+Point = tuple[float, float]
+
+NOISE_SIZE = 512  # side of the periodic noise fields, a power of two so that an index wraps with `&`
+HALO, HALO_DEPTH = 0.025, 0.22  # how far, in body heights, and how much a tube darkens what is next to it
+ROUND = np.float32(0.8)  # 1: a tube's edge faces fully away; less looks like cloth
+AMBIENT = 0.52  # light that reaches every surface; the rest comes from one direction
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Periodic noise fields of mean 0 and deviation 1, (NOISE_SIZE, NOISE_SIZE): broad and pixel-fine."""
+
+    soft: np.ndarray
+    fine: np.ndarray
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Pixels (3, H, W) in 0..1, the body coordinates of their centres, xs (W,) and ys (H,), and light and noise."""
+
+    pixels: np.ndarray
+    xs: np.ndarray
+    ys: np.ndarray
+    light: tuple[float, float, float]  # direction to the light: right, down, to the camera
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tube on the screen; parts of smaller `depth` are painted first."""
+
+    depth: float
+    p: Point
+    q: Point
+    radii: tuple[float, ...]
+    cloth: Cloth
+    cap: float = 1.0  # length of the rounded ends, as a share of the radius
+    cover: float = np.inf  # the cloth ends so far along the axis, and `bare` begins
+    bare: Cloth | None = None
+    strap: Cloth | None = None
+    dim: float = 1.0  # factor on the brightness: a part under another lies in its shadow
+    yaw: float = 0.0
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The pixels a tube may touch: where they are, how much is covered, and each pixel's place on the surface."""
+
+    rows: slice
+    cols: slice
+    cover: np.ndarray  # 0..1
+    across: np.ndarray  # -1..1 from edge to edge
+    out: np.ndarray  # 0..1, how far the surface faces the camera
+    halo: np.ndarray  # 0..1, the shadow on what lies beneath; none at the axis's beginning, where limbs join
+    along: np.ndarray  # body heights from the axis's beginning
+    share: np.ndarray  # the same over the axis's length, clipped to 0..1
+
+
+def make_noise(rng: Rng) -> Noise:
+    """Draw the two noise fields that every picture of a call cuts its unevenness from."""
+    spectrum = np.fft.rfft2(rng.standard_normal((NOISE_SIZE, NOISE_SIZE)))
+    frequency = np.hypot(np.fft.fftfreq(NOISE_SIZE)[:, None], np.fft.rfftfreq(NOISE_SIZE)[None]) * NOISE_SIZE
+    fields = []
+    for cutoff in (14.0, 160.0):
+        field = np.fft.irfft2(spectrum * np.exp(-((frequency / cutoff) ** 2)) * (frequency > 1.5))
+        fields.append((field / field.std()).astype(np.float32))
+    return Noise(*fields)
+
+
+def tube(canvas: Canvas, p: Point, q: Point, radii: tuple[float, ...], cap: float = 1.0) -> Patch | None:
+    """The pixels of a tube from `p` to `q` whose radius runs through `radii`; None where it misses the canvas."""
+    reach = max(radii) * max(1.0, cap) + HALO
+    cols = slice(*np.searchsorted(canvas.xs, (min(p[0], q[0]) - reach, max(p[0], q[0]) + reach)))
+    rows = slice(*np.searchsorted(canvas.ys, (min(p[1], q[1]) - reach, max(p[1], q[1]) + reach)))
+    if cols.start >= cols.stop or rows.start >= rows.stop:
+        return None
+    length = hypot(q[0] - p[0], q[1] - p[1]) + 1e-6
+    ax, ay = np.float32((q[0] - p[0]) / length), np.float32((q[1] - p[1]) / length)
+    x, y = canvas.xs[None, cols] - np.float32(p[0]), canvas.ys[rows, None] - np.float32(p[1])
+    along, aside = x * ax + y * ay, x * ay - y * ax
+    inside = np.clip(along, 0, np.float32(length))
+    share = inside * np.float32(1 / length)
+    if len(radii) == 2:
+        radius = np.float32(radii[0]) + np.float32(radii[1] - radii[0]) * share
+    else:
+        table = np.interp(np.linspace(0, 1, 64), np.linspace(0, 1, len(radii)), radii).astype(np.float32)
+        radius = table[(share * 63).astype(np.intp)]
+    over = (along - inside) * np.float32(1 / cap)
+    per_pixel = np.float32(canvas.ys[1] - canvas.ys[0])
+    depth = radius - np.sqrt(aside * aside + over * over)
+    cover = np.clip(depth / per_pixel + np.float32(0.5), 0, 1)
+    halo = np.clip(depth * np.float32(1 / HALO) + 1, 0, 1) * np.minimum(share * 3, 1)
+    across = np.clip(aside / radius, -1, 1)
+    return Patch(rows, cols, cover, across, np.sqrt(1 - ROUND * across * across), halo, along, share)
+
+
+def _sample(field: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Values of a periodic noise field at coordinates that wrap round; fractions are cut off."""
+    rows, cols = down.astype(np.int32) & (NOISE_SIZE - 1), across.astype(np.int32) & (NOISE_SIZE - 1)
+    return field.take(rows * NOISE_SIZE + cols)
+
+
+def _band(distance: np.ndarray, width: float, soft: float = 0.15) -> np.ndarray:
+    """1 where |distance| is under `width`, falling to 0 over `soft` times it."""
+    return np.clip((width - np.abs(distance)) / (soft * width + 1e-6) + 0.5, 0, 1)
+
+
+def _stripes(x: np.ndarray, period: float) -> np.ndarray:
+    """Soft-edged stripes, half on, half off."""
+    return np.clip(2.5 * np.sin(x * np.float32(2 * pi / period)) + 0.5, 0, 1)
+
+
+def pattern_mask(cloth: Cloth, patch: Patch, yaw: float, noise: Noise) -> np.ndarray | None:
+    """Where the second colour shows on a patch, 0..1; None for plain cloth.
+
+    The patterns lie on the body, not on the screen: `front` is the share by which a point of the surface faces the
+    person's front, `left` the person's left, so a print vanishes from behind and an opening wanders to the side.
+    """
+    front = patch.across * np.float32(sin(yaw)) + patch.out * np.float32(cos(yaw))
+    left = patch.across * np.float32(cos(yaw)) - patch.out * np.float32(sin(yaw))
+    match cloth.pattern:
+        case "hoops":
+            return _stripes(patch.along, cloth.period)
+        case "bars":
+            return _stripes(left, cloth.period * 6)
+        case "checks":
+            return 0.5 * (_stripes(patch.along, cloth.period) + _stripes(left, cloth.period * 8))
+        case "jacket":
+            return _band(left, cloth.period * (0.75 + 0.5 * patch.share)) * (front > 0)
+        case "print":
+            blot = _sample(noise.soft, patch.along * 900 + 4096 * cloth.phase, left * 90) > -0.5
+            return _band(left, cloth.period) * _band(patch.share - 0.38, 0.17) * (front > 0) * blot
+        case "yoke":
+            return np.clip((0.33 - patch.share) * 40, 0, 1)
+        case "seam":
+            return _band(np.abs(left) - 1, 0.35)
+        case "straps":
+            return _band(np.abs(left) - 0.55, 0.16) * (front > 0) * (patch.share < 0.55)
+        case "sling":
+            return _band(left + 0.85 - 1.6 * patch.share, 0.12)
+        case "streaks":
+            return np.clip(0.4 + 0.5 * _sample(noise.soft, patch.along * 90, patch.across * 75), 0, 1)
+        case "head":
+            return _hair_mask(cloth.period, front, left, patch.share)
+    return None
+
+
+def _hair_mask(line: float, front: np.ndarray, left: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Hair on a head: down to `line` (share of the head's height) over the face, to the nape behind; and the eyes."""
+    edge = line + 0.62 * np.clip((0.35 - front) * 2.2, 0, 1) * (line > 0)
+    eyes = 0.5 * _band(share - 0.52, 0.05) * _band(np.abs(left) - 0.38, 0.22) * (front > 0.4)
+    return np.maximum(np.clip((edge - share) * 12 + 0.5, 0, 1), eyes)
+
+
+def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarray:
+    """Colours (3, h, w) of a patch of cloth: pattern times light times folds."""
+    ax, ay = part.q[0] - part.p[0], part.q[1] - part.p[1]
+    length = hypot(ax, ay) + 1e-6
+    sideways = (ay * canvas.light[0] - ax * canvas.light[1]) / length
+    lit = np.maximum(patch.across * np.float32(sideways) + patch.out * np.float32(canvas.light[2]), 0)
+    down = patch.along * np.float32(260) + np.float32(cloth.phase * 4096)
+    aside = patch.across * np.float32(max(part.radii) * 800) + down * np.float32(0.33)
+    folds = _sample(canvas.noise.soft, down, aside) * np.float32(cloth.folds)
+    if cloth.weave:
+        folds += _sample(canvas.noise.fine, down * 2, aside) * np.float32(cloth.weave)
+    light = (np.float32(AMBIENT) + np.float32(1.02 - AMBIENT) * lit) * (1 + folds) * np.float32(part.dim)
+    colour = np.array(cloth.colour, np.float32)[:, None, None]
+    mask = pattern_mask(cloth, patch, part.yaw, canvas.noise)
+    if mask is None:
+        return light * colour
+    second = np.array(cloth.second, np.float32)[:, None, None]
+    return (colour + mask.astype(np.float32) * (second - colour)) * light
+
+
+def paint(canvas: Canvas, part: Part) -> None:
+    """Paint one part over what is there."""
+    patch = tube(canvas, part.p, part.q, part.radii, part.cap)
+    if patch is None:
+        return
+    colour = _surface(canvas, patch, part, part.cloth)
+    if part.bare is not None and part.cover < hypot(part.q[0] - part.p[0], part.q[1] - part.p[1]) + part.radii[-1]:
+        bare = _surface(canvas, patch, part, part.bare)
+        colour += np.clip((patch.along - part.cover) * 200, 0, 1) * (bare - colour)
+    if part.strap is not None:
+        mask = pattern_mask(part.strap, patch, part.yaw, canvas.noise)
+        colour += mask * (np.array(part.strap.colour, np.float32)[:, None, None] - colour)
+    under = canvas.pixels[:, patch.rows, patch.cols]
+    under *= 1 - HALO_DEPTH * patch.halo
+    under += patch.cover * (colour - under)

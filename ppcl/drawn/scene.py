@@ -1,0 +1,205 @@
+"""What is around a drawn person, and how a camera records it: backgrounds, things in front, light, colour, blur, noise.
+
+Coordinates are those of the figure, in body heights; pixels are float32 sRGB (3, H, W) in 0..1.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from .looks import Cloth, Colour, Rng, draw_looks, vary
+from .paint import NOISE_SIZE, Canvas, Noise, Part, paint
+
+# METHOD.md §7: 60 % grey (road, wall), else grass or earth.
+GROUNDS: tuple[tuple[float, Colour], ...] = (
+    (0.60, (0.50, 0.50, 0.50)),
+    (0.20, (0.36, 0.40, 0.27)),
+    (0.20, (0.50, 0.41, 0.31)),
+)
+WALLS: tuple[Colour, ...] = (
+    (0.93, 0.93, 0.94),
+    (0.88, 0.88, 0.92),
+    (0.95, 0.95, 0.93),
+    (0.62, 0.61, 0.60),
+    (0.42, 0.43, 0.46),
+    (0.80, 0.82, 0.86),
+    (0.46, 0.30, 0.24),
+    (0.25, 0.28, 0.24),
+)
+CLUTTER = 2.2  # mean number of things behind the person
+MILD = 0.4  # METHOD.md §7: camera deviations, relative to the strong ones of the first trial
+
+
+@dataclass(frozen=True)
+class Camera:
+    """How one camera distorts: gain per channel, gamma, black level, blur in output pixels, noise deviation."""
+
+    gain: np.ndarray
+    gamma: float
+    black: float
+    blur: float
+    noise: float
+
+
+def make_camera(rng: Rng) -> Camera:
+    """A camera of moderate quality."""
+    gain = np.exp(rng.normal(0, 0.25 * MILD) + rng.normal(0, 0.12 * MILD, 3))
+    return Camera(
+        gain, float(np.exp(rng.normal(0, 0.3 * MILD))), *(rng.uniform((0.0, 0.25, 0.003), (0.06, 0.8, 0.015)))
+    )
+
+
+def crop_noise(
+    field: np.ndarray, rng: Rng, shape: tuple[int, int], stretch: tuple[float, float] = (1, 1)
+) -> np.ndarray:
+    """A random piece (H, W) of a noise field, stretched down and across."""
+    i, j = rng.integers(NOISE_SIZE, size=2)
+    rows = (np.arange(shape[0]) / stretch[0]).astype(np.intp) + i
+    cols = (np.arange(shape[1]) / stretch[1]).astype(np.intp) + j
+    return field[(rows % NOISE_SIZE)[:, None], cols % NOISE_SIZE]
+
+
+def _channels(colour: Colour | np.ndarray) -> np.ndarray:
+    """A colour as (3, 1, 1), to go with pixels."""
+    return np.array(colour, np.float32)[:, None, None]
+
+
+def draw_background(canvas: Canvas, rng: Rng) -> None:
+    """Fill the canvas: ground, often a wall above it, bands, unevenness, clutter, and the person's shadow."""
+    pixels, noise, shape = canvas.pixels, canvas.noise, canvas.pixels.shape[1:]
+    shares, grounds = zip(*GROUNDS, strict=True)
+    pixels[:] = _channels(vary(rng, grounds[int(rng.choice(len(grounds), p=shares))], 0.25, 0.015))
+    floor = rng.uniform(-0.3, 0.92)
+    wall = canvas.ys < floor
+    if wall.any():
+        pixels[:, wall] = _channels(vary(rng, WALLS[int(rng.integers(len(WALLS)))], 0.2, 0.02))
+        if rng.random() < 0.4:
+            pixels[:, np.abs(canvas.ys - floor) < rng.uniform(0.005, 0.02)] *= rng.uniform(0.4, 0.9)
+    _bands(canvas, rng, wall)
+    height, width = shape
+    slope = rng.normal(0, 0.14) * np.linspace(-1, 1, height)[:, None] + rng.normal(0, 0.10) * np.linspace(-1, 1, width)
+    rough = rng.uniform(0.02, 0.07) * crop_noise(noise.soft, rng, shape, tuple(rng.uniform(0.6, 3.0, 2)))
+    rough += rng.uniform(0.01, 0.05) * crop_noise(noise.fine, rng, shape, (1.0, rng.uniform(1, 3)))
+    pixels *= (1 + slope + rough).astype(np.float32)
+    for _ in range(rng.poisson(CLUTTER)):
+        _clutter(canvas, rng, floor)
+    _shadow(canvas, rng)
+
+
+def _bands(canvas: Canvas, rng: Rng, wall: np.ndarray) -> None:
+    """Darken the seams of tiles, planks or bricks, on the ground, on the wall, or on neither."""
+    for rows, chance in ((~wall, 0.35), (wall, 0.35)):
+        if rows.any() and rng.random() < chance:
+            period, strength, slant = rng.uniform(0.05, 0.3), rng.uniform(0.04, 0.25), rng.normal(0, 0.4)
+            grid = canvas.ys[rows, None] + np.float32(slant) * canvas.xs
+            if rng.random() < 0.4:
+                grid = canvas.xs + np.float32(slant) * canvas.ys[rows, None]
+            seam = (grid / np.float32(period)) % 1 < rng.uniform(0.06, 0.5)
+            canvas.pixels[:, rows] *= 1 - np.float32(strength) * seam
+
+
+def _clutter(canvas: Canvas, rng: Rng, floor: float) -> None:
+    """One thing behind the person: a pole, a box or panel, or somebody further off."""
+    side = float(rng.choice([-1, 1]))
+    x = side * rng.uniform(0.08, 0.30)
+    cloth = Cloth(vary(rng, tuple(rng.uniform(0.12, 0.8) + rng.normal(0, 0.05, 3)), 0.1), folds=0.05, weave=0.03)
+    kind = rng.random()
+    foot = max(floor, 0.1) + rng.uniform(-0.1, 0.25)
+    if kind < 0.35:
+        width = rng.uniform(0.008, 0.03)
+        paint(canvas, Part(0, (x, -0.2), (x + rng.normal(0, 0.02), foot), (width, width), cloth, cap=0.1))
+    elif kind < 0.75:
+        width = rng.uniform(0.05, 0.16)
+        paint(canvas, Part(0, (x, foot - rng.uniform(0.1, 0.6)), (x, foot), (width, width), cloth, cap=0.06))
+    else:
+        _bystander(canvas, rng, (x, foot - 0.7), rng.uniform(0.5, 0.8))
+
+
+def _bystander(canvas: Canvas, rng: Rng, top: tuple[float, float], size: float) -> None:
+    """Somebody else, in five tubes, `size` body heights tall, the head's top at `top`."""
+    other, (x, y) = draw_looks(rng), top
+
+    def limb(
+        x0: float, y0: float, x1: float, y1: float, radii: tuple[float, ...], cloth: Cloth, cap: float = 0.5
+    ) -> None:
+        start, end = (x + size * x0, y + size * y0), (x + size * x1, y + size * y1)
+        paint(canvas, Part(0, start, end, tuple(r * size for r in radii), cloth, cap))
+
+    for sign in (-1, 1):
+        limb(sign * 0.05, 0.5, sign * rng.uniform(0.03, 0.1), 0.97, (0.065, 0.04), other.lower.cloth)
+        limb(sign * 0.11, 0.2, sign * 0.15, 0.5, (0.04, 0.028), other.upper.cloth)
+    limb(0, 0.16, 0, 0.55, (0.06, 0.12, 0.11, 0.11), other.upper.cloth, 0.2)
+    limb(0, 0.03, 0, 0.11, (0.045, 0.048, 0.035), other.hair_cloth if rng.random() < 0.5 else other.skin)
+
+
+def _shadow(canvas: Canvas, rng: Rng) -> None:
+    """Darken the ground about the feet."""
+    x, wide, strength = rng.normal(0, 0.05), rng.uniform(0.10, 0.22), rng.uniform(0.1, 0.5)
+    reach = ((canvas.xs - x) / wide) ** 2 + ((canvas.ys[:, None] - 0.985) / rng.uniform(0.02, 0.05)) ** 2
+    canvas.pixels[:] *= (1 - strength * np.exp(-reach)).astype(np.float32)
+
+
+def draw_occluder(canvas: Canvas, rng: Rng, cover: float) -> None:
+    """Something in front that hides about `cover` (0..1) of the canvas: a car, a bin, a pole, or somebody passing."""
+    left, right, top, bottom = canvas.xs[0], canvas.xs[-1], canvas.ys[0], canvas.ys[-1]
+    wide, high, side = right - left, bottom - top, float(rng.choice([-1, 1]))
+    cloth = Cloth(vary(rng, tuple(rng.uniform(0.08, 0.75) + rng.normal(0, 0.08, 3)), 0.1), folds=0.06, weave=0.02)
+    kind = rng.choice(["car", "bin", "pole", "person"], p=[0.3, 0.25, 0.2, 0.25])
+    edge = right if side > 0 else left
+    if kind == "car":
+        _car(canvas, rng, (left + wide / 2, bottom - cover * high), wide, cloth)
+    elif kind == "bin":
+        half = wide * min(0.95, max(cover * 1.3, cover**0.5)) / 2
+        tall = cover * wide * high / (2 * half)
+        x = edge - side * half * 0.96
+        paint(canvas, Part(0, (x, bottom - tall), (x, bottom + 0.1), (half, half * 0.95), cloth, cap=0.12))
+    elif kind == "pole":
+        x, half = rng.uniform(left + wide * 0.15, right - wide * 0.15), cover * wide / 2
+        paint(canvas, Part(0, (x, top - 0.1), (x, bottom + 0.1), (half, half), cloth, cap=0.1))
+    else:
+        _bystander(
+            canvas, rng, (edge - side * (cover * wide - 0.13), top + rng.uniform(-0.05, 0.2)), rng.uniform(1.0, 1.2)
+        )
+
+
+def _car(canvas: Canvas, rng: Rng, top: tuple[float, float], wide: float, cloth: Cloth) -> None:
+    """The bonnet or boot of a car across the lower edge, with its pane and a lamp."""
+    x, y = top[0] + rng.normal(0, 0.3) * wide, top[1]
+    body = Part(0, (x - wide * 1.3, y + 0.25), (x + wide * 1.3, y + 0.25), (0.25, 0.25), cloth, cap=0.3)
+    paint(canvas, body)
+    pane = Cloth((0.10, 0.12, 0.14), folds=0.1)
+    paint(canvas, Part(0, (x - wide * 0.5, y + 0.05), (x + wide * 0.6, y + 0.05), (0.022, 0.026), pane, cap=1.0))
+    lamp = Cloth((0.75, 0.72, 0.65), folds=0.1)
+    spot = x + wide * rng.uniform(-0.5, 0.5)
+    paint(canvas, Part(0, (spot, y + 0.13), (spot + 0.05, y + 0.13), (0.014, 0.014), lamp))
+
+
+def record(canvas: Canvas, camera: Camera, rng: Rng, size: tuple[int, int]) -> Image.Image:
+    """What the camera makes of the canvas: lit unevenly, reduced to (W, H) = `size`, recoloured, blurred, noisy."""
+    pixels = canvas.pixels
+    height, width = pixels.shape[1:]
+    slope = rng.normal(0, 0.09) * np.linspace(-1, 1, height)[:, None] + rng.normal(0, 0.09) * np.linspace(-1, 1, width)
+    pixels *= (rng.uniform(0.88, 1.10) + slope).astype(np.float32)
+    halved = 0.5 * (pixels[:, ::2] + pixels[:, 1::2])
+    halved = 0.5 * (halved[..., ::2] + halved[..., 1::2])
+    halved = np.clip(halved * _channels(camera.gain), 0.001, 1) ** np.float32(camera.gamma)
+    halved = camera.black + (1 - camera.black) * halved
+    image = Image.fromarray((np.clip(halved, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
+    image = image.filter(ImageFilter.GaussianBlur(float(camera.blur * height / 256 * rng.uniform(0.7, 1.3))))
+    grain = rng.standard_normal((size[1], size[0], 3), dtype=np.float32) * np.float32(camera.noise * 255)
+    grain = 0.6 * grain + 0.6 * grain[..., :1]
+    return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
+
+
+def make_light(rng: Rng) -> tuple[float, float, float]:
+    """A direction of light, from above and in front, off to a side."""
+    return (rng.uniform(-0.75, 0.75), -0.35, 0.75)
+
+
+def make_canvas(frame: tuple[float, float, float, float], size: tuple[int, int], noise: Noise, rng: Rng) -> Canvas:
+    """An empty canvas at twice `size` = (W, H) pixels that shows `frame` = (left, top, width, height), body heights."""
+    xs = frame[0] + (np.arange(2 * size[0], dtype=np.float32) + 0.5) * np.float32(frame[2] / (2 * size[0]))
+    ys = frame[1] + (np.arange(2 * size[1], dtype=np.float32) + 0.5) * np.float32(frame[3] / (2 * size[1]))
+    pixels = np.empty((3, len(ys), len(xs)), np.float32)
+    return Canvas(pixels, xs.astype(np.float32), ys.astype(np.float32), make_light(rng), noise)

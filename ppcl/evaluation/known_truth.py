@@ -1,0 +1,206 @@
+"""A test set in memory, and what is known of its pictures: how they were cropped, where in drawn ones the figure is.
+
+Measured against it: how well GLRec places, how often its gate is right, how well CRLoc locates.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .. import geometry, matching, metrics
+from ..data import datasets, image_bank, partial_protocol, partial_views
+from ..models.ppcl import PPCL
+from ..recipes import Recipe
+from . import results
+
+SHARES = tuple(i / 10 for i in range(1, 11))  # of the area, Partial-LFW's curve
+RATIO_BINS = {f"{low}-{high}": (low, high) for low, high in pairwise((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8))}
+
+
+@dataclass
+class Evaluation:
+    """A data set in memory, and what each method did with it. Of LFW, query and gallery are all of its pictures."""
+
+    dataset: str
+    data: Path
+    query: datasets.PictureSet
+    gallery: datasets.PictureSet
+    query_bank: image_bank.ImageBank
+    gallery_bank: image_bank.ImageBank
+    pairs: partial_protocol.Pairs | None = None
+    distances: dict[str, np.ndarray] = field(default_factory=dict)  # method -> (Q, G), or (pairs,) on LFW
+    rows: list[dict] = field(default_factory=list)
+
+    @cached_property
+    def drawn(self) -> bool:
+        """Whether its pictures were drawn, so that `truth.csv` knows them."""
+        return datasets.is_drawn(self.data, self.dataset)
+
+    @cached_property
+    def truth(self) -> tuple:
+        """The lines of `truth.csv` for query and gallery, in their order; drawn sets have them."""
+        table = datasets.truth(self.data)
+        halves = [
+            [path.relative_to(self.data).as_posix() for path in part.paths] for part in (self.query, self.gallery)
+        ]
+        if unknown := [name for half in halves for name in half if name not in table.index]:
+            raise datasets.DataError(
+                f"{self.data}: {unknown[0]} is not in truth.csv, so it was not drawn with its set; remove it"
+            )
+        return tuple(table.loc[half] for half in halves)
+
+    @property
+    def knows_boxes(self) -> bool:
+        """Whether it is known what its queries show of whole pictures: they were drawn, or cropped by us."""
+        return self.query.boxes is not None or (self.drawn and self.dataset.startswith("partial"))
+
+    @cached_property
+    def at_ratios(self) -> tuple[datasets.PictureSet, dict[float, image_bank.ImageBank]]:
+        """A query a person of Partial-LFW, and these queries cropped to each share of the area in SHARES."""
+        query = self.query.keep(np.unique(self.query.identities, return_index=True)[1])
+        cropped = {share: partial_protocol.at_ratio(query, share).pictures for share in SHARES}
+        return query, {
+            share: image_bank.bank(some, self.query_bank.size, quiet=True) for share, some in cropped.items()
+        }
+
+
+def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
+    """Read and decode a set's query and gallery, or LFW's pictures that stand in a pair."""
+    if dataset == "lfw":
+        everybody, pairs = datasets.verification_set(data)
+        if pairs.folds < 2:
+            raise datasets.DataError(f"{data}: lfw's pairs.txt has one fold; a threshold comes from the others")
+        used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
+        first, second = places.reshape(2, -1)
+        shown = everybody.keep(used)
+        bank = image_bank.bank(shown.pictures, recipe.input.size, f"decoding {dataset}", quiet)
+        pairs = partial_protocol.Pairs(first, second, pairs.same, pairs.folds)
+        return Evaluation(dataset, Path(data), shown, shown, bank, bank, pairs)
+    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
+    banks = [
+        image_bank.bank(part.pictures, recipe.input.size, f"decoding {part.name}", quiet) for part in (query, gallery)
+    ]
+    return Evaluation(dataset, Path(data), query, gallery, *banks)
+
+
+def subsets(found: Evaluation) -> dict[str, np.ndarray]:
+    """Masks of the queries `(Q,)` by kind of crop and by input ratio, where the truth is known; `all` always."""
+    masks = {"all": np.ones(len(found.query), bool)}
+    if found.knows_boxes:
+        if found.query.boxes is None:
+            kinds = found.truth[0].kind
+            masks |= {kind: (kinds == kind).to_numpy() for kind in partial_views.KINDS}
+        share = geometry.area(view_boxes(found)).numpy()
+        masks |= {name: (share >= low) & (share < high) for name, (low, high) in RATIO_BINS.items()}
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def view_boxes(found: Evaluation) -> torch.Tensor:
+    """What each query shows of its whole picture `(Q, 4)`: as it was cropped by us, or as the truth has it."""
+    if found.query.boxes is not None:
+        return torch.from_numpy(found.query.boxes).float()
+    return boxes(found.truth[0], "view")
+
+
+def boxes(table, prefix: str) -> torch.Tensor:
+    """The `figure` or `view` boxes `(N, 4)` of truth lines."""
+    return torch.tensor(table[[f"{prefix}_{side}" for side in ("cx", "cy", "w", "h")]].to_numpy(), dtype=torch.float32)
+
+
+def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
+    """Every query with each of its true gallery pictures: (query index, gallery index, true region `(P, 4)`).
+
+    The region is what the query shows, carried over by the two figures' frames and clipped to the canvas.
+    """
+    query, gallery = np.nonzero(found.query.identities[:, None] == found.gallery.identities[None])
+    asked, have = found.truth
+    figure_q, figure_g = boxes(asked, "figure")[query], boxes(have, "figure")[gallery]
+    shown = geometry.compose(geometry.invert(figure_q), view_boxes(found)[query])
+    from_q, from_g = (torch.tensor(one.above.to_numpy(), dtype=torch.float32) for one in (asked, have))
+    shown = _seen(_level(shown, from_q[query]), from_g[gallery])
+    return query, gallery, geometry.clip(geometry.compose(figure_g, shown))
+
+
+def _level(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Boxes of a figure's frame `(P, 4)` as a level camera would show them: the inverse of `_seen`."""
+    k = above.clamp(min=1e-3)
+    left, top, right, low = geometry.corners(box).unbind(-1)
+    top, low = ((1 + k / 2 - ((1 + k / 2).square() - 2 * k * y).clamp(min=0).sqrt()) / k for y in (top, low))
+    size = 1 + k * (0.5 - (top + low) / 2)
+    found = geometry.from_corners(torch.stack([0.5 + (left - 0.5) / size, top, 0.5 + (right - 0.5) / size, low], -1))
+    return torch.where(above[:, None] < 1e-3, box, found)
+
+
+def _seen(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Boxes of a figure's frame `(P, 4)` as a camera above the heads sees them (`drawn_figure._from_above`).
+
+    A box becomes a trapezium; the box of its mean width stands for it.
+    """
+    left, top, right, low = geometry.corners(box).unbind(-1)
+    size = 1 + above * (0.5 - (top + low) / 2)
+    top, low = (y * (1 + above / 2) - above * y.square() / 2 for y in (top, low))
+    return geometry.from_corners(torch.stack([0.5 + (left - 0.5) * size, top, 0.5 + (right - 0.5) * size, low], -1))
+
+
+def constant_box(recipe: Recipe) -> torch.Tensor:
+    """The best guess of a query's box without looking at it: the median of training crops `(4,)`."""
+    return _middle(partial_views.training_crops(10_000, recipe.glrec, partial_views.generator(0, "constant box")))
+
+
+def _middle(boxes: torch.Tensor) -> torch.Tensor:
+    """The box whose sides are the medians of those of boxes `(N, 4)` -> `(4,)`."""
+    return geometry.from_corners(geometry.corners(boxes).median(0).values)
+
+
+def rows(
+    found: Evaluation, facts: dict, model: PPCL, query: matching.Features, gallery: matching.Features
+) -> list[dict]:
+    """How well GLRec places, the gate decides and CRLoc locates, on pictures whose truth is known."""
+    target, placed, everyone = view_boxes(found), query.box[:, 0].cpu(), np.arange(len(found.query))
+    measured: dict[str, tuple[torch.Tensor, np.ndarray]] = {}  # values, and the query of each
+    if model.method.layout == "glrec" and model.method.region in ("none", "trained") and not model.method.oracle:
+        measured["glrec-IoU"] = geometry.iou(placed, target), everyone
+        measured["constant-box-IoU"] = geometry.iou(constant_box(model.recipe).expand_as(target), target), everyone
+        measured["gate-accuracy"] = (query.gate.cpu() > 0).float(), everyone
+    if model.method.region != "none" and found.drawn:
+        i, j, region = true_pairs(found)
+        overlap = geometry.iou(locate_pairs(model, query, gallery, i, j), region)
+        far = geometry.iou(placed[i], region) < 0.6
+        middle = _middle(region)  # of the truth itself, which no training could know
+        measured["crloc-IoU"] = overlap, i
+        measured["crloc-IoU-where-it-moved"] = overlap[far], i[far.numpy()]
+        measured["constant-region-IoU"] = geometry.iou(middle.expand_as(region), region), i
+    rows, masks = [], subsets(found)
+
+    def add(metric: str, subset: str, value: np.ndarray, ids: np.ndarray) -> None:
+        counts = len(value), len(found.gallery)
+        rows.append(results.row(facts, metric, metrics.bootstrap(value, ids), *counts, subset))
+
+    for metric, (value, asked) in measured.items():
+        for subset, mask in masks.items():
+            kept = mask[asked]
+            if kept.any():
+                add(metric, subset, value.numpy()[kept], found.query.identities[asked[kept]])
+    if "gate-accuracy" in measured:
+        right = (gallery.gate.cpu() <= 0).float().numpy()
+        add("gate-accuracy-whole", "all", right, found.gallery.identities)
+    return rows
+
+
+@torch.inference_mode()
+def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Features, i, j) -> torch.Tensor:
+    """Where CRLoc finds query i's first placement in gallery picture j `(P, 4)`; there itself for rows with q = p."""
+    if model.method.region == "same":
+        return matching.in_picture(query.box[i, 0].cpu(), gallery.box[j, 0].cpu())
+    found = torch.empty(len(i), 4)
+    for one in np.unique(i):
+        pairs = np.flatnonzero(i == one)
+        there = torch.from_numpy(j[pairs])
+        seen = gallery.seen(there, query.box.device)
+        region, _ = model.crloc.everywhere(query.points[one, :1], query.box[one, :1], seen.keys, seen.visible)
+        found[pairs] = matching.in_picture(region[:, 0].cpu(), gallery.box[there, 0].cpu())
+    return found

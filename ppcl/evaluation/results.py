@@ -1,0 +1,214 @@
+"""Metrics + provenance -> one tidy table, one number a row."""
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pandas
+
+from ..disk import run_lock
+from ..disk.files import write_text
+from ..recipes.methods import METHODS
+
+COLUMNS = (
+    "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
+).split(",")
+ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
+DRAWINGS = "drawings.csv"  # there, too: rows on people drawn with several seeds, which stand where a run's seed does
+KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile", "synthetic"]
+
+# Published numbers, each with its source; they never share a table with numbers from drawn pictures.
+_LIGHT_REID = "table in light-reid's examples/occluded_reid README"
+_PARTIAL_REPO = "README of lingxiao-he/Partial-Person-ReID"
+_PAPER = "from memory of later papers' tables; not checked against the paper"
+PUBLISHED = pandas.DataFrame(
+    [
+        ("DSR (CVPR 2018)", 50.7, 70.0, 58.8, 67.2, _LIGHT_REID),
+        ("DSR, authors' later figures", 73.7, None, 64.3, None, _PARTIAL_REPO),
+        ("VPM (CVPR 2019)", 67.7, 81.9, 65.5, 74.8, _LIGHT_REID),
+        ("PGFA (ICCV 2019)", 68.0, 80.0, 69.1, 80.9, _LIGHT_REID),
+        ("FPR (ICCV 2019)", 81.0, None, 68.1, None, _PARTIAL_REPO),
+        ("HOReID (CVPR 2020)", 85.3, 91.0, 72.6, 86.4, _LIGHT_REID),
+        ("FastReID-DSR", 82.7, None, 73.1, None, _PARTIAL_REPO),
+        ("PPCL (CVPR 2021) (*)", 83.7, 88.7, 71.4, 85.7, _PAPER),
+    ],
+    columns=[
+        "method",
+        *(f"{s} {k}" for s in ("Partial-REID", "Partial-iLIDS") for k in ("rank-1", "rank-3")),
+        "source",
+    ],
+)
+
+
+@cache
+def commit() -> str:
+    """The project's commit, with `-dirty` where the library differs from it; `unknown` outside a checkout."""
+    here = Path(__file__).parents[1]
+    if not (here.parent / ".git").exists():  # installed, perhaps inside somebody's own repository
+        return "unknown"
+    try:
+        ask = ["git", "-C", str(here)]
+        number = subprocess.run([*ask, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*ask, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return number.stdout.strip() + ("-dirty" if changed else "")
+
+
+def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
+    """A run's table; empty, with its columns, where nothing was evaluated yet. Raises ValueError if it is damaged."""
+    path = Path(run) / name
+    if not path.is_file():
+        return pandas.DataFrame(columns=COLUMNS)
+    try:
+        table = pandas.read_csv(path, dtype={"subset": str, "commit": str})
+    except ValueError as error:  # empty, no table, no text
+        raise ValueError(f"{path} is damaged ({error}): delete it and evaluate again") from None
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise ValueError(f"{path} is no table of results (no column {missing[0]}): delete it and evaluate again")
+    return table
+
+
+def row(facts: dict, metric: str, interval, n_query: int, n_gallery: int, subset: str = "all") -> dict:
+    """A line of the table: the columns in `facts`, a metric's (value, low, high), and on how many pictures."""
+    value, low, high = interval
+    found = {"subset": subset, "metric": metric, "value": value, "low": low, "high": high}
+    return facts | found | {"n_query": n_query, "n_gallery": n_gallery}
+
+
+def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFrame:
+    """Write rows into a run's table; a row with the same key is replaced. -> the whole table.
+
+    `pictures`: the fingerprint of those that all these rows are measured on. Rows of the same set that were measured on
+    others go, with a line that says so: two folders' numbers never share a table.
+    """
+    fresh = pandas.DataFrame(rows, columns=COLUMNS)
+    with run_lock.alone(run):  # nobody writes between the reading and the writing
+        table, note = read(run), None
+        if pictures and rows:
+            kind = "drawn" if rows[0]["synthetic"] else "photographs"
+            note = Path(run) / rows[0]["task"] / f"{rows[0]['dataset']}.{kind}.txt"
+            if note.is_file() and note.read_text().strip() != pictures:
+                table = _without_set(Path(run), table, fresh.iloc[0])
+        table = pandas.concat([table, fresh]) if len(table) else fresh
+        table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
+        write_text(Path(run) / "results.csv", as_csv(table))
+        if note:
+            write_text(note, pictures + "\n")
+    return table
+
+
+def _without_set(run: Path, table: pandas.DataFrame, row: pandas.Series) -> pandas.DataFrame:
+    """The table without the rows of this row's set."""
+    gone = (table.task == row.task) & (table.dataset == row.dataset) & (table.synthetic == row.synthetic)
+    if gone.any():
+        print(f"{run / 'results.csv'}: {gone.sum()} rows of {row.dataset}, of other pictures, are left out now")
+    return table[~gone]
+
+
+def as_csv(table: pandas.DataFrame) -> str:
+    """A table as its file holds it."""
+    return table.to_csv(index=False, float_format="%.6f")
+
+
+def wide(
+    table: pandas.DataFrame,
+    dataset: str,
+    protocol: str,
+    metrics=("rank-1", "rank-3", "rank-5", "mAP"),
+    subset: str = "all",
+):
+    """One line a method, one column a metric, each `value [low, high]` in per cent, mean over seeds; for the eye."""
+    chosen = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == subset)]
+    chosen = chosen[chosen.metric.isin(metrics)]
+    if chosen.synthetic.nunique() > 1:
+        raise ValueError(f"{dataset}: drawn pictures and photographs do not go into one table; choose by `synthetic`")
+    order = list(dict.fromkeys(chosen.method))
+    mean = chosen.groupby(["method", "metric"], sort=False)[["value", "low", "high"]].mean() * 100
+    text = mean.apply(lambda row: f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)
+    return text.unstack("metric").reindex(index=order, columns=list(metrics))
+
+
+def over_seeds(table: pandas.DataFrame, dataset: str, protocol: str, metric: str = "rank-1") -> pandas.DataFrame:
+    """One line a method: mean over seeds and mean of the seeds' 95 % intervals, per cent; spread over seeds; seeds."""
+    rows = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == "all")]
+    groups = rows[rows.metric == metric].groupby("method", sort=False)
+    text = wide(table, dataset, protocol, (metric,))[metric]
+    spread = (100 * groups.value.std()).map(lambda value: "-" if pandas.isna(value) else f"{value:.1f}")
+    return pandas.DataFrame({metric: text, "spread over seeds": spread, "seeds": groups.seed.nunique()}).loc[text.index]
+
+
+def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
+    """Points by which `ppcl` lies above each other row on the same queries: set, row -> value, low, high, seeds.
+
+    Mean over seeds of the difference and of its 95 % interval (paired bootstrap over identities), per cent: trainings
+    that are asked about the same people, so that what the interval leaves open is the same in each.
+    """
+    rows = table[
+        (table.protocol == protocol) & (table.subset == "all") & table.metric.str.startswith(f"{metric} over ")
+    ]
+    rows = rows.assign(method=rows.metric.str.removeprefix(f"{metric} over "))
+    groups = rows.groupby(["dataset", "method"], sort=False)
+    return (100 * groups[["value", "low", "high"]].mean()).assign(seeds=groups.seed.nunique())
+
+
+def over_draws(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
+    """Points by which `ppcl` lies above each other row over people of several draws, a seed each.
+
+    Set, row -> value, low, high, seeds: the mean over the draws and its 95 % t-interval, per cent. Draws are
+    independent, and their spread holds all that differs between them, queries and trainings. A single draw has NaN.
+    """
+    from scipy.special import stdtrit  # late, because it is slow to import
+
+    rows = table[(table.protocol == protocol) & (table.subset == "all") & (table.metric == metric)]
+    reached = 100 * rows.pivot(index=["dataset", "seed"], columns="method", values="value")
+    gains = -reached.drop(columns="ppcl").sub(reached["ppcl"], axis=0)
+    groups = gains[[name for name in METHODS if name in gains]].stack().groupby(["dataset", "method"], sort=False)
+    mean, count = groups.mean(), groups.count()
+    margin = groups.std() / count**0.5 * stdtrit(count - 1, 0.975)
+    return pandas.DataFrame({"value": mean, "low": mean - margin, "high": mean + margin, "seeds": count})
+
+
+def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
+    """`over_seeds` of rank-1, single-shot, and beside it how far `ppcl` lies above each row, with the interval."""
+    gain = differences(table[table.dataset == dataset]).droplevel("dataset")
+    text = gain.apply(lambda row: f"{row.value:+.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)
+    return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
+
+
+_OWN = [("own", "single-shot", metric) for metric in ("rank-1", "mAP")]
+SUMMARY = {  # what the README's tables and the end of a run show: data set, protocol, metric
+    "person": [
+        (name, "single-shot", metric) for name in ("partial-reid", "partial-ilids") for metric in ("rank-1", "mAP")
+    ]
+    + _OWN,
+    "face": [("partial-lfw", "single-shot", metric) for metric in ("rank-1", "mAP", "TAR@FAR=1e-3")]
+    + [("lfw", "verification", "accuracy")]
+    + _OWN,
+}
+
+
+def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+    """The table in short, per cent with intervals: one a task, and one more where it holds photographs beside drawn."""
+    found = {}
+    for task, wanted in SUMMARY.items():
+        for drawn, rows in table[table.task == task].groupby("synthetic"):
+            parts = [wide(rows, *one[:2], one[2:]).rename(columns=lambda m, n=one[0]: f"{n} {m}") for one in wanted]
+            shown = pandas.concat(parts, axis=1).dropna(axis=1, how="all").fillna("").rename_axis(columns=None)
+            if len(shown):
+                shown = shown.loc[[name for name in shown.index if not METHODS[name].oracle]]
+                found[f"{task}, {'drawn pictures' if drawn else 'photographs'}"] = shown
+    return found
+
+
+def markdown(table: pandas.DataFrame) -> str:
+    """The README's tables, one a task: every method on the test sets, in per cent."""
+    parts = []
+    for name, shown in summary(table).items():
+        lines = [f"| {name.partition(',')[0]}: method | " + " | ".join(shown.columns) + " |"]
+        lines.append("|---" * (1 + len(shown.columns)) + "|")
+        lines += [f"| `{method}` | " + " | ".join(cells) + " |" for method, *cells in shown.itertuples()]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)

@@ -1,0 +1,6 @@
+"""A whole experiment in a run folder: manifest, notebooks in order, report."""
+
+from .manifest import device, versions
+from .reproduce import at_root, source
+
+__all__ = ["at_root", "device", "source", "versions"]

@@ -1,0 +1,74 @@
+"""`manifest.json`: what made the numbers of a run: recipe, seed, commit, versions, device, data, times."""
+
+import json
+import platform
+import resource
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from .. import recipes
+from ..disk.files import write_text
+from ..evaluation import results
+
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "pytorch-metric-learning", "safetensors")
+
+
+class ReproduceError(RuntimeError):
+    """A run that cannot go on: the notebook that failed and its last line, or what is wrong with its folder."""
+
+
+def device(name: str = "auto") -> str:
+    """`auto` -> `cuda` where there is one, else `cpu`. Raises ValueError for cuda where there is none."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available: use --device cpu, or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def versions() -> dict[str, str]:
+    """What this run was made with."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def manifest(run: Path) -> dict:
+    """A run's `manifest.json`; nothing where there is none yet. Raises ReproduceError if it is damaged."""
+    path = run / "manifest.json"
+    try:
+        found = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
+    if not isinstance(found, dict):
+        raise ReproduceError(f"{path} is damaged (no table of facts): delete it")
+    return found
+
+
+def of_profile(run: Path, profile: str) -> dict:
+    """A run's manifest. Raises ReproduceError for a run of another profile."""
+    known = manifest(run)
+    before = next((each["profile"] for each in known.get("recipes", {}).values()), profile)
+    if before != profile:
+        raise ReproduceError(f"{run} holds a {before} run, not a {profile} one: use another --run")
+    return known
+
+
+def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
+    """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
+    known = of_profile(run, recipe.profile)
+    name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
+    commit = results.commit()
+    known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}
+    known |= {"device": where, "device_name": name, "threads": torch.get_num_threads()}
+    known["recipes"] = known.get("recipes", {}) | {recipe.task: recipe.to_dict()}
+    if "peak_memory_mib" in facts:
+        facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
+    facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
+    known |= facts
+    write_text(run / "manifest.json", json.dumps(known, indent=1) + "\n")
+
+
+def peak_memory() -> int:
+    """The largest resident set of a notebook's process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
