@@ -19,6 +19,7 @@ from .fields import (
     Ablation,
     Augmentation,
     BackboneStage,
+    Data,
     GLRecStage,
     Input,
     JointStage,

@@ -26,6 +26,15 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Data:
+    """Which pictures are read below `--data`."""
+
+    training: str = "auto"  # the set that is trained on; auto: the task's usual one, else a folder of identities
+    cuhk03: str = "detected"  # the boxes of CUHK03-NP: detected or labelled
+    uncut: int = 250  # side of face pictures as LFW is given out, which are cut to their central half; 0: cut none
+
+
+@dataclass(frozen=True)
 class GLRecStage:
     """Stage 1: the gated layout rectifier, self-supervised (supplement §2.1; losses METHOD.md §1)."""
 
@@ -180,6 +189,7 @@ class Recipe:
 
     task: str = "person"
     profile: str = "paper"
+    data: Data = field(default_factory=Data)
     input: Input = field(default_factory=Input)
     augmentation: Augmentation = field(default_factory=Augmentation)
     glrec: GLRecStage = field(default_factory=GLRecStage)
