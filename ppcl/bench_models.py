@@ -208,25 +208,21 @@ def part_matching(sizes: Sizes, device: str) -> list[dict]:
     """Pairs matched part to part; against one pair after the other, and the product of the operations it counts."""
     model = _matcher().to(device)
     there = drawn_features(sizes.parts, 64, sizes, 2).to(device)
-    half, few, found = there.bfloat16(), min(8, sizes.parts), []
+    few, found = min(8, sizes.parts), []
     for count, several in ((sizes.asked, 1), (max(1, sizes.asked // 8), _views(model))):
         asked = drawn_features(count, 64, sizes, 1, several=several).to(device)
         pairs, name = count * sizes.parts, "part to part" + f", {several} views" * (several > 1)
-        full, faster = (partial(matching.region_distances, model, asked, some) for some in (there, half))
+        full = partial(matching.region_distances, model, asked, there)
 
         def one_by_one(asked: Features = asked) -> None:
             for j in range(few):
                 matching.region_distances(model, asked[:1], there[j : j + 1])
 
         each = _flops(full) / pairs
-        plain, float32 = ("pair by pair", one_by_one, few), ("float32", full, pairs)
+        plain = "pair by pair", one_by_one, few
         note = f"{count} queries, views of each {several}, {sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
         bound = product(sizes, each, torch.float32, device)
         found.append(item(name, "pairs/s", full, pairs, plain, bound, sizes.rounds, note))
-        moved = metrics.rank_changes(full().cpu(), faster().float().cpu()).max()
-        note = f"against float32 the ten nearest move by {moved} places at most"
-        bound = product(sizes, each, torch.bfloat16, device)
-        found.append(item(f"{name}, bfloat16", "pairs/s", faster, pairs, float32, bound, sizes.rounds, note))
     return found
 
 

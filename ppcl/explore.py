@@ -151,7 +151,7 @@ def search(
 ) -> Found:
     """Rank a described gallery for one view, as `matching.best` does; the picture `itself` is passed over."""
     query = matching.describe(model, image_bank.bank([view], model.recipe.input.size, quiet=True), several=True)
-    distance, overall, index = (part[0] for part in matching.best(model, query, there, top + 1))
+    distance, overall, index = (part[0] for part in matching.search(model, query, there, top + 1))
     kept = [k for k, j in enumerate(index.tolist()) if j != itself][:top]
     distance, overall, index = distance[kept], overall[kept], index[kept]
     weight, regions, part = matching.fusion_weight(model), None, torch.zeros(len(kept))

@@ -107,20 +107,6 @@ def single_shot_columns(gallery_ids, draws: int = 10, seed: int = 0) -> list[np.
     return [np.array([rng.choice(group) for group in groups], int) for rng in each]  # of an empty gallery none
 
 
-def rank_changes(distances, others, top: int = 10) -> np.ndarray:
-    """How far other distances `(Q, G)`, of a faster matching say, move each query's `top` nearest pictures: `(Q,)`.
-
-    The largest change of place of any of them. Ties keep the gallery's order.
-    """
-    changes = []
-    for row, other in zip(np.asarray(distances), np.asarray(others), strict=True):
-        nearest = np.argsort(row, kind="stable")[:top]
-        place = np.empty(len(other), int)
-        place[np.argsort(other, kind="stable")] = np.arange(len(other))
-        changes.append(np.abs(place[nearest] - np.arange(len(nearest))).max(initial=0))
-    return np.array(changes, int)
-
-
 @dataclass(frozen=True)
 class Verification:
     """Same or different, by a threshold. accuracy `(folds,)`; far and tar `(T,)`: the ROC, both rising."""

@@ -82,7 +82,7 @@ def rank(
     found, kept = _gallery(model, files, *_kept_as(run, task, files, method, seed))
     files = [file for file, size in zip(files, kept["sizes"], strict=True) if size]
     sizes = [tuple(size) for size in kept["sizes"] if size]
-    distances, overall, best = (part.cpu() for part in matching.best(model, queries, found, top))
+    distances, overall, best = (part.cpu() for part in matching.search(model, queries, found, top))
     shown, place = np.unique(best, return_inverse=True)  # only these are read again
     order, near = place.reshape(best.shape), found[torch.from_numpy(shown)].to(device)
     have = image_bank.bank(_cut([files[j] for j in shown], task), model.recipe.input.size, "found")

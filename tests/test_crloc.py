@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from conftest import blocks
 from torch.autograd import gradcheck
 
-from ppcl import geometry, matching, metrics
+from ppcl import geometry, matching
 from ppcl.data.image_bank import ImageBank, normalise
-from ppcl.matching import features, global_search
+from ppcl.matching import features
 from ppcl.models.crloc import MAX_HALF, MIN_HALF, CRLoc, describe_stripes, fit, stripe_weights, stripes
 from ppcl.models.glrec import padded_box, placements, rectify
 from ppcl.recipes import METHODS, JointStage, recipe
@@ -216,7 +216,7 @@ def described(untrained, draw, request, monkeypatch):
     one = matching.describe(untrained, queries, boxes=boxes)
     several = matching.describe(untrained, queries, several=True, boxes=boxes)
     if request.param:
-        monkeypatch.setattr(features, "MANY", 0)
+        monkeypatch.setattr(features, "GRAM_FACTOR", 0)
     there = matching.describe(untrained, gallery, boxes=placed)
     if request.param:
         products = torch.einsum("ncij,nckl->nijkl", there.whitened, there.whitened)
@@ -361,7 +361,7 @@ def test_a_pair_that_several_parts_ask_for_is_matched_once(untrained, described,
         asked.append(len(gallery) if index is None else index.shape[1])
         return really(model, query, gallery, index)
 
-    monkeypatch.setattr(matching, "region_distances", counting)
+    monkeypatch.setattr(matching.part_to_part, "region_distances", counting)
     matching.match_within(untrained, one, gallery, [torch.arange(4)] * 5, 2)
     assert asked == [2]
 
@@ -434,33 +434,20 @@ def test_a_gallery_of_one_and_of_none(untrained, described, shortlist):
     for there in (gallery[:1], gallery[:0]):
         how = {"shortlist": shortlist, "weight": 0.5}
         found = matching.match(untrained, one, there, **how)
-        distances, overall, index = matching.best(untrained, one, there, 10, **how)
+        distances, overall, index = matching.search(untrained, one, there, 10, **how)
         assert found.shape == distances.shape == overall.shape == (4, len(there)) and found.isfinite().all()
         assert not index.any()
         torch.testing.assert_close(distances, found, atol=1e-5, rtol=0)
 
 
-def test_half_precision_moves_few_places(untrained, described):
-    """Distances within bfloat16's 8 bits; the maps take half the memory."""
-    _, several, gallery = described
-    half = gallery.bfloat16()
-    assert half.whitened.nbytes == gallery.whitened.nbytes / 2
-    full = matching.region_distances(untrained, several, gallery)
-    found = matching.region_distances(untrained, several, half)
-    assert found.dtype == torch.float32 and 0 < (found - full).abs().max() < 0.01
-    assert metrics.rank_changes(full, found, top=6).max() <= 2
-
-
 @pytest.mark.parametrize("numbers", [1, 100, 4 * 100, 10**6])  # blocks of a shortlist's length, of 25, of 100, of all
-@pytest.mark.parametrize("group", [1, 4, 16])
-def test_nearest_is_the_sorted_row(monkeypatch, described, draw, numbers, group):
+def test_nearest_is_the_sorted_row(monkeypatch, described, draw, numbers):
     monkeypatch.setitem(matching.BLOCK, "cpu", numbers)
-    monkeypatch.setattr(global_search, "GROUP", group)
     one, several, gallery = described
     many = replace(gallery, embedding=F.normalize(torch.randn(407, 1, one.embedding.shape[2], generator=draw), dim=2))
     for query in (one, several, one[:1], one[:0]):
         expected = matching.global_distances(query, many).sort(1)
-        for length in (0, 1, 7, 50, 500):
+        for length in (1, 7, 50, 500):
             distances, index = matching.nearest(query, many, length)
             torch.testing.assert_close(distances, expected.values[:, :length], atol=1e-6, rtol=0)
             assert torch.equal(index, expected.indices[:, :length])
@@ -499,12 +486,12 @@ def test_a_picture_without_a_number_is_the_last(monkeypatch, described, draw, nu
     assert distances.isfinite().sum() == 4 * (4 - (lost < 4)) and index.max() < 407
 
 
-def test_best_is_the_head_of_match(untrained, described):
+def test_search_is_the_head_of_match(untrained, described):
     _, several, gallery = described
     overall = matching.global_distances(several, gallery)
     for how in ({"shortlist": 3, "weight": 0.9}, {"shortlist": 0, "weight": 0.5}, {"weight": 0.0}):
         for top in (1, 2, 5, 9):
-            distances, globally, index = matching.best(untrained, several, gallery, top, **how)
+            distances, globally, index = matching.search(untrained, several, gallery, top, **how)
             if how.get("shortlist"):  # all that are returned were matched by parts
                 how["shortlist"] = max(3, top)
             expected = matching.match(untrained, several, gallery, **how).sort(dim=1, stable=True)
@@ -514,10 +501,10 @@ def test_best_is_the_head_of_match(untrained, described):
             torch.testing.assert_close(globally, overall.gather(1, index), atol=1e-6, rtol=0)
 
 
-def test_best_keeps_the_gallery_order_of_equal_pictures(untrained, described):
+def test_search_keeps_the_gallery_order_of_equal_pictures(untrained, described):
     one, _, gallery = described
     twice = gallery[torch.tensor([4, 2, 2, 4, 2])]
-    _, _, index = matching.best(untrained, one, twice, 5, weight=0.5, shortlist=0)
+    _, _, index = matching.search(untrained, one, twice, 5, weight=0.5, shortlist=0)
     assert all(row in ([0, 3, 1, 2, 4], [1, 2, 4, 0, 3]) for row in index.tolist())
 
 

@@ -20,13 +20,11 @@ def described(untrained, draw):
     return matching.describe(untrained, ImageBank(blocks(5, draw), torch.zeros(5)))
 
 
-@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("many", [0, 4], ids=["gram", "none"])
-def test_what_is_saved_in_parts_comes_back(untrained, draw, monkeypatch, tmp_path, half, many):
-    monkeypatch.setattr(features, "MANY", many)
+def test_what_is_saved_in_parts_comes_back(untrained, draw, monkeypatch, tmp_path, many):
+    monkeypatch.setattr(features, "GRAM_FACTOR", many)
     described = matching.describe(untrained, ImageBank(blocks(5, draw), torch.zeros(5)))
     assert (described.gram.numel() > 0) == (many == 0)
-    described = described.bfloat16() if half else described
     feature_files.save(tmp_path / "f", [described[:2], described[2:3], described[3:]], 5, FACTS, note=[1])
     found, header = feature_files.load(tmp_path / "f", FACTS)
     assert header["note"] == [1] and header["facts"] == FACTS

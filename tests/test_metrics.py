@@ -178,15 +178,6 @@ def test_cameras_of_others_are_refused(cameras):
         metrics.cmc_map(np.zeros((2, 2)), [1, 2], [1, 2], *cameras)
 
 
-def test_rank_changes_by_hand():
-    """The nearest falls to third place; in the second query two at the end swap, which the first two do not notice."""
-    before = [[1, 2, 3, 4], [1, 2, 3, 4]]
-    after = [[3.5, 2, 3, 4], [1, 2, 4, 3]]
-    assert metrics.rank_changes(before, after, top=1).tolist() == [2, 0]
-    assert metrics.rank_changes(before, after, top=2).tolist() == [2, 0]
-    assert metrics.rank_changes(before, after).tolist() == [2, 1]
-
-
 # --- single-shot ---
 
 

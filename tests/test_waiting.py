@@ -110,7 +110,7 @@ def test_maps_that_fill_a_gpu_are_kept_in_the_hosts_memory(monkeypatch, short, h
     with fake_tensor.FakeTensorMode():
         parts = ({name: torch.empty(5, *shape, device="cuda") for name, shape in shapes.items()} for _ in range(2))
         whole = Features.joined((Features(**part) for part in parts), 10)
-        near = whole.seen(torch.zeros(3, dtype=torch.int64, device="cuda"), torch.device("cuda"))
+        near = whole.as_gallery(torch.zeros(3, dtype=torch.int64, device="cuda"), torch.device("cuda"))
     assert whole.whitened.device.type == home and whole.keys.device.type == "cuda" and len(whole) == 10
     assert near.whitened.device.type == "cuda" and len(near.whitened) == 3
 
@@ -149,6 +149,6 @@ def test_maps_are_matched_wherever_they_lie(home, monkeypatch):
             pairs = torch.zeros(7, dtype=torch.int64)
         gallery = replace(gallery, **{name: getattr(gallery, name).to(home) for name in MAPS})
         found = [matching.match(model, query, gallery, shortlist=length) for length in (0, 4)]
-        found += [*matching.best(model, query, gallery, 3), matching.match_pairs(model, query, pairs, pairs)]
+        found += [*matching.search(model, query, gallery, 3), matching.match_pairs(model, query, pairs, pairs)]
         assert all(value.is_cuda for value in found)
     assert indexing.wrong == []

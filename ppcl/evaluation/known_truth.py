@@ -200,7 +200,7 @@ def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Featur
     for one in np.unique(i):
         pairs = np.flatnonzero(i == one)
         there = torch.from_numpy(j[pairs])
-        seen = gallery.seen(there, query.box.device)
+        seen = gallery.as_gallery(there, query.box.device)
         region, _ = model.crloc.everywhere(query.points[one, :1], query.box[one, :1], seen.keys, seen.visible)
         found[pairs] = matching.in_picture(region[:, 0].cpu(), gallery.box[there, 0].cpu())
     return found

@@ -146,7 +146,7 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
         bank = found.query_bank if asking else found.gallery_bank
         described = matching.describe(model, bank, asking, boxes)
         if asking and found.dataset != "lfw":  # whose pairs are matched in both directions
-            described = described.asking(slice(None))
+            described = described.as_queries(slice(None))
         kept[part] = key, described
     return kept[part][1]
 

@@ -1,7 +1,7 @@
 """Pictures -> features, as matching needs them (METHOD.md §5)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +12,19 @@ from ..models.crloc import stripes
 from ..models.glrec import placements
 from ..models.ppcl import PPCL
 
-STRIPES = 6  # rows of a region that are read; pairs of them give the three stripes
-MAPS = ("keys", "whitened", "visible", "gram")  # what matching reads of gallery pictures
-MANY = 4  # so many times as many channels as cells: matching goes by Gram matrices, which is faster there
+STRIPES = 6  # rows read from a region; pairs of them make up the three stripes of a descriptor
+MAPS = ("keys", "whitened", "visible", "gram")  # read by the gallery's side alone
+GRAM_FACTOR = 4  # with more than this many channels a cell, matching by Gram matrices is faster
 
 
 @dataclass
 class Features:
-    """What matching needs of N pictures, each in M views: one, or, of a query, its placements and its mirror image's.
+    """Features of N pictures, each in M views: 1 for a gallery; for queries, all placements and their mirror images.
 
-    embedding `(N, M, C)`, unit length; box `(N, M, 4)`; gate `(N,)` logits; points `(N, M, K, D)` and stripes
-    `(N, M, 6, C)` of the visible box, for the query's side; keys `(N, D, h, w)`, whitened map `(N, C, h, w)`, visible
-    `(N, 1, h, w)` and gram (`gram_matrix`) of the first view, for the gallery's side. A mirror image's views follow the
-    picture's own.
+    embedding `(N, M, C)`, unit length; box `(N, M, 4)`; gate `(N,)`, logits. The query's side reads points `(N, M, K,
+    D)` and stripes `(N, M, 6, C)` of the visible box; the gallery's side reads keys `(N, D, h, w)`, whitened map `(N,
+    C, h, w)`, visibility `(N, 1, h, w)` and gram (see `gram_matrix`), all of the first view. The mirror image's views
+    follow the picture's own.
     """
 
     embedding: Tensor
@@ -41,55 +41,49 @@ class Features:
         return len(self.embedding)
 
     def __getitem__(self, index) -> "Features":
-        return Features(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+        return Features(**{name: value[index] for name, value in vars(self).items()})
 
     @classmethod
-    def joined(cls, parts: "Iterable[Features]", count: int) -> "Features":
-        """Features of `count` pictures, one after the other as they come: no part outlives the next.
+    def joined(cls, batches: "Iterable[Features]", count: int) -> "Features":
+        """Features of `count` pictures that come in batches; each batch is freed before the next is made.
 
-        Maps that would fill much of a GPU, as those of Market-1501's gallery, are kept in the host's memory; `seen`
-        brings what is matched.
+        Maps that would fill much of a GPU stay in the host's memory; `as_gallery` moves those that are matched.
         """
         whole, done = {}, 0
-        for part in parts:
-            for field in fields(cls):
-                value = getattr(part, field.name)
-                if field.name not in whole:
-                    where = "cpu" if field.name in MAPS and _fills(value, count) else value.device
-                    whole[field.name] = torch.empty(count, *value.shape[1:], dtype=value.dtype, device=where)
-                whole[field.name][done : done + len(part)] = value
-            done += len(part)
+        for batch in batches:
+            for name, value in vars(batch).items():
+                if name not in whole:
+                    device = "cpu" if name in MAPS and _fills_gpu(value, count) else value.device
+                    whole[name] = torch.empty(count, *value.shape[1:], dtype=value.dtype, device=device)
+                whole[name][done : done + len(batch)] = value
+            done += len(batch)
         return cls(**whole)
 
     def to(self, device: torch.device | str) -> "Features":
         """The same features on a device."""
-        return Features(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        return Features(**{name: value.to(device) for name, value in vars(self).items()})
 
-    def asking(self, index: Tensor | slice) -> "Features":
-        """These pictures as queries: what the query's side needs of them; they have no maps."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        none = {name: values[name].new_empty(0, *values[name].shape[1:]) for name in MAPS}
-        return Features(**{name: value[index] for name, value in values.items() if name not in MAPS}, **none)
+    def as_queries(self, index: Tensor | slice) -> "Features":
+        """The chosen pictures as queries, without the maps of the gallery's side."""
+        return Features(
+            **{
+                name: value.new_empty(0, *value.shape[1:]) if name in MAPS else value[index]
+                for name, value in vars(self).items()
+            }
+        )
 
-    def seen(self, index: Tensor | slice, device: torch.device | None = None) -> "Features":
-        """These pictures as a gallery: only what the gallery's side needs is gathered, the rest stays whole."""
-        mine = {name: getattr(self, name) for name in MAPS}
+    def as_gallery(self, index: Tensor | slice, device: torch.device | None = None) -> "Features":
+        """Only the maps of the chosen pictures, on a device; all other fields stay those of the whole gallery."""
+        maps = {name: getattr(self, name) for name in MAPS}
         if isinstance(index, slice):
-            mine = {name: value[index] for name, value in mine.items()}
+            maps = {name: value[index] for name, value in maps.items()}
         else:  # copies whole pictures, several times as fast as [index]
-            mine = {name: value.index_select(0, index.to(value.device)) for name, value in mine.items()}
-        return replace(self, **{name: value.to(device) for name, value in mine.items()})
-
-    def bfloat16(self) -> "Features":
-        """The gallery's maps in half the memory: regions are located in float32 and read in bfloat16.
-
-        Ranks may change: `metrics.rank_changes` says by how much.
-        """
-        return replace(self, keys=self.keys.bfloat16(), whitened=self.whitened.bfloat16())
+            maps = {name: value.index_select(0, index.to(value.device)) for name, value in maps.items()}
+        return replace(self, **{name: value.to(device) for name, value in maps.items()})
 
 
-def _fills(value: Tensor, count: int) -> bool:
-    """Whether `count` pictures' values of this shape take more than a quarter of what is free on their GPU."""
+def _fills_gpu(value: Tensor, count: int) -> bool:
+    """True if `count` pictures' values of this shape take more than a quarter of what is free on their GPU."""
     return value.is_cuda and count * value[0].nbytes > free(value.device) / 4
 
 
@@ -99,27 +93,28 @@ def describe(
 ) -> Features:
     """Features of a bank of pictures.
 
-    `several`: in several views, as queries are: their mirror images, too, and each in the placements of the model's
-    row. `boxes` `(N, 4)` are used in place of GLRec's predictions where given. Raises ValueError for a model that is
-    not in eval mode.
+    `several`: describe several views of each picture, as queries need them: the placements of the model's row, and
+    those of the mirror image. Boxes `(N, 4)`, where given, replace GLRec's predictions. Raises ValueError for a model
+    that is not in eval mode.
     """
     if model.training:
-        raise ValueError("describe needs a model in eval mode")
+        raise ValueError("describe needs a model in eval mode: call model.eval() first")
     device = next(model.parameters()).device
-    how = model.recipe.matching
-    mirrors = 2 if several and how.mirror else 1
-    count = how.placements if several and model.method.placements else 1
+    settings = model.recipe.matching
+    mirrors = 2 if several and settings.mirror else 1
+    count = settings.placements if several and model.method.placements else 1
     each = max(1, batch // (mirrors * count))
 
-    def part(start: int) -> Features:
+    def described(start: int) -> Features:
         some = pictures[start : start + each].to(device)
         given = None if boxes is None else boxes[start : start + each].to(device)
         return _describe(model, normalise(some.images), some.ratios, given, mirrors, count)
 
-    return Features.joined(map(part, range(0, len(pictures), each)), len(pictures))
+    return Features.joined(map(described, range(0, len(pictures), each)), len(pictures))
 
 
 def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None, mirrors: int, count: int) -> Features:
+    """Features of one batch `(B, 3, H, W)`: `mirrors` (1 or 2) times `count` placements of each picture."""
     number, views = len(images), mirrors * count
     if mirrors == 2:
         images = torch.stack([images, images.flip(-1)], 1).flatten(0, 1)
@@ -128,28 +123,31 @@ def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None,
     if given is not None:
         turned = given * given.new_tensor([-1, 1, 1, 1]) + given.new_tensor([1, 0, 0, 0])
         box, gate = torch.stack([given, turned][:mirrors], 1).flatten(0, 1).to(box), torch.ones_like(gate)
-    view = torch.arange(number * views, device=box.device)  # which of those that are described each view is
-    if count > 1:
-        how = model.recipe.matching
-        box, own = placements(box, how.placement_shift, how.placement_growth).flatten(0, 1), view // count
-        once, view = torch.where(gate[own] > 0, view, own * count).unique(return_inverse=True)  # a whole one lies once
+    view = torch.arange(number * views, device=box.device)  # the described view that stands for each view
+    if count > 1:  # all placements of a whole picture are the whole canvas, so it is described once
+        settings = model.recipe.matching
+        box = placements(box, settings.placement_shift, settings.placement_growth).flatten(0, 1)
+        own = view // count
+        once, view = torch.where(gate[own] > 0, view, own * count).unique(return_inverse=True)
         images, ratios, gate, box = images[own[once]], ratios[own[once]], gate[own[once]], box[once]
     layout = model.layout(images, ratios, (box, gate))
     features, visible, pooled = model.features(layout)
     embedding = F.normalize(model.backbone.neck(pooled), dim=1)
     keys, whitened = model.crloc.keys(features), model.described(features)
     points, _ = model.crloc.queries(keys, layout.box)
-    read = stripes(whitened, layout.box, model.crloc.grid, STRIPES)
+    rows = stripes(whitened, layout.box, model.crloc.grid, STRIPES)
     view = view.view(number, views)
-    embedding, box, points, read = (value[view] for value in (embedding, layout.box, points, read))
+    embedding, box, points, rows = (value[view] for value in (embedding, layout.box, points, rows))
     keys, whitened, visible, gate = (value[view[:, 0]] for value in (keys, whitened, visible, gate))
-    return Features(embedding, box, gate, points, read, keys, whitened, visible, gram_matrix(whitened))
+    return Features(embedding, box, gate, points, rows, keys, whitened, visible, gram_matrix(whitened))
 
 
 def gram_matrix(maps: Tensor) -> Tensor:
-    """Products of a map's cells with each other: `(N, C, h, w)` -> `(N, h * w, h * w)`.
+    """Inner products between all cells of a map: `(N, C, h, w)` -> `(N, h * w, h * w)`.
 
-    Only of maps with MANY times as many channels as cells, as ResNet-50's; of others `(N, 0, 0)`.
+    Empty, `(N, 0, 0)`, for maps with fewer than GRAM_FACTOR times as many channels as cells.
     """
     cells = maps.flatten(2)
-    return cells.transpose(1, 2) @ cells if cells.shape[1] > MANY * cells.shape[2] else maps.new_empty(len(maps), 0, 0)
+    if cells.shape[1] <= GRAM_FACTOR * cells.shape[2]:
+        return maps.new_empty(len(maps), 0, 0)
+    return cells.transpose(1, 2) @ cells

@@ -9,54 +9,56 @@ from .. import geometry
 from ..models.crloc import stripe_weights
 from ..models.ppcl import PPCL
 from .features import STRIPES, Features
-from .features import describe as describe  # with matching, as users meet it
 from .global_search import BLOCK, global_distances, nearest, shortlisted
 
 
 @torch.inference_mode()
 def region_distances(model: PPCL, query: Features, gallery: Features, index: Tensor | None = None) -> Tensor:
-    """Distance of descriptors p and q: `(Q, G)`, or `(Q, S)` for a shortlist `index`.
+    """Distances between descriptors p and q: `(Q, G)`, or `(Q, S)` for shortlists `index` `(Q, S)`.
 
-    Of a query in several placements the best one counts, for the picture and for its mirror image; their mean. Worked
-    in blocks, so beside the result the memory does not grow with the gallery; of a gallery that is mapped from a file
-    only the pictures of a shortlist are read.
+    The distance of a query is that of its best placement; a picture's and its mirror image's are averaged. The pairs
+    are matched in blocks, so memory does not grow with the gallery; of a gallery on the disk only shortlisted pictures
+    are read.
     """
     (count, views), device = query.box.shape[:2], query.box.device
     width = len(gallery) if index is None else index.shape[1]
-    found = query.box.new_empty(count, width)
-    counts = _stripe_counts(model, views)
-    mine = _merged(query.stripes, max(counts))
-    every = [query.points, query.box, mine, *(_merged(mine, each).norm(dim=-1) for each in counts)]
-    tall, wide = _block(model, query, gallery, index)
-    for start in range(0, width, wide):
-        some = gallery.seen(slice(start, start + wide), device) if index is None else None
-        for first in range(0, count, tall):
-            asked = [value[first : first + tall] for value in every]
-            block = found[first : first + tall, start : start + wide]
-            if index is None:  # all of these queries' regions in each picture
-                asked = [value.flatten(0, 1)[None] for value in asked]
-                block[:] = _best(_part_distances(model, some, *asked).unflatten(1, (-1, views))).T
-            else:  # each query's in pictures of its own
-                there = index[first : first + tall, start : start + wide]
-                if len(there) > 1:
-                    asked = [value.repeat_interleave(there.shape[1], 0) for value in asked]
-                some = gallery.seen(there.flatten(), device)
-                block[:] = _best(_part_distances(model, some, *asked)).view_as(there)
-    return found
+    distances = query.box.new_empty(count, width)
+    numbers = _stripe_numbers(model, views)
+    stripes = _merged(query.stripes, max(numbers))
+    regions = [query.points, query.box, stripes, *(_merged(stripes, number).norm(dim=-1) for number in numbers)]
+    tall, wide = _block_size(model, query, gallery, index)
+    for left in range(0, width, wide):
+        columns = slice(left, left + wide)
+        pictures = gallery.as_gallery(columns, device) if index is None else None
+        for top in range(0, count, tall):
+            rows = slice(top, top + tall)
+            some = [value[rows] for value in regions]
+            if index is None:  # all regions of these queries against each picture
+                some = [value.flatten(0, 1)[None] for value in some]
+                found = _part_distances(model, pictures, *some).unflatten(1, (-1, views))
+                distances[rows, columns] = _best_placement(found).T
+            else:  # each query's regions against its own shortlist
+                chosen = index[rows, columns]
+                if len(chosen) > 1:
+                    some = [value.repeat_interleave(chosen.shape[1], 0) for value in some]
+                pictures = gallery.as_gallery(chosen.flatten(), device)
+                found = _part_distances(model, pictures, *some)
+                distances[rows, columns] = _best_placement(found).view_as(chosen)
+    return distances
 
 
-def _best(distances: Tensor) -> Tensor:
-    """Distances of a query's views `(…, M)` -> `(…)`: of one or seven placements the best, mean over mirror images."""
-    mirrors = 2 - distances.shape[-1] % 2
+def _best_placement(distances: Tensor) -> Tensor:
+    """Distances of a query's views `(…, M)` -> `(…)`: the best placement's, averaged over the two mirror images."""
+    mirrors = 2 - distances.shape[-1] % 2  # placements are 1 or 7: an even number of views holds mirror images
     return distances.unflatten(-1, (mirrors, -1)).amin(-1).mean(-1)
 
 
-def _block(model: PPCL, query: Features, gallery: Features, index: Tensor | None) -> tuple[int, int]:
-    """How many queries, and how many pictures of each, are matched at once: no tensor has more than BLOCK numbers."""
+def _block_size(model: PPCL, query: Features, gallery: Features, index: Tensor | None) -> tuple[int, int]:
+    """Numbers of queries, and of pictures for each, matched at once: no tensor holds more than BLOCK numbers."""
     (count, views, points), (channels, *cells) = query.points.shape[:3], gallery.whitened.shape[1:]
     read = math.prod(cells) if gallery.gram.numel() else channels
-    size = views * max(points * math.prod(cells), max(_stripe_counts(model, views)) * read)
-    if index is not None:  # maps are gathered, and a query's stripes repeated for each
+    size = views * max(points * math.prod(cells), max(_stripe_numbers(model, views)) * read)
+    if index is not None:  # maps are gathered, and a query's stripes repeated, for each pair
         size = max(size, channels * math.prod(cells), views * STRIPES * channels)
     pairs = max(1, BLOCK[query.box.device.type] // size)
     width, wide = (len(gallery), max(16, pairs // max(1, count))) if index is None else (index.shape[1], pairs)
@@ -65,21 +67,21 @@ def _block(model: PPCL, query: Features, gallery: Features, index: Tensor | None
 
 
 def _even(whole: int, most: int) -> int:
-    """The length of the pieces, as few and as even as can be, of which none has more than `most`."""
+    """Length of the pieces that divide `whole` most evenly, as few as possible, none longer than `most`."""
     return max(1, math.ceil(whole / max(1, math.ceil(whole / most))))
 
 
-def _stripe_counts(model: PPCL, views: int) -> tuple[int, ...]:
-    """The numbers of stripes whose cosines are averaged, for queries in so many views."""
+def _stripe_numbers(model: PPCL, views: int) -> tuple[int, ...]:
+    """Numbers of stripes whose cosines are averaged, for queries in this many views."""
     count = model.method.stripes
     return (count,) if views <= 2 or count == 1 else (count, STRIPES)
 
 
 def _part_distances(model: PPCL, gallery: Features, points: Tensor, box: Tensor, stripes: Tensor, *lengths) -> Tensor:
-    """A regions against each of G pictures -> `(G, A)`, the mean over as many numbers of stripes as there are lengths.
+    """Distances of A regions to each of G pictures `(G, A)`, averaged over the numbers of stripes.
 
-    Points `(1, A, K, D)`, boxes `(1, A, 4)`, stripes `(1, A, S, C)` and, merged to S or fewer, their lengths
-    `(1, A, S or fewer)` of the same regions for all pictures, or `(G, A, …)` of others for each.
+    Points `(1, A, K, D)`, boxes `(1, A, 4)`, stripes `(1, A, S, C)`, and for each number N of stripes the lengths `(1,
+    A, N)` of the stripes merged to N: the same regions for all pictures, or `(G, A, …)`, other regions for each.
     """
     if model.method.region == "same":
         region = box
@@ -91,55 +93,56 @@ def _part_distances(model: PPCL, gallery: Features, points: Tensor, box: Tensor,
 
 
 def _cosines(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor, gallery: Features) -> list[Tensor]:
-    """Mean over stripes of the cosine of a query's `(G or 1, A, S, C)` and of what weights `(G, A, S, h * w)` read.
+    """Cosines `(G, A)`, averaged over stripes: a query's stripes against those read from the gallery's maps.
 
-    -> `(G, A)` for each of the lengths, of a query's stripes merged to S or fewer.
+    A query's stripes `(G or 1, A, S, C)`; reading weights `(G, A, S, h * w)`. One result for each of `lengths`.
     """
     maps = gallery.whitened.flatten(2).transpose(1, 2)
-    found = (weights.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, weights.shape[1:3])
+    read = (weights.flatten(1, 2) @ maps).unflatten(1, weights.shape[1:3])
     cosines = []
     for length in lengths:
-        theirs = _merged(found, length.shape[-1])
+        theirs = _merged(read, length.shape[-1])
         dot = torch.einsum("gasc,gasc->gas", _merged(mine, length.shape[-1]), theirs)
         cosines.append((dot / (length * theirs.norm(dim=-1)).clamp(min=1e-12)).mean(-1))
     return cosines
 
 
 def _cosines_by_gram(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor, gallery: Features) -> list[Tensor]:
-    """`_cosines` by Gram matrices: a query's stripes are compared with the cells, and the weights read the products.
+    """`_cosines` from the cells' inner products, without ever making a gallery descriptor.
 
-    No region's descriptor is ever made: its length follows from the cells' products with each other. One that is next
-    to nothing beside the largest cell, because what the region reads cancels out, counts as a thousandth of that.
+    A query's stripes are multiplied with all cells, and the weights read these products; a descriptor's length follows
+    from the Gram matrix. Where a region's cells cancel out, its squared length counts as a millionth of the largest
+    cell's at least.
     """
     maps = gallery.whitened.flatten(2)
-    dots = (mine.flatten(1, 2).to(maps.dtype) @ maps).float().unflatten(1, weights.shape[1:3])
+    dots = (mine.flatten(1, 2) @ maps).unflatten(1, weights.shape[1:3])
     squares = (weights.flatten(1, 2) @ gallery.gram).unflatten(1, weights.shape[1:3])
-    products = [(weights @ some.transpose(2, 3)).flatten(2) for some in (dots, squares)]  # of each stripe with each
+    products = [(weights @ some.transpose(2, 3)).flatten(2) for some in (dots, squares)]  # (G, A, S * S)
     floor = 1e-6 * gallery.gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
     cosines = []
     for length in lengths:
         merged = torch.eye(length.shape[-1], device=maps.device)
-        merged = merged.repeat_interleave(weights.shape[2] // len(merged), 0)  # (S, S or fewer)
+        merged = merged.repeat_interleave(weights.shape[2] // len(merged), 0)  # (S, N): stripe s belongs to n
         dot, square = (some @ (merged[:, None] * merged).flatten(0, 1) for some in products)
         cosines.append((dot / (length * torch.maximum(square, floor).sqrt()).clamp(min=1e-12)).mean(-1))
     return cosines
 
 
 def _merged(stripes: Tensor, count: int) -> Tensor:
-    """Stripes `(…, S, C)`, S a multiple of `count`, added up to `count` of them."""
+    """Neighbouring stripes `(…, S, C)` added up to `count` of them; S is a multiple of `count`."""
     return stripes if stripes.shape[-2] == count else stripes.unflatten(-2, (count, -1)).sum(-2)
 
 
 def in_picture(region: Tensor, box: Tensor) -> Tensor:
-    """Regions `(G, 4)` as CRLoc located them, on the canvas, in the frames of the pictures that lie there `(G, 4)`.
+    """Located regions `(G, 4)` on the canvas -> in the frames of the pictures placed there in boxes `(G, 4)`.
 
-    They differ only where GLRec took a gallery picture for partial and placed it.
+    The two differ only where GLRec took a gallery picture for partial.
     """
     return geometry.compose(geometry.invert(box), region)
 
 
 def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = None) -> Tensor:
-    """`(1 − w) · global + w · region` `(Q, G)`; pictures outside the shortlist keep their global order behind it."""
+    """`(1 − w) · global + w · region` `(Q, G)`; pictures outside the shortlist follow it in their global order."""
     if index is None:
         return (1 - weight) * overall + weight * region
     behind = overall + 10  # distances within the shortlist are at most 2
@@ -149,87 +152,86 @@ def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = 
 def match(
     model: PPCL, query: Features, gallery: Features, shortlist: int | None = None, weight: float | None = None
 ) -> Tensor:
-    """Distances `(Q, G)`. `shortlist`: gallery pictures a query that are matched by parts (None: the recipe's, 0: all).
+    """Distances `(Q, G)`.
 
-    `weight` is the part's share, else the one that training chose on held-out identities; 0 for rows without regions.
+    `shortlist`: gallery pictures matched by parts for each query (None: the recipe's number, 0: all). `weight`: share
+    of the region distance (None: chosen by training on held-out identities; 0 for rows without regions).
     """
     overall = global_distances(query, gallery)
     weight = fusion_weight(model) if weight is None else weight
     if model.method.region == "none" or weight == 0:
         return overall
-    index = shortlisted(overall, model.recipe.matching.shortlist if shortlist is None else shortlist)
+    index = shortlisted(overall, _length(model, shortlist))
     return fuse(overall, region_distances(model, query, gallery, index), weight, index)
 
 
 def match_within(
     model: PPCL, query: Features, gallery: Features, parts: list[Tensor], shortlist: int | None = None
 ) -> list[Tensor]:
-    """`match` with each of several parts of a gallery alone, indices `(P,)` -> distances `(Q, P)` each.
+    """`match` within each of several parts of a gallery, indices `(P,)` -> distances `(Q, P)` for each part.
 
-    Each part has a shortlist of its own; a pair that several parts ask for is matched once.
+    Each part has its own shortlist; a pair that is in several shortlists is matched once.
     """
     overall, weight = global_distances(query, gallery), fusion_weight(model)
-    each = [overall[:, part] for part in parts]
+    by_part = [overall[:, part] for part in parts]
     if not weight:
-        return each
-    length = model.recipe.matching.shortlist if shortlist is None else shortlist
-    lists = [shortlisted(one, length) for one in each]
-    asked = torch.zeros_like(overall, dtype=torch.bool)
-    for part, short in zip(parts, lists, strict=True):
-        asked.scatter_(1, part.expand(len(overall), -1) if short is None else part[short], True)
-    most = int(asked.sum(1).max()) if asked.numel() else 0
-    index = shortlisted(overall - 10 * asked, most)  # all that are asked for, and for some queries a few more
+        return by_part
+    shortlists = [shortlisted(one, _length(model, shortlist)) for one in by_part]
+    wanted = torch.zeros_like(overall, dtype=torch.bool)
+    for part, short in zip(parts, shortlists, strict=True):
+        wanted.scatter_(1, part.expand(len(overall), -1) if short is None else part[short], True)
+    most = int(wanted.sum(1).max()) if wanted.numel() else 0
+    index = shortlisted(overall - 10 * wanted, most)  # all wanted pairs, and for some queries a few more
     region = region_distances(model, query, gallery, index)
     if index is not None:
         region = torch.zeros_like(overall).scatter_(1, index, region)
-    found = []
-    for part, short, one in zip(parts, lists, each, strict=True):
-        there = region[:, part]
-        found.append(fuse(one, there if short is None else there.gather(1, short), weight, short))
-    return found
+    distances = []
+    for part, short, one in zip(parts, shortlists, by_part, strict=True):
+        regions = region[:, part]
+        distances.append(fuse(one, regions if short is None else regions.gather(1, short), weight, short))
+    return distances
 
 
-def best(
+def search(
     model: PPCL, query: Features, gallery: Features, top: int, shortlist: int | None = None, weight: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The first `top` of each query in `match`'s order, without the `(Q, G)` matrix: for galleries of any size.
+    """Each query's nearest `top` in `match`'s order, without the `(Q, G)` matrix: for galleries of any size.
 
-    -> distances, their global parts and gallery indices `(Q, top)`. All of these are matched by parts: a shortlist of
-    fewer is made longer. Of pictures at the same distance the one that stands earlier in the gallery comes first.
+    -> distances, their global parts, and gallery indices `(Q, top)`. All returned pictures are matched by parts: a
+    shorter shortlist is extended to `top`. Pictures at equal distances keep the gallery's order.
     """
     top, weight = min(top, len(gallery)), fusion_weight(model) if weight is None else weight
-    length = max(top, (model.recipe.matching.shortlist if shortlist is None else shortlist) or len(gallery))
-    if model.method.region == "none" or weight == 0:
-        length = 0
-    overall, index = nearest(query, gallery, max(length, top))
+    by_parts = model.method.region != "none" and weight != 0
+    length = max(top, _length(model, shortlist) or len(gallery)) if by_parts else top
+    overall, index = nearest(query, gallery, length)
     distances = overall
-    if length:
-        short = index[:, :length]
-        place = torch.arange(short.shape[1], device=index.device).expand_as(short)
-        distances = fuse(overall, region_distances(model, query, gallery, short), weight, place)
+    if by_parts:
+        distances = fuse(overall, region_distances(model, query, gallery, index), weight)
     by_place = index.argsort(1)
     order = by_place.gather(1, distances.gather(1, by_place).argsort(dim=1, stable=True)[:, :top])
     return distances.gather(1, order), overall.gather(1, order), index.gather(1, order)
 
 
 def match_pairs(model: PPCL, pictures: Features, first: Tensor, second: Tensor) -> Tensor:
-    """Distances of pairs of pictures `(P,)`, indices `(P,)` each: the mean of both directions, neither is the query."""
-    found = []
-    for asked, there in ((first, second), (second, first)):
-        overall = 1 - (pictures.embedding[asked].mean(1) * pictures.embedding[there, 0]).sum(1, keepdim=True)
-        weight = fusion_weight(model)
+    """Distances of pairs of pictures, indices `(P,)` each -> `(P,)`; averaged over the two directions."""
+    weight, found = fusion_weight(model), []
+    for query, gallery in ((first, second), (second, first)):
+        overall = 1 - (pictures.embedding[query].mean(1) * pictures.embedding[gallery, 0]).sum(1, keepdim=True)
         if weight:
-            region = region_distances(model, pictures.asking(asked), pictures, there[:, None])
+            region = region_distances(model, pictures.as_queries(query), pictures, gallery[:, None])
             overall = fuse(overall, region, weight)
         found.append(overall[:, 0])
     return (found[0] + found[1]) / 2
 
 
+def _length(model: PPCL, shortlist: int | None) -> int:
+    return model.recipe.matching.shortlist if shortlist is None else shortlist
+
+
 def fusion_weight(model: PPCL) -> float:
-    """The weight chosen for this model's row; 0 for rows without regions."""
+    """Share of the region distance chosen for this model's row; 0 for rows without regions."""
     if model.method.region == "none":
         return 0.0
-    row = model.row
-    if row not in model.fusion_weights:
-        raise ValueError(f"no fusion weight is stored for row {row!r}: finish its joint training first")
-    return model.fusion_weights[row]
+    if model.row not in model.fusion_weights:
+        raise ValueError(f"no fusion weight is stored for row {model.row!r}: finish its joint training first")
+    return model.fusion_weights[model.row]
