@@ -5,7 +5,6 @@ samples, so a batch's size does not change its scale.
 """
 
 import math
-from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -29,56 +28,28 @@ def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe
 
 
 def identity(classifier: nn.Module, embedding: Tensor, labels: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy with label smoothing, or the classifier's margin softmax: `(B, C)`, `(B,)` -> scalar, logits."""
+    """Cross-entropy with label smoothing, or the margin softmax: `(B, C)`, `(B,)` -> scalar, logits `(B, classes)`."""
+    logits = classifier(embedding)
     if isinstance(classifier, nn.Linear):
-        logits = classifier(embedding)
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), logits
-    with torch.autocast(embedding.device.type, enabled=False):  # cosines times 64 want every digit
-        if embedding.is_cuda:
-            return _margin_softmax(classifier, embedding.float(), labels)
-        return classifier(embedding.float(), labels), classifier.get_logits(embedding.float())
-
-
-def _margin_softmax(classifier: nn.Module, embedding: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """What the classifier computes, for a GPU: it reads the true classes by a mask, and the host would wait for it."""
-    logits = classifier.get_logits(embedding)
-    shift = torch.full_like(labels, -classifier.margin * classifier.scale, dtype=logits.dtype)
-    return F.cross_entropy(logits.scatter_add(1, labels[:, None], shift[:, None]), labels), logits
-
-
-@cache
-def _batch_hard(margin: float):
-    """pytorch-metric-learning's triplet loss with its batch-hard miner; imported late, because it is slow to import."""
-    from pytorch_metric_learning import distances, miners
-    from pytorch_metric_learning import losses as metric_losses
-
-    distance = distances.LpDistance(normalize_embeddings=True)
-    return metric_losses.TripletMarginLoss(margin, distance=distance), miners.BatchHardMiner(distance=distance)
+    less = torch.full_like(logits[:, :1], -classifier.margin * classifier.scale)
+    return F.cross_entropy(logits.scatter_add(1, labels[:, None], less), labels), logits
 
 
 def batch_hard(embedding: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
     """Batch-hard triplet loss on L2-normalised pooled features, of all processes: `(B, C)`, `(B,)` -> scalar.
 
-    Its weight is the caller's; where that is 0 nothing is computed, and the loss is 0.
+    The mean is over the anchors whose loss is above 0. Its weight is the caller's; with weight 0 it is 0.
     """
     if not recipe.triplet_weight:
         return embedding.new_zeros(())
     embedding, labels = gather(embedding), gather(labels)
-    if embedding.is_cuda:
-        return _hardest(embedding, labels, recipe.margin)
-    loss, miner = _batch_hard(recipe.margin)
-    return loss(embedding, labels, miner(embedding, labels))
-
-
-def _hardest(embedding: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """The same, for a GPU: the miner lists the triplets, and the host would wait to hear how many there are."""
-    unit = F.normalize(embedding, dim=1)
-    distance = torch.cdist(unit, unit)
+    distance = torch.cdist(F.normalize(embedding, dim=1), F.normalize(embedding, dim=1))
     same = labels[:, None] == labels
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     farthest = distance.masked_fill(~same | itself, -math.inf).max(1).values
     nearest = distance.masked_fill(same, math.inf).min(1).values
-    hinge = (farthest - nearest + margin).clamp(min=0)  # 0 where an anchor has no positive or no negative
+    hinge = (farthest - nearest + recipe.margin).clamp(min=0)  # 0 where an anchor has no positive or no negative
     return hinge.sum() / (hinge > 0).sum().clamp(min=1)
 
 

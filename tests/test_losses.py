@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ppcl import geometry, losses
 from ppcl.models.backbone import Backbone
@@ -66,43 +67,54 @@ def test_batch_hard_is_the_naive_loop(draw, margin):
     assert margin > 0.3 or len(active) < 12
 
 
-def test_batch_hard_of_no_weight_is_not_computed(monkeypatch):
-    monkeypatch.setattr(losses, "_batch_hard", None)
-    nothing = losses.batch_hard(torch.eye(4), torch.zeros(4), BackboneStage(triplet_weight=0.0))
-    assert nothing.shape == () and nothing == 0
-
-
 def test_batch_hard_is_zero_where_identities_lie_far_apart():
     labels = torch.tensor([0, 0, 1, 1])
     assert losses.batch_hard(torch.eye(4)[labels], labels, BackboneStage(margin=0.3)).item() == 0
 
 
+def listed_triplets(embedding, labels, margin):
+    """Batch-hard as published code writes it: mine the triplets, index the distances, average the losses above 0."""
+    unit = F.normalize(embedding, dim=1)
+    distance, triplets = torch.cdist(unit, unit), []
+    for anchor, label in enumerate(labels.tolist()):
+        positives = [i for i, other in enumerate(labels.tolist()) if other == label and i != anchor]
+        negatives = [i for i, other in enumerate(labels.tolist()) if other != label]
+        if positives and negatives:
+            far = max(positives, key=lambda i: distance[anchor, i].item())
+            near = min(negatives, key=lambda i: distance[anchor, i].item())
+            triplets.append((anchor, far, near))
+    losses = [F.relu(distance[a, p] - distance[a, n] + margin) for a, p, n in triplets]
+    above = [loss for loss in losses if loss > 0]
+    return torch.stack(above).mean() if above else (embedding * 0).sum()
+
+
 @pytest.mark.parametrize(
     "labels", [[0, 0, 0, 1, 1, 1, 2, 2], [0, 1, 2, 3, 4, 5, 6, 7], [0] * 8, [0, 0, 0, 0, 0, 0, 0, 1]]
 )
-def test_a_gpus_form_of_batch_hard_is_the_miners(draw, labels):
+def test_batch_hard_has_the_gradients_of_mined_triplets(draw, labels):
     embedding, labels = torch.randn(8, 6, generator=draw), torch.tensor(labels)
-    found = []
-    for form in (lambda x: losses.batch_hard(x, labels, BackboneStage()), lambda x: losses._hardest(x, labels, 0.3)):
-        x = embedding.clone().requires_grad_()
-        loss = form(x)
-        loss.backward()
-        found.append((loss.detach(), x.grad))
-    torch.testing.assert_close(*found)
+    forms = (lambda x: losses.batch_hard(x, labels, BackboneStage())), (lambda x: listed_triplets(x, labels, 0.3))
+    torch.testing.assert_close(*(with_gradients(form, embedding) for form in forms), rtol=1e-5, atol=1e-5)
 
 
-def test_a_gpus_form_of_the_margin_softmax_is_the_classifiers(draw):
-    stage = BackboneStage(architecture="small", weights="none", softmax="cosface")
-    classifier = Backbone(stage, 5).classifier
+def with_gradients(form, value, *more):
+    """(loss, its gradients at the value and at other leaves)"""
+    value = value.clone().requires_grad_()
+    loss = form(value)
+    return loss.detach(), *torch.autograd.grad(loss, [value, *more])
+
+
+def test_margin_softmax_has_the_gradients_of_the_masked_form(draw):
+    """pytorch-metric-learning's form: a mask puts (cos - m) in the place of the true class's cosine, then the scale."""
+    classifier = Backbone(BackboneStage(architecture="small", weights="none", softmax="cosface"), 5).classifier
     embedding, labels = torch.randn(6, 128, generator=draw), torch.tensor([0, 1, 2, 3, 4, 0])
-    found = []
-    for form in (losses._margin_softmax, lambda *given: losses.identity(*given, 0.1)):
-        x = embedding.clone().requires_grad_()
-        classifier.W.grad = None
-        loss, logits = form(classifier, x, labels)
-        loss.backward()
-        found.append((loss.detach(), logits.detach(), x.grad, classifier.W.grad))
-    torch.testing.assert_close(*found)
+
+    def masked(x):
+        cosine = F.normalize(x, dim=1) @ F.normalize(classifier.W.T, dim=1).T
+        return F.cross_entropy(64 * (cosine + F.one_hot(labels, 5) * ((cosine - 0.35) - cosine)), labels)
+
+    forms = masked, lambda x: losses.identity(classifier, x, labels, 0.1)[0]
+    torch.testing.assert_close(*(with_gradients(form, embedding, classifier.W) for form in forms), rtol=1e-5, atol=1e-5)
 
 
 def test_cycle_is_the_naive_loop(draw):

@@ -1,5 +1,6 @@
 """The backbone: pictures -> feature map -> masked pooling -> BN-neck, and in training an identity classifier."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from . import nets
 class Backbone(nn.Module):
     """Feature map, masked global average pooling, BN-neck and (in training) an identity classifier.
 
-    With a margin softmax the classifier is pytorch-metric-learning's loss, which holds a unit vector for each class.
+    With a margin softmax the classifier is a MarginSoftmax instead of a linear layer.
     """
 
     def __init__(self, recipe: BackboneStage, classes: int, pretrained: bool = True):
@@ -40,11 +41,23 @@ class Backbone(nn.Module):
         return (features.float() - self.neck.running_mean.view(shape)) * scale.view(shape)
 
 
+class MarginSoftmax(nn.Module):
+    """Scaled cosines to one vector a class; the loss takes the margin off the true class's cosine (CosFace, 2018)."""
+
+    def __init__(self, channels: int, classes: int, margin: float, scale: float):
+        super().__init__()
+        self.margin, self.scale = margin, scale
+        self.W = nn.Parameter(torch.randn(channels, classes))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """`(B, C)` -> logits `(B, classes)`, in fp32: cosines times 64 need every digit."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.scale * (F.normalize(embedding.float(), dim=1) @ F.normalize(self.W, dim=0))
+
+
 def _classifier(recipe: BackboneStage, channels: int, classes: int) -> nn.Module:
     if recipe.softmax == "cosface":
-        from pytorch_metric_learning.losses import CosFaceLoss  # late, because it is slow to import
-
-        return CosFaceLoss(classes, channels, margin=recipe.softmax_margin, scale=recipe.softmax_scale)
+        return MarginSoftmax(channels, classes, recipe.softmax_margin, recipe.softmax_scale)
     linear = nn.Linear(channels, classes, bias=False)
     nn.init.normal_(linear.weight, std=0.001)
     return linear

@@ -12,7 +12,7 @@ from .. import recipes
 from ..disk.files import write_text
 from ..evaluation import results
 
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "pytorch-metric-learning", "safetensors")
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "safetensors")
 
 
 class ReproduceError(RuntimeError):
