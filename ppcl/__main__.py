@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from . import __version__
+from .data.sets import TESTS
 from .disk.files import printable, write_text
-from .recipes import DATASETS, METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
+from .recipes import METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
 PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun says
@@ -106,7 +107,7 @@ def parser() -> Parser:
 
     sub = command("evaluate", "evaluate a run on a data set; writes RUN/results.csv")
     common(sub)
-    sub.add_argument("--dataset", required=True, choices=[name for name in DATASETS if name != "casia-webface"])
+    sub.add_argument("--dataset", required=True, choices=TESTS)
     sub.add_argument("--method", metavar="M", help=f"one row ({', '.join(METHODS)}); default: all that are trained")
     sub.add_argument("--json", type=a_file, metavar="FILE", help="write the rows as JSON, too")
 
@@ -134,10 +135,10 @@ def run_reproduce(given) -> None:
 
 def run_data(given) -> None:
     """Check the sets below a folder, or draw some into it."""
-    from .data import datasets, synthesise
+    from .data import datasets
 
     if given.action == "synthesise":
-        synthesise(given.task, given.out, given.seed, given.scale)
+        datasets.synthesise(given.task, given.out, given.seed, given.scale)
         return print(f"drawn: {given.out}")
     rows = datasets.check(given.data)
     if given.json:

@@ -63,7 +63,7 @@ def gallery(data: Path | str, recipe) -> Gallery:
     A query is one of the set's or, where a person has several, a picture of the gallery, left out of its own ranking.
     """
     dataset = datasets.partial_sets(data, recipe.task)[0]
-    query, have = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
+    query, have = datasets.evaluation_sets(dataset, data, recipe)
     bank, files = image_bank.bank(have.pictures, recipe.input.size, "gallery"), []
     for picture in map(image_files.open_picture, have.pictures):  # photographs are large: one at a time
         picture.thumbnail((SMALL, SMALL))

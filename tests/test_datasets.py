@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ppcl.data import datasets, layouts
+from ppcl.data import datasets
 from ppcl.data.datasets import DataError
+from ppcl.data.sets import SETS
 
 MARKET = "Market-1501-v15.09.15"
-PEOPLE = [name for name, task in datasets.DATASETS.items() if task == "person"]
+PEOPLE = ["market1501", "partial-reid", "partial-ilids"]
 
 
 def fill(folder, *names):
@@ -208,7 +209,7 @@ def test_missing_set_names_folder_and_remedy(tmp_path, dataset, part, host):
     for data in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError) as caught:
             datasets.read(dataset, part, data)
-        for wanted in (str(data), host, "data synthesise", layouts.FOLDERS[dataset][0]):
+        for wanted in (str(data), host, "data synthesise", SETS[dataset].folders[0]):
             assert wanted in str(caught.value)
 
 
@@ -238,7 +239,7 @@ def test_folder_of_nothing_but_junk_is_named(tmp_path):
     ],
 )
 def test_wrongly_named_file_is_named(tmp_path, dataset, make, folder, name):
-    top = make(tmp_path / layouts.FOLDERS[dataset][0])
+    top = make(tmp_path / SETS[dataset].folders[0])
     fill(top / folder, name)
     with pytest.raises(DataError) as caught:
         datasets.read(dataset, "train" if dataset == "market1501" else "query", tmp_path)
@@ -278,7 +279,7 @@ def test_check_of_drawn_data(drawn):
         ("partial-ilids", "query"): (8, 8),
         ("partial-ilids", "gallery"): (8, 8),
     }
-    assert datasets.available(drawn) == PEOPLE == ["market1501", "partial-reid", "partial-ilids"]
+    assert datasets.available(drawn) == PEOPLE
     faces = datasets.check(drawn, "face")
     assert {row["status"] for row in faces} == {"missing"} and datasets.check(drawn) == rows + faces
 
@@ -302,7 +303,7 @@ def test_every_drawn_query_has_a_true_match_after_camera_exclusion(drawn):
 def test_truth_has_a_row_for_every_drawn_picture(drawn):
     table = datasets.truth(drawn)
     for dataset in PEOPLE:
-        for part in layouts.PARTS[dataset]:
+        for part in SETS[dataset].parts:
             pictures = datasets.read(dataset, part, drawn)
             rows = table.loc[[path.relative_to(drawn).as_posix() for path in pictures.paths]]
             assert rows["identity"].astype(int).tolist() == pictures.identities.tolist()

@@ -51,7 +51,7 @@ def test_faces_are_verified(run, faces):
 
 
 def test_pairs_still_name_the_same_pictures_when_others_are_left_out(small_face, faces):
-    everybody, pairs = datasets.verification_set(faces)
+    everybody, pairs = datasets.verification_set("lfw", faces)
     found = evaluation.prepare("lfw", faces, small_face, quiet=True)
     for mine, theirs in ((found.pairs.first, pairs.first), (found.pairs.second, pairs.second)):
         assert [found.query.paths[i] for i in mine] == [everybody.paths[i] for i in theirs]
@@ -111,7 +111,7 @@ def test_curve_over_the_input_ratio(run, faces):
     assert all(row["n_query"] == row["n_gallery"] for row in rows)
     check_intervals(rows)
     model = evaluation.load(run, "face", "ppcl")
-    query, gallery = datasets.evaluation_sets("partial-lfw", faces, model.recipe.partial_lfw)
+    query, gallery = datasets.evaluation_sets("partial-lfw", faces, model.recipe)
     query = query.keep(~pandas.Series(query.identities).duplicated().to_numpy())
     expected = []
     for share in (0.1, 0.3, 0.5, 0.7, 1.0):
@@ -196,7 +196,7 @@ def test_reproduce_goes_notebook_by_notebook_faces_before_people(monkeypatch, dr
 def test_partial_lfw_of_the_recipe_is_the_one_that_is_evaluated(small_face, faces):
     other = recipe("face", "tiny", **{"partial_lfw.area": "0.2,0.3", "partial_lfw.people": 7})
     found = evaluation.prepare("partial-lfw", faces, other, quiet=True)
-    expected = partial_protocol.make_partial(datasets.read("lfw", "all", faces), other.partial_lfw)
+    expected = partial_protocol.make_partial(datasets.read("lfw", "all", faces), "partial-lfw", other.partial_lfw)
     assert found.query.paths == expected[0].paths and len(found.gallery) == 7
     assert found.query.boxes.tolist() == expected[0].boxes.tolist()
 

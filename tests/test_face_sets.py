@@ -8,9 +8,10 @@ import pytest
 from conftest import folders_of_people
 from PIL import Image
 
-from ppcl import data as ppcl_data
-from ppcl.data import datasets, image_bank, image_files, layouts
+from ppcl.data import datasets, image_bank, image_files
 from ppcl.data.datasets import Cut, DataError
+from ppcl.data.sets import SETS
+from ppcl.drawn import faces as drawn_faces
 from ppcl.drawn import people
 from ppcl.recipes import recipe
 
@@ -32,7 +33,7 @@ def shown(pictures, index):
 
 
 def pair_names(data):
-    found, pairs = datasets.verification_set(data)
+    found, pairs = datasets.verification_set("lfw", data)
     return list(zip(shown(found, pairs.first), shown(found, pairs.second), pairs.same.tolist(), strict=True))
 
 
@@ -62,7 +63,7 @@ def test_pairs_in_every_spelling(tmp_path, text):
     lfw(tmp_path / "lfw")
     (tmp_path / "lfw/pairs.txt").write_bytes(text.encode())
     assert pair_names(tmp_path) == EXPECTED
-    assert datasets.verification_set(tmp_path)[1].folds == 2
+    assert datasets.verification_set("lfw", tmp_path)[1].folds == 2
 
 
 def test_folds_alternate_same_and_different(tmp_path):
@@ -109,7 +110,7 @@ def test_accents_match_in_either_unicode_form(tmp_path):
 def test_bad_line_is_named_by_its_number(tmp_path, at, line):
     lfw(tmp_path / "lfw", pairs=[*GOOD[: at - 1], line, *GOOD[at:]])
     with pytest.raises(DataError) as caught:
-        datasets.verification_set(tmp_path)
+        datasets.verification_set("lfw", tmp_path)
     assert f"pairs.txt, line {at}: " in str(caught.value) and "\n" not in str(caught.value)
     row = next(row for row in datasets.check(tmp_path) if row["dataset"] == "lfw")
     assert row["status"] == "unreadable" and f"line {at}" in row["note"]
@@ -118,31 +119,31 @@ def test_bad_line_is_named_by_its_number(tmp_path, at, line):
 def test_blank_lines_do_not_shift_the_numbers(tmp_path):
     lfw(tmp_path / "lfw", pairs=[*GOOD[:2], "", "", "Bo\t2\tJ.R._Smith\t9", *GOOD[3:]])
     with pytest.raises(DataError, match=r"line 5: lfw/J\.R\._Smith/J\.R\._Smith_0009\.jpg is not there"):
-        datasets.verification_set(tmp_path)
+        datasets.verification_set("lfw", tmp_path)
 
 
 @pytest.mark.parametrize("head", ["", "10", "10\t300\t1", "ten\t300", "0\t1", "2\t0", "-2\t1", SAME])
 def test_first_line_must_be_folds_and_pairs(tmp_path, head):
     lfw(tmp_path / "lfw", pairs=[head, *GOOD[1:]] if head else [])
     with pytest.raises(DataError, match="pairs.txt, line 1: wanted the folds"):
-        datasets.verification_set(tmp_path)
+        datasets.verification_set("lfw", tmp_path)
 
 
 @pytest.mark.parametrize("lines", [GOOD[:-1], [*GOOD, SAME], ["10\t300", *GOOD[1:]], ["1\t1", *GOOD[1:]]])
 def test_counts_of_the_first_line_must_be_true(tmp_path, lines):
     lfw(tmp_path / "lfw", pairs=lines)
     with pytest.raises(DataError, match=f"pairs.txt: {len(lines) - 1} pairs, but line 1 speaks of"):
-        datasets.verification_set(tmp_path)
+        datasets.verification_set("lfw", tmp_path)
 
 
 def test_pairs_that_are_missing_or_no_text_are_said(tmp_path):
     lfw(tmp_path / "lfw")
     with pytest.raises(DataError, match="no pairs.txt in .*lfw.*figshare"):
-        datasets.verification_set(tmp_path)
+        datasets.verification_set("lfw", tmp_path)
     assert datasets.available(tmp_path) == ["partial-lfw"]
     (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="pairs.txt: not readable as text"):
-        datasets.verification_set(tmp_path)
+        datasets.verification_set("lfw", tmp_path)
 
 
 # --- folders ---
@@ -171,7 +172,7 @@ def test_data_may_be_lfw_itself_but_no_other_folder(tmp_path):
 
 @pytest.mark.parametrize("dataset, part", [("lfw", "all"), ("casia-webface", "train")])
 def test_folder_without_identities_is_refused(tmp_path, dataset, part):
-    folder = tmp_path / layouts.FOLDERS[dataset][-1]
+    folder = tmp_path / SETS[dataset].folders[-1]
     folder.mkdir()
     with pytest.raises(DataError, match=f"{dataset}.*holds no <identity>/<picture>"):
         datasets.read(dataset, part, tmp_path)
@@ -250,24 +251,24 @@ def contents(folder):
 def test_people_and_faces_in_one_folder_in_either_order(drawn, faces, tmp_path):
     shutil.copytree(drawn, tmp_path / "a")
     shutil.copytree(faces, tmp_path / "b")
-    ppcl_data.ready(recipe("face", "tiny"), tmp_path / "a", quiet=True)
+    datasets.ready(recipe("face", "tiny"), tmp_path / "a", quiet=True)
     people.draw_people(tmp_path / "b", 0, "tiny", quiet=True)
     found = contents(tmp_path / "a")
     assert found == contents(tmp_path / "b")
     assert found["drawn.txt"].decode().splitlines() == [
-        f"faces: drawing {faces.DRAWING}, seed 0, scale tiny",
+        f"faces: drawing {drawn_faces.DRAWING}, seed 0, scale tiny",
         f"people: drawing {people.DRAWING}, seed 0, scale tiny",
     ]
     table, parts = datasets.truth(tmp_path / "a"), [datasets.truth(folder) for folder in (drawn, faces)]
     assert len(table) == sum(map(len, parts)) and set(table.index) == {name for part in parts for name in part.index}
-    assert datasets.available(tmp_path / "a") == [n for n in datasets.DATASETS if n not in ("casia-webface", "own")]
+    assert datasets.available(tmp_path / "a") == ["market1501", "partial-reid", "partial-ilids", "lfw", "partial-lfw"]
 
 
 def test_nothing_is_drawn_among_ones_own_pictures(tmp_path):
     lfw(tmp_path / "lfw")
     before = contents(tmp_path)
     with pytest.raises(DataError, match="casia-webface"):
-        ppcl_data.ready(recipe("face", "tiny"), tmp_path, quiet=True)
+        datasets.ready(recipe("face", "tiny"), tmp_path, quiet=True)
     with pytest.raises(DataError, match="lfw that was not drawn here"):
-        ppcl_data.synthesise("face", tmp_path, 0, "tiny", quiet=True)
+        datasets.synthesise("face", tmp_path, 0, "tiny", quiet=True)
     assert contents(tmp_path) == before

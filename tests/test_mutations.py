@@ -27,8 +27,9 @@ from PIL import Image
 
 from ppcl import evaluation
 from ppcl.__main__ import main
-from ppcl.data import datasets, image_bank, image_files, layouts, stage_batches
+from ppcl.data import datasets, image_bank, image_files, stage_batches
 from ppcl.data.datasets import DataError
+from ppcl.data.sets import SETS
 from ppcl.disk import checkpoints, progress
 from ppcl.drawn import records
 from ppcl.evaluation import known_truth
@@ -169,7 +170,7 @@ def build(data, dataset):
 def whole(dataset, data):
     """What a command reads of a set: its halves, its pairs or its training pictures."""
     if dataset == "lfw":
-        return datasets.verification_set(data)[:1]
+        return datasets.verification_set("lfw", data)[:1]
     if dataset == "casia-webface":
         return [datasets.training_set("face", data)]
     extra = [datasets.training_set("person", data)] if dataset == "market1501" else []
@@ -186,7 +187,7 @@ def seen(found):
 
 def asked(run, data, dataset, part):
     """The command that meets a part of a set."""
-    task = datasets.DATASETS[dataset]
+    task = SETS[dataset].task
     if part == "train":
         profile = ["--profile", "tiny", "--device", "cpu"]
         return ["train", "glrec", "--task", task, "--run", run.parent / "none", "--data", data, *profile]
@@ -279,7 +280,7 @@ def test_folder(case, tmp_path, monkeypatch, command, run):
     if dataset == "partial-lfw":  # then it would be made from lfw, which is not there either
         assert row["status"] in ("missing", "unreadable")
     else:
-        assert row["status"] == expected and (expected == "unreadable" or layouts.SOURCES[dataset] in row["note"])
+        assert row["status"] == expected and (expected == "unreadable" or SETS[dataset].source in row["note"])
     if part != "occluded":  # which no command needs
         failing(command, asked(run, data, dataset, part))
 
@@ -339,7 +340,7 @@ ODD = [
     "~",
     "*?[a]",
 ]
-BY_NAME = [part for part in PARTS if part[0] not in (*layouts.BY_IDENTITY, "partial-lfw")]
+BY_NAME = [part for part in PARTS if "?P<identity>" in SETS[part[0]].pattern]
 
 
 @cases(*((*part, name) for part in BY_NAME for name in ODD))
@@ -486,7 +487,7 @@ def test_a_bad_line_of_pairs_is_named(case, tmp_path, command, run):
     data, text = build(tmp_path, "lfw"), {**FIELDS, **LINES}[case[1:]]
     (data / "lfw/pairs.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     words = case[1:2] if case[1].startswith("line") else case[1:3]
-    refused(lambda: datasets.verification_set(data), "pairs.txt", *words)
+    refused(lambda: datasets.verification_set("lfw", data), "pairs.txt", *words)
     row = next(row for row in datasets.check(data) if row["dataset"] == "lfw")
     assert row["status"] == "unreadable" and len(row["note"]) < 1000
     failing(command, asked(run, data, "lfw", "all"), "pairs.txt", *words)
@@ -495,9 +496,9 @@ def test_a_bad_line_of_pairs_is_named(case, tmp_path, command, run):
 @cases(*(("pairs", key) for key in SPELT))
 def test_pairs_in_other_spellings_are_read(case, tmp_path):
     data = build(tmp_path, "lfw")
-    found, before = datasets.verification_set(data)
+    found, before = datasets.verification_set("lfw", data)
     (data / "lfw/pairs.txt").write_bytes(SPELT[case[1]].encode())
-    _, after = datasets.verification_set(data)
+    _, after = datasets.verification_set("lfw", data)
     for name in ("first", "second", "same"):
         assert (getattr(before, name) == getattr(after, name)).all()
     assert [found.paths[i].stem for i in after.second] == ["Ann_Lee_0002", "Zoe_0001", "Bo_0002", "Bo_0002"]
@@ -821,7 +822,7 @@ def test_all_bad_training_pictures_are_listed_at_once(part, tmp_path, command, r
     assert datasets.contents(data)["pictures"][f"{part[0]}/train"] == 14 + len(READ) + len(bad)
     for path in bad:
         path.unlink()
-    found = stage_batches.training_data(recipe(datasets.DATASETS[part[0]], "tiny"), data, quiet=True)
+    found = stage_batches.training_data(recipe(SETS[part[0]].task, "tiny"), data, quiet=True)
     assert len(found.train) + len(found.heldout) == 14 + len(READ)
 
 
@@ -929,7 +930,7 @@ def test_names_that_differ_in_case_alone_are_two_people(tmp_path):
     (data / "lfw/bo").mkdir()
     (data / "lfw/bo/bo_0001.jpg").write_bytes(PLAIN)
     (data / "lfw/pairs.txt").write_text("2\t1\nBo\t1\t2\nBo\t1\tbo\t1\nZoe\t1\t2\nbo\t1\tBo\t2")
-    found, pairs = datasets.verification_set(data)
+    found, pairs = datasets.verification_set("lfw", data)
     assert [found.paths[i].stem for i in (*pairs.first, *pairs.second)] == [
         *("Bo_0001", "Bo_0001", "Zoe_0001", "bo_0001"),
         *("Bo_0002", "bo_0001", "Zoe_0002", "Bo_0002"),

@@ -12,11 +12,11 @@ from conftest import SMALL, by_commands, folders_of_people
 from PIL import Image
 
 from ppcl.__main__ import main
-from ppcl.data import datasets, is_own, partial_protocol, ready, stage_batches
+from ppcl.data import datasets, partial_protocol, stage_batches
 from ppcl.data.datasets import DataError
 from ppcl.disk import checkpoints
 from ppcl.evaluation import results
-from ppcl.recipes import PartialLFW, recipe
+from ppcl.recipes import recipe
 
 FAST = ["--profile", "tiny"] + [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
 
@@ -45,14 +45,14 @@ def test_everybody_is_for_training_or_for_tests_and_stays_there(tmp_path, nested
     names = {f"person {i}": 2 for i in range(60)}
     top = folders_of_people(tmp_path / "identities" if nested else tmp_path / "any name", names)
     data = tmp_path if nested else top
-    parts = {part: datasets.own_part(part, data, "person") for part in ("train", "test")}
+    parts = {part: datasets.read("own", part, data) for part in ("train", "test")}
     shown = {part: {path.parent.name for path in some.paths} for part, some in parts.items()}
     assert not shown["train"] & shown["test"] and shown["train"] | shown["test"] == set(names)
     assert 6 <= len(shown["test"]) <= 18 and datasets.training_set("person", data).paths == parts["train"].paths
     folders_of_people(top, {f"anybody {i}": 3 for i in range(30)})
     (top / "decoded").mkdir()
     for part, before in shown.items():
-        assert before <= {path.parent.name for path in datasets.own_part(part, data, "face").paths}
+        assert before <= {path.parent.name for path in datasets.read("own", part, data, "face").paths}
 
 
 def test_a_name_is_the_same_however_a_disk_writes_it(tmp_path):
@@ -61,7 +61,7 @@ def test_a_name_is_the_same_however_a_disk_writes_it(tmp_path):
     for form in ("NFC", "NFD"):
         names = {unicodedata.normalize(form, f"Zoë {i}"): 2 for i in range(30)}
         data = folders_of_people(tmp_path / form, names)
-        paths = datasets.own_part("test", data, "person").paths
+        paths = datasets.read("own", "test", data).paths
         shown[form] = {unicodedata.normalize("NFC", path.parent.name) for path in paths}
     assert shown["NFC"] == shown["NFD"] and 2 <= len(shown["NFC"]) < 30
 
@@ -77,7 +77,7 @@ def test_decoded_pictures_beside_them_change_nobodys_number(tmp_path):
 def test_any_name_that_a_folder_can_have_is_read_and_written(tmp_path):
     names = {os.fsdecode(b"p\xe9rson %d" % i): 2 for i in range(30)}
     top = folders_of_people(tmp_path / "identities", names)
-    query, _ = datasets.evaluation_sets("own", tmp_path, task="face")
+    query, _ = datasets.evaluation_sets("own", tmp_path, recipe("face", "tiny"))
     assert {path.parent for path in query.paths} <= {top / name for name in names}
     assert "p\\udce9rson" in partial_protocol.boxes_csv(query).encode().decode()
     assert datasets.available(tmp_path, "person") == ["own"]
@@ -85,18 +85,19 @@ def test_any_name_that_a_folder_can_have_is_read_and_written(tmp_path):
 
 def test_hidden_files_are_nobodys_set(tmp_path):
     (tmp_path / ".gitkeep").touch()
-    assert not is_own(tmp_path)
+    assert not datasets.is_own(tmp_path)
     (tmp_path / "notes.txt").touch()
-    assert is_own(tmp_path)
+    assert datasets.is_own(tmp_path)
 
 
 def test_queries_are_crops_of_test_people_and_lose_no_true_match(people):
-    query, gallery = datasets.evaluation_sets("own", people, PartialLFW(queries=2))
-    tested = {path.parent.name for path in datasets.own_part("test", people, "person").paths}
+    two = recipe("person", "tiny", **{"partial_lfw.queries": 2})
+    query, gallery = datasets.evaluation_sets("own", people, two)
+    tested = {path.parent.name for path in datasets.read("own", "test", people).paths}
     assert {path.parent.name for path in query.paths} == {path.parent.name for path in gallery.paths} <= tested
     assert not set(query.paths) & set(gallery.paths) and set(query.identities) == set(gallery.identities)
     assert (query.boxes[:, 2] * query.boxes[:, 3] < 0.75).all() and set(query.cameras) | set(gallery.cameras) == {0}
-    again, _ = datasets.evaluation_sets("own", people, PartialLFW(queries=2))
+    again, _ = datasets.evaluation_sets("own", people, two)
     assert again.paths == query.paths and np.array_equal(again.boxes, query.boxes)
 
 
@@ -104,7 +105,7 @@ def test_faces_are_cut_to_their_centre_and_people_are_not(tmp_path):
     folders_of_people(tmp_path / "identities", {f"person {i}": 2 for i in range(30)})
     assert datasets.training_set("face", tmp_path).centre and not datasets.training_set("person", tmp_path).centre
     sides = {
-        task: [part.centre for part in datasets.evaluation_sets("own", tmp_path, task=task)]
+        task: [part.centre for part in datasets.evaluation_sets("own", tmp_path, recipe(task, "tiny"))]
         for task in ("person", "face")
     }
     assert sides == {"person": [False, False], "face": [True, True]}
@@ -140,11 +141,11 @@ def test_a_missing_folder_of_identities_is_described(tmp_path):
 @pytest.mark.parametrize("task", ["person", "face"])
 def test_drawn_and_downloaded_sets_hold_no_folder_of_identities(request, task, tmp_path):
     data = request.getfixturevalue({"person": "drawn", "face": "faces"}[task])
-    assert not datasets.trains_on_own(task, data) and "own" not in datasets.available(data, task)
+    assert not datasets.trained_on(task, data).split and "own" not in datasets.available(data, task)
     folders_of_people(tmp_path / "CASIA-WebFace", {f"{i:07d}": 2 for i in range(30)})
     for folder in (tmp_path, tmp_path / "CASIA-WebFace"):
         assert datasets.training_set("face", folder).name == "casia-webface/train"
-        assert not datasets.trains_on_own("person", folder)
+        assert not datasets.trained_on("person", folder).split
 
 
 def test_the_tasks_own_set_goes_first(drawn, people, tmp_path):
@@ -163,7 +164,7 @@ def test_data_check_shows_both_parts(people, capsys):
     assert sum(row["identities"] for row in rows.values()) == 22
     assert sum(row["pictures"] for row in rows.values()) == len(list(people.rglob("*.jpg")))
     counts = datasets.contents(people)
-    assert counts["pictures"] == {"own/all": len(list(people.rglob("*.jpg")))} and not counts["drawn"]
+    assert sum(counts["pictures"].values()) == len(list(people.rglob("*.jpg"))) and not counts["drawn"]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_people_of_ones_own_from_training_to_the_figures(people, tmp_path):
     assert {"rank-1", "mAP", "glrec-IoU", "gate-accuracy"} <= set(table.metric)
     assert ["own rank-1", "own mAP"] == list(results.summary(table)["person, photographs"].columns)
     written = pandas.read_csv(run / "person/own.csv")
-    tested = {path.parent.name for path in datasets.own_part("test", people, "person").paths}
+    tested = {path.parent.name for path in datasets.read("own", "test", people).paths}
     assert {file.split("/")[0] for file in written.file} <= tested
     assert main(["reproduce", "--task", "person", "--only", "07", *common, *FAST]) == 0
     assert list((run / "figures").glob("ranking_own_*.png"))
@@ -250,7 +251,7 @@ def test_two_folders_of_ones_own_never_share_a_table(tmp_path, capsys):
 
 def test_other_pictures_have_another_fingerprint(people, tmp_path):
     def found(data, **overrides):
-        both = datasets.evaluation_sets("own", data, recipe("person", "tiny", **overrides).partial_lfw)
+        both = datasets.evaluation_sets("own", data, recipe("person", "tiny", **overrides))
         return [part.fingerprint for part in both]
 
     first = found(people)
@@ -263,7 +264,7 @@ def test_other_pictures_have_another_fingerprint(people, tmp_path):
 
 def test_nothing_is_drawn_into_a_folder_of_identities(people, capsys):
     before = sorted(path.name for path in people.iterdir())
-    ready(recipe("person", "tiny"), people)
+    datasets.ready(recipe("person", "tiny"), people)
     for task in ("person", "face"):
         assert main(["data", "synthesise", "--task", task, "--scale", "tiny", "--out", str(people)]) == 1
         assert "not drawn here: draw into another, empty folder" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ppcl.data import datasets, image_files, partial_protocol
 from ppcl.data.datasets import DataError
-from ppcl.recipes import PartialLFW
+from ppcl.recipes import recipe
 
 
 def many(count=40):
@@ -18,8 +18,13 @@ def many(count=40):
     return {f"P{i:03d}": 1 + i % 3 for i in range(count)}
 
 
-def made(top, protocol=None):
-    query, gallery = datasets.evaluation_sets("partial-lfw", top, protocol)
+def protocol(**numbers):
+    """A recipe with these numbers of the protocol."""
+    return recipe("face", "paper", **{f"partial_lfw.{name}": value for name, value in numbers.items()})
+
+
+def made(top, chosen=None):
+    query, gallery = datasets.evaluation_sets("partial-lfw", top, chosen)
     return [p.stem for p in query.paths], query.boxes.tolist(), [p.stem for p in gallery.paths]
 
 
@@ -29,14 +34,14 @@ def test_partial_lfw_is_the_same_for_every_copy(tmp_path):
     assert first == made(tmp_path / "a")
     folders_of_people(tmp_path / "b/lfw-deepfunneled/lfw-deepfunneled", many(), order=-1)
     assert first == made(tmp_path / "b")
-    others = [made(tmp_path / "a", PartialLFW(seed=seed)) for seed in (1, 2)]
+    others = [made(tmp_path / "a", protocol(seed=seed)) for seed in (1, 2)]
     assert all(a[1] != b[1] and (a[0], a[2]) != (b[0], b[2]) for a, b in ((first, others[0]), others))
 
 
 @pytest.mark.parametrize("area", [(0.1, 0.6), (0.2, 0.3)])
 def test_partial_lfw_by_its_rules(tmp_path, area):
     folders_of_people(tmp_path / "lfw", many(300))
-    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(queries=2, area=area))
+    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, protocol(queries=2, area=area))
     several = [i for i in range(300) if i % 3]
     assert gallery.identities.tolist() == several and gallery.boxes is None
     assert query.identities.tolist() == [i for i in several for _ in range(i % 3)]
@@ -50,10 +55,10 @@ def test_partial_lfw_by_its_rules(tmp_path, area):
 
 def test_partial_lfw_takes_so_many_people_and_queries(tmp_path):
     folders_of_people(tmp_path / "lfw", {f"P{i}": 4 for i in range(9)})
-    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(people=5, queries=2))
+    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, protocol(people=5, queries=2))
     assert len(set(gallery.identities)) == len(gallery) == 5 and len(query) == 10
     assert np.unique(query.identities, return_counts=True)[1].tolist() == [2] * 5
-    assert len(datasets.evaluation_sets("partial-lfw", tmp_path, PartialLFW(people=50, queries=9))[0]) == 27
+    assert len(datasets.evaluation_sets("partial-lfw", tmp_path, protocol(people=50, queries=9))[0]) == 27
 
 
 def test_partial_lfw_needs_somebody_twice(tmp_path):

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ppcl import metrics
-from ppcl.data import datasets, layouts, partial_protocol
+from ppcl.data import datasets, partial_protocol
 from ppcl.data.datasets import DataError, PictureSet
+from ppcl.data.sets import SETS
 from ppcl.disk.files import printable
 
 PROPERTY = settings(
@@ -26,7 +27,7 @@ PROPERTY = settings(
 )
 letter = st.characters(exclude_characters="/\0", exclude_categories=["Cs"]) | st.sampled_from("\udc80\udcff")
 ANY = st.text(letter, min_size=1, max_size=40)  # \udcff: a byte that is no UTF-8
-FOLDERS = {dataset: Path(layouts.FOLDERS[dataset][0]) for dataset in ("market1501", "partial-reid", "partial-ilids")}
+FOLDERS = {dataset: Path(SETS[dataset].folders[0]) for dataset in ("market1501", "partial-reid", "partial-ilids")}
 
 
 # --- file names ---
@@ -39,7 +40,7 @@ def named(tmp_path):
 
     def read(dataset, part, names):
         data = tmp_path / str(next(top))
-        folder = data / FOLDERS[dataset] / layouts.PARTS[dataset][part][0]
+        folder = data / FOLDERS[dataset] / SETS[dataset].parts[part].folders[0]
         folder.mkdir(parents=True)
         for name in names:
             (folder / name).touch()
@@ -128,7 +129,7 @@ def test_what_is_printed_is_one_line_of_utf8(text):
 
 words = st.text(st.characters(categories=["L"], max_codepoint=0x24F), min_size=1, max_size=6)
 people = st.dictionaries(
-    words.map(lambda word: partial_protocol._composed(word)[0]), st.integers(2, 4), min_size=2, max_size=5
+    words.map(lambda word: partial_protocol.composed(word)[0]), st.integers(2, 4), min_size=2, max_size=5
 )
 
 
@@ -210,7 +211,7 @@ def test_one_changed_line_is_named_by_its_number_or_read_as_it_says(tmp_path, ta
         again = written(found[0], found[1])
         split = [part.strip() for part in (line.split() if len(line.split()) in (2, 3, 4) else line.split("\t"))]
         plain = [
-            partial_protocol._composed(part)[0].lstrip("0") if part.isdecimal() else partial_protocol._composed(part)[0]
+            partial_protocol.composed(part)[0].lstrip("0") if part.isdecimal() else partial_protocol.composed(part)[0]
             for part in split
         ]
         assert again[at].split("\t") == plain and [*again[:at], *again[at + 1 :]] == [*lines[:at], *lines[at + 1 :]]

@@ -6,96 +6,92 @@ the file system's order decides nothing.
 
 import hashlib
 import os
-import unicodedata
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..drawn.records import finished, truth, unfinished
-from ..recipes import DATASETS, KINDS, PartialLFW, belongs
+from ..drawn.records import NOTE, finished, occupied, truth, unfinished
+from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
-from .layouts import (
-    BY_IDENTITY,
-    NAMED_LIKE,
-    PARTS,
-    PUBLISHED,
-    TRAINING,
-    how_to_get,
-    lies,
-    made_from_lfw,
-    parse,
-    part_folder,
-)
+from .layouts import is_made, lies, part_folder, record
 from .reading import SUFFIXES, Cut, DataError, PictureSet, people, pictures
+from .sets import SETS, DataSet, sets_of, training_sets
 
-__all__ = ["DATASETS", "SUFFIXES", "TRAINING", "Cut", "DataError", "PictureSet", "pictures", "truth"]
+__all__ = ["SUFFIXES", "Cut", "DataError", "PictureSet", "pictures", "truth"]
 
 
-def read(dataset: str, part: str, data: Path | str) -> PictureSet:
-    """One part (`train`, `query`, `gallery`, `occluded`; of LFW `all`) of a set below `data`.
+def read(dataset: str, part: str, data: Path | str, task: str = "person") -> PictureSet:
+    """A part (`train`, `query`, `gallery`, …) of a set below `data`; `task` matters for a folder of identities.
 
     Market-1501's junk (`-1`) is left out; its distractors (`0000`) stay in the gallery alone, as identity 0. Raises
     DataError if the folder is missing or empty, or that lists the names which do not belong to the layout.
     """
-    folder = part_folder(dataset, part, Path(data))
-    if how := unfinished(Path(data), dataset):
+    found, folder = record(dataset, part), part_folder(dataset, part, data)
+    if how := unfinished(Path(data), dataset, found.drawn):
         raise DataError(
             f"{dataset}: its drawing in {data} has not come to its end; the same command finishes it: "
-            f"python -m ppcl data synthesise --task {DATASETS[dataset]} --out {data} {how}"
+            f"{found.drawing(data)} {how}"
         )
-    if dataset in BY_IDENTITY:
-        return partial_protocol.read_identities(f"{dataset}/{part}", folder)
+    name = f"{dataset}/{part}"
+    if not found.pattern:
+        some = partial_protocol.read_identities(name, folder)
+        return _own_part(some, part, task) if found.split else some
     files = pictures(folder)
     if not files:
-        raise DataError(f"{dataset}: {folder} holds no pictures; {how_to_get(dataset)}")
-    if dataset == "partial-lfw":
-        return partial_protocol.read_partial(f"{dataset}/{part}", folder)
-    parsed = [(path, parse(dataset, part, path)) for path in files]
-    if wrong := [path for path, found in parsed if found is None]:
+        raise DataError(f"{dataset}: {folder} holds no pictures; {found.how_to_get}")
+    if "?P<person>" in found.pattern:
+        return partial_protocol.read_partial(name, folder)
+    return _numbered(found, part, folder, files)
+
+
+def _numbered(found: DataSet, part: str, folder: Path, files: list[Path]) -> PictureSet:
+    """Pictures whose names hold the identity's number and perhaps the camera's; else queries are camera 0, others 1."""
+    named = [(path, re.fullmatch(found.pattern, path.stem)) for path in files]
+    if wrong := [path for path, match in named if match is None]:
         others = ", ".join(path.name for path in wrong[1:20]) + ", …" * (len(wrong) > 20)
         which = f"{wrong[0]} is" if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more ({others}) are"
-        raise DataError(f"{dataset}: {which} not named like {NAMED_LIKE[dataset]}; is this another set's folder?")
-    named = [(path, *found) for path, found in parsed]
-    ignored = (-1,) if dataset != "market1501" or part == "gallery" else (-1, 0)
-    named = [entry for entry in named if entry[1] not in ignored]
-    if not named:
-        raise DataError(f"{dataset}: {folder} holds nothing but junk (-1) pictures; {how_to_get(dataset)}")
-    paths, identities, cameras = zip(*named, strict=True)
-    return PictureSet(f"{dataset}/{part}", folder, paths, np.array(identities, np.int64), np.array(cameras, np.int64))
+        raise DataError(f"{found.name}: {which} not named like {found.example}; is this another set's folder?")
+    identities = np.array([int(match["identity"]) for _, match in named], np.int64)
+    side = 0 if part in ("query", "occluded") else 1
+    cameras = [int(match.groupdict().get("camera") or side) for _, match in named]
+    some = PictureSet(f"{found.name}/{part}", folder, tuple(files), identities, np.array(cameras, np.int64))
+    some = some.keep(identities >= (1 if found.distractors and part != "gallery" else 0))
+    if not len(some):
+        raise DataError(f"{found.name}: {folder} holds nothing but junk (-1) pictures; {found.how_to_get}")
+    return some
 
 
-def own_part(part: str, data: Path | str, task: str) -> PictureSet:
+def _own_part(everybody: PictureSet, part: str, task: str) -> PictureSet:
     """The `train` or `test` people of a folder of identities, `<identity>/<file>`.
 
-    About one person in five is for tests, by a hash of the folder's name: whoever is added later, nobody who was
-    trained on turns into a test. Raises DataError where the part has fewer than two people.
+    About one person in five is for tests, by a hash of the folder's name: adding people never moves anyone to the other
+    part. Raises DataError where the part has fewer than two people.
     """
-    found = read("own", "all", data)
-    names = [unicodedata.normalize("NFC", path.parent.name) for path in found.paths]  # some disks write others
+    names = [partial_protocol.composed(path.parent.name)[0] for path in everybody.paths]  # some disks write others
     test = np.array([hashlib.sha256(os.fsencode(name)).digest()[0] % 5 == 0 for name in names])
-    some = found.keep(test == (part == "test"))
+    some = everybody.keep(test == (part == "test"))
     if len(set(some.identities)) < 2:
         raise DataError(
-            f"{found.folder}: of its {len(set(names))} people {len(set(some.identities))} are for {part} (one in five "
+            f"{some.folder}: of its {len(set(names))} people {len(set(some.identities))} are for {part} (one in five "
             "is for tests, by name), and two are needed: add people"
         )
-    return replace(some, name=f"own/{part}", centre=task == "face")
+    return replace(some, centre=task == "face")
 
 
-def evaluation_sets(
-    dataset: str, data: Path | str, protocol: PartialLFW | None = None, task: str = "person"
-) -> tuple[PictureSet, PictureSet]:
-    """(query, gallery) of a set's standard protocol; Partial-LFW is made from LFW where no folder of it is there.
+def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None) -> tuple[PictureSet, PictureSet]:
+    """(query, gallery) of a set's test; Partial-LFW is made from LFW where no folder of it is there.
 
     `own`, which can be of either task, is made from a folder of identities in the same way; people are cut at their
     sides, too. Raises DataError where a half is missing or they share nobody.
     """
-    if dataset == "own":
+    recipe, found = recipe or Recipe(), record(dataset)
+    if is_made(dataset, data):
+        whole = read(found.made_from, "test" if found.split else "all", data, recipe.task)
+        task = recipe.task if found.task == "any" else found.task
         kinds = ("random",) if task == "face" else KINDS
-        return partial_protocol.make_partial(own_part("test", data, task), protocol or PartialLFW(), kinds)
-    if made_from_lfw(dataset, data):
-        return partial_protocol.make_partial(read("lfw", "all", data), protocol or PartialLFW())
+        return partial_protocol.make_partial(whole, dataset, recipe.partial_lfw, kinds)
     query, gallery = read(dataset, "query", data), read(dataset, "gallery", data)
     if not set(query.identities) & set(gallery.identities):
         raise DataError(
@@ -104,43 +100,43 @@ def evaluation_sets(
     return query, gallery
 
 
-def verification_set(data: Path | str) -> tuple[PictureSet, partial_protocol.Pairs]:
+def verification_set(dataset: str, data: Path | str) -> tuple[PictureSet, partial_protocol.Pairs]:
     """LFW and its pairs; `pairs.txt` lies in the set's folder or beside it. Raises DataError where one is missing."""
-    lfw = read("lfw", "all", data)
-    places = [folder / partial_protocol.PAIRS for folder in (lfw.folder, lfw.folder.parent, Path(data))]
+    faces = read(dataset, "all", data)
+    places = [folder / partial_protocol.PAIRS for folder in (faces.folder, faces.folder.parent, Path(data))]
     found = next((path for path in places if path.is_file()), None)
     if found is None:
-        raise DataError(f"lfw: no {partial_protocol.PAIRS} in {lfw.folder} or beside it; {how_to_get('lfw')}")
-    return lfw, partial_protocol.read_pairs(found, lfw)
+        how = SETS[dataset].how_to_get
+        raise DataError(f"{dataset}: no {partial_protocol.PAIRS} in {faces.folder} or beside it; {how}")
+    return faces, partial_protocol.read_pairs(found, faces)
 
 
-def training_set(task: str, data: Path | str) -> PictureSet:
-    """The holistic pictures that every stage learns from: the task's set, or, where that is not there, `own`.
-
-    Raises DataError if there are fewer than two identities.
-    """
-    dataset = TRAINING[task]
-    if trains_on_own(task, data):
-        return own_part("train", data, task)
-    found = read(dataset, "train", data)
-    if len(set(found.identities)) < 2:
-        raise DataError(f"{dataset}: {found.folder} shows fewer than two identities; {how_to_get(dataset)}")
-    return found
+def trained_on(task: str, data: Path | str, settings: Data | None = None) -> DataSet:
+    """The set that a task is trained on: the one that `data.training` names, or the first that lies below `data`."""
+    known = training_sets(task)
+    chosen = (settings or Data()).training
+    if chosen != "auto" and chosen not in (names := [one.name for one in known]):
+        raise DataError(f"data.training={chosen}: nothing of task {task} is called so; choose auto, {', '.join(names)}")
+    return next((one for one in known if chosen in ("auto", one.name) and lies("train", one.name, data)), known[0])
 
 
-def trains_on_own(task: str, data: Path | str) -> bool:
-    """Whether a folder of identities stands in for the task's training set: it is there, and the set is not."""
-    return not lies("train", TRAINING[task], data) and lies("all", "own", data)
+def training_set(task: str, data: Path | str, settings: Data | None = None) -> PictureSet:
+    """The holistic pictures that every stage learns from. Raises DataError for fewer than two people."""
+    found = trained_on(task, data, settings)
+    some = read(found.name, "train", data, task)
+    if len(set(some.identities)) < 2:
+        raise DataError(f"{found.name}: {some.folder} shows fewer than two identities; {found.how_to_get}")
+    return some
 
 
 def available(data: Path | str, task: str | None = None) -> list[str]:
     """The sets (of a task) that can be evaluated on: whose query and gallery, or pairs, can be read below `data`."""
     found = []
-    for dataset in DATASETS:
+    for one in sets_of(task):
         try:
-            if belongs(dataset, task) and dataset != "casia-webface":
-                verification_set(data) if dataset == "lfw" else evaluation_sets(dataset, data)
-                found.append(dataset)
+            if one.protocol:
+                verification_set(one.name, data) if one.protocol == "verification" else evaluation_sets(one.name, data)
+                found.append(one.name)
         except DataError:
             pass
     return found
@@ -148,19 +144,20 @@ def available(data: Path | str, task: str | None = None) -> list[str]:
 
 def partial_sets(data: Path | str, task: str) -> list[str]:
     """The available sets of a task whose queries are partial. Raises DataError where there is none."""
-    found = [name for name in available(data, task) if name.startswith("partial") or name == "own"]
+    found = [name for name in available(data, task) if SETS[name].partial]
     if not found:
-        wanted = {"person": "partial-reid", "face": "lfw"}[task]
-        raise DataError(f"{data} holds no partial set to evaluate on; {how_to_get(wanted)}")
+        wanted = next(one for one in sets_of(task) if one.partial)
+        wanted = SETS[wanted.made_from or wanted.name]
+        raise DataError(f"{data} holds no partial set to evaluate on; {wanted.how_to_get}")
     return found
 
 
 def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
-    """Whether a set (or any) below `data` was drawn by this project: drawn sets stand in a table of their truth."""
+    """True if a set (or any) below `data` was drawn by this project: drawn sets stand in a table of their truth."""
     known = finished(Path(data))
-    if made_from_lfw(dataset, data):
-        dataset = "lfw"
-    return bool(known) if dataset is None else dataset in known
+    if dataset is None:
+        return bool(known)
+    return (record(dataset).made_from if is_made(dataset, data) else dataset) in known
 
 
 def check(data: Path | str, task: str | None = None) -> list[dict]:
@@ -171,54 +168,39 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
     """
     if not Path(data).is_dir():
         raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")
-    rows = []
-    for dataset in (name for name in PUBLISHED if belongs(name, task)):
-        for part, published in PUBLISHED[dataset].items():
-            row = {"dataset": dataset, "part": part, "folder": None, "pictures": 0, "identities": 0}
-            row |= {"published": published[0], "published_identities": published[1], "note": ""}
-            try:
-                if made_from_lfw(dataset, data):
-                    row |= {"status": "made", "note": "made from lfw"}
-                    found = evaluation_sets(dataset, data)[part == "gallery"]
-                else:
-                    folder = part_folder(dataset, part, Path(data))
-                    row["folder"] = folder.relative_to(Path(data)).as_posix()
-                    row["pictures"] = len(_files(dataset, folder))
-                    found = read(dataset, part, data)
-                    if dataset == "lfw":
-                        verification_set(data)
-                ignored = {0} if dataset == "market1501" else set()
-                row["identities"] = len(set(found.identities) - ignored)
-                row["pictures"] = row["pictures"] or len(found)
-                if "status" not in row:
-                    same = (row["pictures"], row["identities"]) == published
-                    row["status"] = "drawn" if is_drawn(data, dataset) else "complete" if same else "differs"
-                if row["status"] == "differs":
-                    row["note"] = f"published: {published[0]} of {published[1]} people"
-            except DataError as error:
-                there = row["pictures"] or isinstance(error.__cause__, OSError)  # what lies there may not be read
-                row["status"] = "unreadable" if there else "missing"
-                how = how_to_get(dataset)
-                row["note"] = str(error) if there else f"{error} {how}" if row["folder"] else how
-            rows.append(row)
-    return rows + _check_own(data, task)
+    there = [one for one in sets_of(task) if not one.split or lies("train", one.name, data)]  # nobody misses `own`
+    return [_row(one, part, Path(data), task) for one in there for part in one.parts]
 
 
-def _check_own(data: Path | str, task: str | None) -> list[dict]:
-    """`check`'s rows for a folder of identities, where one is there; nobody misses one."""
-    if not lies("all", "own", data):
-        return []
-    rows, folder = [], part_folder("own", "all", Path(data)).relative_to(Path(data)).as_posix()
-    for part in ("train", "test"):
-        row = {"dataset": "own", "part": part, "folder": folder, "pictures": 0, "identities": 0}
-        row |= {"published": None, "published_identities": None, "status": "own", "note": ""}
-        try:
-            found = own_part(part, data, task or "person")
-            row |= {"pictures": len(found), "identities": len(set(found.identities))}
-        except DataError as error:
-            row |= {"status": "unreadable", "note": str(error)}
-        rows.append(row)
-    return rows
+def _row(found: DataSet, part: str, data: Path, task: str | None) -> dict:
+    """A row of `check`."""
+    published = found.parts[part].pictures, found.parts[part].identities
+    row = {"dataset": found.name, "part": part, "folder": None, "pictures": 0, "identities": 0}
+    row |= {"published": published[0], "published_identities": published[1], "status": "", "note": ""}
+    try:
+        if not found.split and is_made(found.name, data):
+            row |= {"status": "made", "note": f"made from {found.made_from}"}
+            some = evaluation_sets(found.name, data)[part == "gallery"]
+        else:
+            folder = part_folder(found.name, part, data)
+            row["folder"] = folder.relative_to(data).as_posix()
+            row["pictures"] = 0 if found.split else len(_files(found, folder))
+            some = read(found.name, part, data, task or "person")
+            if found.protocol == "verification":
+                verification_set(found.name, data)
+        row["identities"] = len(set(some.identities) - ({0} if found.distractors else set()))
+        row["pictures"] = row["pictures"] or len(some)
+        if not row["status"]:
+            same = (row["pictures"], row["identities"]) == published
+            row["status"] = "own" if found.split else "complete" if same else "differs"
+            row["status"] = "drawn" if is_drawn(data, found.name) else row["status"]
+        if row["status"] == "differs":
+            row["note"] = f"published: {published[0]} of {published[1]} people"
+    except DataError as error:
+        there = row["pictures"] or found.split or isinstance(error.__cause__, OSError)  # there, not readable
+        row["status"] = "unreadable" if there else "missing"
+        row["note"] = str(error) if there else f"{error} {found.how_to_get}" if row["folder"] else found.how_to_get
+    return row
 
 
 def contents(data: Path | str) -> dict:
@@ -227,23 +209,47 @@ def contents(data: Path | str) -> dict:
     Of a picture that cannot be read the name alone counts: it may stand in a set that this run does not use.
     """
     digest, counts = hashlib.sha256(), {}
-    for dataset in DATASETS:
-        for part in PARTS[dataset]:
+    for found in SETS.values():
+        for part in found.parts:
             try:
-                folder = part_folder(dataset, part, Path(data))
-                found = _files(dataset, folder)
+                folder = part_folder(found.name, part, Path(data))
+                files = read(found.name, part, data).paths if found.split else _files(found, folder)
             except DataError:
                 continue
-            counts[f"{dataset}/{part}"] = len(found)
-            for path in found:
+            counts[f"{found.name}/{part}"] = len(files)
+            for path in files:
                 digest.update(os.fsencode(path.relative_to(folder).as_posix()))
                 if path.is_file() and os.access(path, os.R_OK):
                     digest.update(path.read_bytes())
     return {"pictures": counts, "sha256": digest.hexdigest(), "drawn": is_drawn(data)}
 
 
-def _files(dataset: str, folder: Path) -> list[Path]:
+def _files(found: DataSet, folder: Path) -> list[Path]:
     """All pictures of a part: those of its folder, or of the identities' folders in it."""
-    if dataset not in BY_IDENTITY:
-        return pictures(folder)
-    return [path for person in people(folder) for path in pictures(person)]
+    return [path for each in ([folder] if found.pattern else people(folder)) for path in pictures(each)]
+
+
+def ready(recipe: Recipe, data: Path | str, quiet: bool | None = None) -> Path:
+    """Return the data folder of a run; except in the paper profile, pictures are drawn into one that is empty.
+
+    A folder with the user's own sets is left as it is. Drawing does not depend on a run's seed, so that seeds can be
+    compared. Raises DataError that says how to get the real training set where it is not there.
+    """
+    data = Path(data)
+    drawn = is_drawn(data, trained_on(recipe.task, data, recipe.data).name)
+    if recipe.profile != "paper" and not is_own(data) and not drawn:
+        synthesise(recipe.task, data, 0, recipe.scale, quiet)
+    training_set(recipe.task, data, recipe.data)
+    return data
+
+
+def is_own(data: Path) -> bool:
+    """True if a folder holds something that was not drawn, hidden files aside: the user's own sets, left alone."""
+    return occupied(data) and not (data / NOTE).is_file()
+
+
+def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
+    """Draw a task's sets into a folder. Raises DataError for a folder that holds others."""
+    from ..drawn import faces, people
+
+    {"person": people.draw_people, "face": faces.draw_faces}[task](Path(out), seed, scale, quiet)

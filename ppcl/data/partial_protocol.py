@@ -60,7 +60,7 @@ def read_partial(name: str, folder: Path) -> PictureSet:
 
 
 def _person(path: Path) -> str:
-    return _composed(_NAMED.fullmatch(path.stem)[1])[0]
+    return composed(_NAMED.fullmatch(path.stem)[1])[0]
 
 
 def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
@@ -81,7 +81,7 @@ def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
     folds, each = map(int, counts)
     if len(lines) - 1 != 2 * folds * each:
         raise DataError(f"{path}: {len(lines) - 1} pairs, but line 1 speaks of {folds} x ({each} + {each})")
-    known = {_composed(p.parent.name, p.stem): i for i, p in enumerate(lfw.paths)}
+    known = {composed(p.parent.name, p.stem): i for i, p in enumerate(lfw.paths)}
     pairs, same = np.empty((len(lines) - 1, 2), np.int64), np.arange(2 * folds * each) // each % 2 == 0
     for row, (at, line) in enumerate(lines[1:]):
         wanted = 3 if same[row] else 4
@@ -94,12 +94,12 @@ def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
             raise DataError(f"{path}, line {at}: wanted {kind}, not {line[:60]!r}")
         names = (fields[0], fields[0]) if same[row] else (fields[0], fields[2])
         for side, (name, index) in enumerate(zip(names, (fields[1], fields[-1]), strict=True)):
-            key = _composed(name, f"{name}_{int(index):04d}")
+            key = composed(name, f"{name}_{int(index):04d}")
             if key not in known:
                 missing = f"{key[0]}/{key[1]}.jpg"
                 raise DataError(f"{path}, line {at}: {lfw.folder.name}/{missing[:300]} is not there")
             pairs[row, side] = known[key]
-        if pairs[row, 0] == pairs[row, 1] or (not same[row] and _composed(names[0]) == _composed(names[1])):
+        if pairs[row, 0] == pairs[row, 1] or (not same[row] and composed(names[0]) == composed(names[1])):
             said = "a picture with itself" if same[row] else "different people, but names one"
             raise DataError(f"{path}, line {at}: pairs {said} ({line[:60]!r}); get LFW's {PAIRS} again")
     return Pairs(pairs[:, 0], pairs[:, 1], same, folds)
@@ -110,14 +110,15 @@ def _whole(text: str) -> bool:
     return len(text) < 10 and text.isascii() and text.isdecimal()
 
 
-def _composed(*names: str) -> tuple[str, ...]:
+def composed(*names: str) -> tuple[str, ...]:
+    """Names in Unicode's composed form, whatever a file system made of them."""
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
 def make_partial(
-    lfw: PictureSet, protocol: PartialLFW, kinds: tuple[str, ...] = ("random",)
+    whole: PictureSet, dataset: str, protocol: PartialLFW, kinds: tuple[str, ...] = ("random",)
 ) -> tuple[PictureSet, PictureSet]:
-    """Partial-LFW: (query, gallery). No file of it is in circulation; this is our protocol, the same for all copies.
+    """(query, gallery) of `dataset`, made from whole pictures: our protocol, the same for every copy of them.
 
     Of the people with two or more pictures, `protocol.people` are drawn by lot; of each one picture is the gallery's
     and up to `protocol.queries` others are queries, each cropped at a part of one of the `kinds`, the random ones at a
@@ -125,10 +126,10 @@ def make_partial(
     Raises DataError if nobody has two.
     """
     chosen: list[tuple[int, list[int]]] = []
-    groups = [np.flatnonzero(lfw.identities == person) for person in np.unique(lfw.identities)]
+    groups = [np.flatnonzero(whole.identities == person) for person in np.unique(whole.identities)]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
-        raise DataError(f"{lfw.folder} shows nobody twice: partial queries cannot be made from it")
+        raise DataError(f"{whole.folder} shows nobody twice: partial queries cannot be made from it")
     draw = partial_views.generator(protocol.seed, "partial-lfw")
     for i in sorted(torch.randperm(len(groups), generator=draw)[: protocol.people].tolist()):
         order = groups[i][torch.randperm(len(groups[i]), generator=draw).numpy()]
@@ -136,14 +137,15 @@ def make_partial(
     query = np.array([index for _, others in chosen for index in others])
     gallery = np.array([index for index, _ in chosen])
     boxes, _ = partial_views.part_boxes(len(query), draw, kinds, protocol.area)
-    return _part(lfw.keep(query), "query", boxes.double().numpy().round(4)), _part(lfw.keep(gallery), "gallery", None)
+    query = replace(whole.keep(query), name=f"{dataset}/query", boxes=boxes.double().numpy().round(4))
+    return query, replace(whole.keep(gallery), name=f"{dataset}/gallery")
 
 
 def at_ratio(query: PictureSet, share: float) -> PictureSet:
     """Partial-LFW's queries cropped to a share of the area, each about its own box's centre as far as it fits."""
     side = share**0.5
     centre = query.boxes[:, :2].clip(side / 2, 1 - side / 2)
-    return _part(query, "query", np.concatenate([centre, np.full_like(centre, side)], 1))
+    return replace(query, boxes=np.concatenate([centre, np.full_like(centre, side)], 1))
 
 
 def boxes_csv(query: PictureSet) -> str:
@@ -153,8 +155,3 @@ def boxes_csv(query: PictureSet) -> str:
     rows = ([file, *box] for file, box in zip(files, query.boxes.tolist(), strict=True))
     csv.writer(table, lineterminator="\n").writerows([["file", "cx", "cy", "w", "h"], *rows])
     return table.getvalue()
-
-
-def _part(some: PictureSet, part: str, boxes: np.ndarray | None) -> PictureSet:
-    made = "own" if some.name.startswith("own/") else "partial-lfw"
-    return replace(some, name=f"{made}/{part}", boxes=boxes)

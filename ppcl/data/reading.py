@@ -83,16 +83,14 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: {error.strerror.lower()}; make the folder readable, or give another") from error
 
 
-def descend(folder: Path, names: str) -> Path | None:
-    """A subfolder by name, in any case: copies made on other systems differ in nothing but case."""
+def subfolder(folder: Path, names: str) -> Path | None:
+    """The folder `names` ("query", "detected/query") in a folder, in any case: copies differ in it. None: not there."""
     for name in names.split("/"):
-        if name == ".":
+        if name == "." or os.path.isdir(folder / name):
+            folder = folder / name
             continue
-        exact = folder / name
-        if not os.path.isdir(exact):
-            same = sorted(p for p in _entries(folder) if p.name.lower() == name.lower() and os.path.isdir(p))
-            if not same:
-                return None
-            exact = same[0]
-        folder = exact
+        same = sorted(p for p in _entries(folder) if p.name.lower() == name.lower() and os.path.isdir(p))
+        if not same:
+            return None
+        folder = same[0]
     return folder

@@ -41,7 +41,7 @@ class TrainingData:
 def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: bool | None = None) -> TrainingData:
     """Read, decode and split the training set. The split depends on the identities alone, not on a run's seed."""
     check_files(recipe)
-    pictures = datasets.training_set(recipe.task, data)
+    pictures = datasets.training_set(recipe.task, data, recipe.data)
     people, counts = np.unique(pictures.identities, return_counts=True)
     several = people[counts > 1]  # a person with one picture cannot be searched for, and is trained on
     if len(several) == 0:

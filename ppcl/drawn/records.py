@@ -12,8 +12,6 @@ from ..disk.files import DataError, clear, temporary_name, write_text
 
 NOTE = "drawn.txt"  # what was drawn in a folder, a line a kind: "people: drawing 1, seed 0, scale demo"
 TRUTH = "truth.csv"  # what is true of each drawn picture; a set that stands in it is complete
-DRAWN = {"market1501": "people", "partial-reid": "people", "partial-ilids": "people"}
-DRAWN |= {"casia-webface": "faces", "lfw": "faces"}
 END = b"\xff\xd9"  # of a JPEG
 COLUMNS = (
     "dataset,file,identity,camera,kind,figure_cx,figure_cy,figure_w,figure_h,above,view_cx,view_cy,view_w,view_h".split(
@@ -80,11 +78,11 @@ def finished(data: Path) -> set[str]:
     return {line.partition(",")[0] for line in lines[1:]}
 
 
-def unfinished(data: Path, dataset: str) -> str:
-    """Of a set whose drawing has begun in a folder and not come to its end: the options it is drawn with; else ""."""
+def unfinished(data: Path, dataset: str, kind: str) -> str:
+    """Options of a drawing ("people") that has begun in a folder and not reached this set's end; "" for any other."""
     note = data / NOTE
     lines = note.read_text("utf-8", "replace").splitlines() if note.is_file() else []
-    begun = next((line for line in lines if line.partition(": ")[0] == DRAWN.get(dataset)), "")
+    begun = next((line for line in lines if line.partition(": ")[0] == kind), "")
     if not begun or dataset in finished(data):
         return ""
     return " ".join(f"--{option}" for option in begun.split(", ")[1:])

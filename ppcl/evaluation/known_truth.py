@@ -13,6 +13,7 @@ import torch
 
 from .. import geometry, matching, metrics
 from ..data import datasets, image_bank, partial_protocol, partial_views
+from ..data.sets import SETS
 from ..models.ppcl import PPCL
 from ..recipes import Recipe
 from . import results
@@ -56,7 +57,7 @@ class Evaluation:
     @property
     def knows_boxes(self) -> bool:
         """Whether it is known what its queries show of whole pictures: they were drawn, or cropped by us."""
-        return self.query.boxes is not None or (self.drawn and self.dataset.startswith("partial"))
+        return self.query.boxes is not None or (self.drawn and SETS[self.dataset].partial)
 
     @cached_property
     def at_ratios(self) -> tuple[datasets.PictureSet, dict[float, image_bank.ImageBank]]:
@@ -70,17 +71,17 @@ class Evaluation:
 
 def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
     """Read and decode a set's query and gallery, or LFW's pictures that stand in a pair."""
-    if dataset == "lfw":
-        everybody, pairs = datasets.verification_set(data)
+    if dataset in SETS and SETS[dataset].protocol == "verification":
+        everybody, pairs = datasets.verification_set(dataset, data)
         if pairs.folds < 2:
-            raise datasets.DataError(f"{data}: lfw's pairs.txt has one fold; a threshold comes from the others")
+            raise datasets.DataError(f"{data}: {dataset}'s pairs.txt has one fold; a threshold comes from the others")
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
         first, second = places.reshape(2, -1)
         shown = everybody.keep(used)
         bank = image_bank.bank(shown.pictures, recipe.input.size, f"decoding {dataset}", quiet)
         pairs = partial_protocol.Pairs(first, second, pairs.same, pairs.folds)
         return Evaluation(dataset, Path(data), shown, shown, bank, bank, pairs)
-    query, gallery = datasets.evaluation_sets(dataset, data, recipe.partial_lfw, recipe.task)
+    query, gallery = datasets.evaluation_sets(dataset, data, recipe)
     banks = [
         image_bank.bank(part.pictures, recipe.input.size, f"decoding {part.name}", quiet) for part in (query, gallery)
     ]

@@ -12,10 +12,11 @@ import torch
 
 from .. import matching, metrics, recipes
 from ..data import partial_protocol
+from ..data.sets import SETS
 from ..disk import checkpoints, progress, run_lock
 from ..disk.files import write_text
 from ..models.ppcl import PPCL
-from ..recipes import DATASETS, METHODS, Recipe, belongs, trained_by
+from ..recipes import METHODS, Recipe, trained_by
 from ..training import stage_on_disk
 from . import known_truth, results
 from .known_truth import Evaluation, prepare
@@ -94,8 +95,8 @@ def evaluate(
     Where Partial-LFW is made from LFW, or `own` from a folder of identities, its boxes are saved in the run folder, and
     some rows are measured over the input ratio, too.
     """
-    if dataset in DATASETS and not belongs(dataset, task):
-        raise recipes.RecipeError(f"{dataset} belongs to task {DATASETS[dataset]}, not {task}")
+    if dataset in SETS and not SETS[dataset].of(task):
+        raise recipes.RecipeError(f"{dataset} belongs to task {SETS[dataset].task}, not {task}")
     methods = methods or trained(run, task, seed)
     if not methods:
         raise checkpoints.CheckpointError(
@@ -118,7 +119,7 @@ def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int,
                 write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
         if model.method.oracle and not found.knows_boxes:
             continue  # nobody knows the true placement of these queries
-        if dataset == "lfw":
+        if found.pairs is not None:
             values |= _verify(found, facts | {"method": method}, model, kept)
         else:
             curve = len(methods) == 1 or method in CURVES
@@ -145,7 +146,7 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
         boxes = known_truth.view_boxes(found) if asking and how.oracle else None
         bank = found.query_bank if asking else found.gallery_bank
         described = matching.describe(model, bank, asking, boxes)
-        if asking and found.dataset != "lfw":  # whose pairs are matched in both directions
+        if asking and found.pairs is None:  # whose pairs are matched in both directions
             described = described.as_queries(slice(None))
         kept[part] = key, described
     return kept[part][1]
@@ -163,7 +164,7 @@ def _search(
     values = {}
     for protocol, ranked in _protocols(found, model, query, gallery).items():
         values[protocol, method] = _values(ranked)
-        if found.dataset == "partial-lfw":
+        if SETS[found.dataset].accept_rate:
             ids = found.query.identities, found.gallery.identities
             values[protocol, method]["TAR@FAR=1e-3"] = metrics.accepted(found.distances[method], *ids, 1e-3)
         found.rows += _retrieval_rows(found, facts | {"protocol": protocol}, values[protocol, method], ranked)
@@ -206,7 +207,7 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
 def _protocols(found: Evaluation, model: PPCL, query, gallery) -> dict[str, list[metrics.Ranking]]:
     """A row's rankings by protocol; its distances to the whole gallery are kept."""
     asked, there, method = found.query, found.gallery, model.row
-    if found.dataset == "market1501":
+    if SETS[found.dataset].protocol == "standard":
         found.distances[method] = matching.match(model, query, gallery).cpu().numpy()
         cameras = asked.cameras, there.cameras
         return {"standard": [metrics.cmc_map(found.distances[method], asked.identities, there.identities, *cameras)]}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas
 
+from ..data.sets import sets_of
 from ..disk import run_lock
 from ..disk.files import write_text
-from ..recipes.methods import METHODS
+from ..recipes import METHODS, TASKS
 
 COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
@@ -178,15 +179,13 @@ def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
     return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
 
 
-_OWN = [("own", "single-shot", metric) for metric in ("rank-1", "mAP")]
-SUMMARY = {  # what the README's tables and the end of a run show: data set, protocol, metric
-    "person": [
-        (name, "single-shot", metric) for name in ("partial-reid", "partial-ilids") for metric in ("rank-1", "mAP")
+SUMMARY = {  # what the README's tables and the end of a run show: data set, protocol, metric; partial sets first
+    task: [
+        (one.name, "verification" if one.protocol == "verification" else "single-shot", metric)
+        for one in sorted(sets_of(task), key=lambda one: not one.partial)
+        for metric in one.summary
     ]
-    + _OWN,
-    "face": [("partial-lfw", "single-shot", metric) for metric in ("rank-1", "mAP", "TAR@FAR=1e-3")]
-    + [("lfw", "verification", "accuracy")]
-    + _OWN,
+    for task in TASKS
 }
 
 

@@ -2,11 +2,9 @@
 
 from .checks import (
     ARCHITECTURES,
-    DATASETS,
     KINDS,
     PROFILES,
     TASKS,
-    belongs,
     check,
     check_files,
     check_processes,

@@ -16,15 +16,7 @@ SHARES = (  # numbers that may be 1 at most
     "joint.wide_share", "joint.whole_box_share", "matching.min_visible",
 )  # fmt: skip
 ARCHITECTURES = ("small", "resnet50", "face34")
-DATASETS = dict.fromkeys(("market1501", "partial-reid", "partial-ilids"), "person")
-DATASETS |= dict.fromkeys(("casia-webface", "lfw", "partial-lfw"), "face")  # set -> task
-DATASETS["own"] = "any"  # a folder of identities of the user's own, people or faces
 KINDS = ("left", "right", "upper", "lower", "random")  # of crops
-
-
-def belongs(dataset: str, task: str | None) -> bool:
-    """Whether a known data set is of a task; of None all are, and `own` is of either."""
-    return task is None or DATASETS[dataset] in (task, "any")
 
 
 def keys(chosen: typing.Any) -> list[str]:

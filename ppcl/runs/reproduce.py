@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from .. import evaluation, recipes
-from ..data import datasets, is_own
+from ..data import datasets
 from ..disk import progress, run_lock
 from ..disk.files import replacing, write_text
 from ..evaluation import results
@@ -76,9 +76,9 @@ def reproduce(
     data = Path(data).resolve() if data else run / "data"
     chosen, where = notebooks(only), device(on)
     tasks = [task]
-    own = is_own(data)
+    own = datasets.is_own(data)
     if task == "all":  # people last, so that their notebooks can show faces, too
-        if own and all(datasets.trains_on_own(name, data) for name in recipes.TASKS):
+        if own and all(datasets.trained_on(name, data).split for name in recipes.TASKS):
             raise ValueError(f"{data} is a folder of identities: say whose, with --task person or --task face")
         drawing = not own and profile != "paper"  # what is not there
         tasks = [name for name in reversed(recipes.TASKS) if drawing or _there(name, data)] or ["person"]
@@ -98,8 +98,8 @@ def reproduce(
             f"{run}: {free} MiB are free, a {profile} run needs {ROOM[profile]}: free some room, or give --run"
         )
     began, ran = time.time(), 0
-    grows = any(datasets.trains_on_own(name, data) for name in tasks)  # people are added to such a folder
-    pictures = datasets.read("own", "all", data).fingerprint if grows else ""
+    grows = any(datasets.trained_on(name, data).split for name in tasks)  # people are added to such a folder
+    pictures = str([datasets.read("own", part, data).fingerprint for part in ("train", "test")]) if grows else ""
     work = [(path, name) for path in chosen for name in tasks]
     with run_lock.alone(run):
         of_profile(run, profile)
@@ -136,7 +136,7 @@ def reproduce(
 
 def source(recipe: recipes.Recipe, data: Path | str, seed: int, seeds: int = 1) -> str:
     """What numbers and figures come from, for the eye: pictures, profile, seed or seeds."""
-    pictures = "photographs" if is_own(Path(data)) else "drawn pictures"
+    pictures = "photographs" if datasets.is_own(Path(data)) else "drawn pictures"
     trained = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
     return f"{pictures}, {recipe.profile} profile, {trained}"
 
@@ -155,7 +155,7 @@ def summary(run: Path) -> str:
 
 def _there(task: str, data: Path) -> bool:
     try:
-        return bool(datasets.training_set(task, data)) and not datasets.trains_on_own(task, data)
+        return bool(datasets.training_set(task, data)) and not datasets.trained_on(task, data).split
     except datasets.DataError:
         return False
 

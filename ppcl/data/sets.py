@@ -1,0 +1,172 @@
+"""The data sets, one record each: folders, names of files, published counts, test protocol, source.
+
+To add a set, add a record. Nothing else in the library tests a set's name. This module imports nothing heavy, so that
+the command line can list the sets.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a set: the names of its folder in circulation, and the published numbers of pictures and people."""
+
+    folders: tuple[str, ...] = (".",)  # below the set's folder; ".": that folder itself
+    pictures: int | None = None
+    identities: int | None = None  # distractors aside
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, made of parts: `train`, `query`, `gallery` and others; a set without a query has pairs, in `all`."""
+
+    name: str
+    task: str  # "person", "face", or "any": the user says which
+    folders: tuple[str, ...]  # names of its folder below --data, the usual one first
+    parts: dict[str, Part]
+    pattern: str = ""  # of file names, without the ending; groups: `identity`, perhaps `camera`; or `person`, a name.
+    example: str = ""  # of such a name. No pattern: each person has a folder
+    protocol: str = ""  # "standard": matches of the query's camera are ignored; "shots"; "verification"; "": no test
+    partial: bool = False  # queries are partial
+    distractors: bool = False  # identity 0 stands for people without a query: they stay in the gallery alone
+    accept_rate: bool = False  # TAR@FAR is measured beside the ranks
+    made_from: str = ""  # a set whose people the test is made of, by `partial_protocol`, where it lies nowhere itself
+    split: bool = False  # people are divided into `train` and `test` by their names
+    drawn: str = ""  # what `data synthesise` draws in its layout: "people" or "faces"
+    source: str = ""
+    summary: tuple[str, ...] = ()  # metrics in a run's summary and the README's tables
+
+    def of(self, task: str | None) -> bool:
+        """True if the set can be used for a task; every set can for None."""
+        return task is None or self.task in (task, "any")
+
+    @property
+    def how_to_get(self) -> str:
+        """Where the set comes from, and what can stand in for it."""
+        if self.split:
+            return "give your own pictures as identities/<identity>/<file> below --data"
+        if self.made_from:
+            return f"complete it, or remove it: it is made from {self.made_from}; {SETS[self.made_from].how_to_get}"
+        instead = f", {SETS['own'].how_to_get}," if "train" in self.parts else ","
+        drawing = f" or draw a stand-in into another, empty folder: {self.drawing('DIR')}" if self.drawn else ""
+        return f"get {self.name} from {self.source} and unpack it as {self.folders[0]}/ below --data{instead}{drawing}"
+
+    def drawing(self, out) -> str:
+        """The command that draws a stand-in into a folder."""
+        return f"python -m ppcl data synthesise --task {self.task} --out {out}"
+
+
+_RANKS = ("rank-1", "mAP")
+# Digits are ASCII's, and no more of them than an int64 holds.
+_MARKET = r"(?P<identity>-1|[0-9]{4,18})_c(?P<camera>[0-9]{1,18})s[0-9]+_[0-9]+_[0-9]+(?i:\.jpe?g)?"  # one: .jpg.jpg
+
+SETS = {
+    one.name: one
+    for one in (
+        DataSet(
+            "market1501",
+            "person",
+            ("Market-1501-v15.09.15", "market1501", "Market-1501"),
+            {
+                "train": Part(("bounding_box_train",), 12936, 751),
+                "query": Part(("query",), 3368, 750),
+                "gallery": Part(("bounding_box_test",), 19732, 750),
+            },
+            pattern=_MARKET,
+            example="0002_c1s1_000451_03.jpg",
+            protocol="standard",
+            distractors=True,
+            drawn="people",
+            source="zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
+        ),
+        DataSet(
+            "partial-reid",
+            "person",
+            ("Partial-REID_Dataset", "PartialREID", "Partial_REID", "Partial-REID"),
+            {
+                "query": Part(("partial_body_images",), 300, 60),
+                "gallery": Part(("whole_body_images",), 300, 60),
+                "occluded": Part(("occluded_body_images",), 300, 60),
+            },
+            pattern=r"(?P<identity>[0-9]{1,18})_[0-9]{1,18}",
+            example="001_001.jpg",
+            protocol="shots",
+            partial=True,
+            drawn="people",
+            source="isee-ai.cn/resource.html",
+            summary=_RANKS,
+        ),
+        DataSet(
+            "partial-ilids",
+            "person",
+            ("Partial_iLIDS", "PartialiLIDS", "Partial-iLIDS"),
+            {"query": Part(("Probe", "query"), 119, 119), "gallery": Part(("Gallery",), 119, 119)},
+            pattern=r"(?P<identity>[0-9]{1,18})(_(?P<camera>[0-9]{1,18}))?",
+            example="001.jpg or 001_1.jpg",
+            protocol="shots",
+            partial=True,
+            drawn="people",
+            source="the repository lingxiao-he/Partial-Person-ReID",
+            summary=_RANKS,
+        ),
+        DataSet(
+            "casia-webface",
+            "face",
+            ("CASIA-WebFace", "CASIA_WebFace"),
+            {"train": Part(pictures=494414, identities=10575)},
+            drawn="faces",
+            source="CASIA, on request,",
+        ),
+        DataSet(
+            "lfw",
+            "face",
+            ("lfw", "lfw_funneled", "lfw-deepfunneled"),
+            {"all": Part(pictures=13233, identities=5749)},
+            protocol="verification",
+            drawn="faces",
+            source="figshare 5976018 (pictures and pairs.txt)",
+            summary=("accuracy",),
+        ),
+        DataSet(  # no source counts it: the recipe's own counts
+            "partial-lfw",
+            "face",
+            ("Partial-LFW", "Partial_LFW", "partial"),
+            {"query": Part(("probe", "query"), 1000, 1000), "gallery": Part(("gallery",), 1000, 1000)},
+            pattern=r"(?P<person>(?s:.+?))(_[0-9]+)?",
+            example="<person>.jpg or <person>_<number>.jpg",
+            protocol="shots",
+            partial=True,
+            accept_rate=True,
+            made_from="lfw",
+            summary=(*_RANKS, "TAR@FAR=1e-3"),
+        ),
+        DataSet(
+            "own",
+            "any",
+            ("identities",),  # or --data itself
+            {"train": Part(), "test": Part()},
+            protocol="shots",
+            partial=True,
+            made_from="own",
+            split=True,
+            summary=_RANKS,
+        ),
+    )
+}
+TESTS = [name for name, one in SETS.items() if one.protocol]  # what `evaluate` takes
+RESERVED = {  # names that no folder of identities, nor a folder in it, may have
+    name.lower()
+    for one in SETS.values()
+    for path in (*one.folders, *(path for part in one.parts.values() for path in part.folders))
+    for name in path.split("/")
+}
+
+
+def sets_of(task: str | None = None) -> list[DataSet]:
+    """The sets of a task, in order."""
+    return [one for one in SETS.values() if one.of(task)]
+
+
+def training_sets(task: str) -> list[DataSet]:
+    """The sets that can be trained on, the usual one first."""
+    return [one for one in sets_of(task) if "train" in one.parts]
