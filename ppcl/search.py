@@ -22,7 +22,7 @@ from .data.reading import Cut
 from .disk import checkpoints, progress
 from .disk.files import printable, write_text
 from .evaluation import known_truth
-from .matching import feature_files
+from .matching import kept_features
 from .models.ppcl import PPCL
 from .recipes.methods import trained_by
 
@@ -139,11 +139,11 @@ def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple
         facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": row, "ppcl": __version__}
     status = {file.name: file.stat() for file in files if file.is_file()}  # not a link that leads nowhere
     listed = json.dumps({name: (one.st_size, one.st_mtime_ns) for name, one in status.items()})
-    facts["files"] = hashlib.sha256(listed.encode()).hexdigest()  # a header has room for a million names, not for more
+    facts["files"] = hashlib.sha256(listed.encode()).hexdigest()  # short for a million names, too
     facts["number"] = len(files)
     folder = files[0].parent.resolve()
     key = hashlib.sha256(os.fsencode(f"{folder} {row} {seed}")).hexdigest()[:12]
-    return Path(run) / task / "galleries" / f"{printable(folder.name)[:40]}-{key}.safetensors", facts
+    return Path(run) / task / "galleries" / f"{printable(folder.name)[:40]}-{key}", facts
 
 
 def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[matching.Features, dict]:
@@ -152,7 +152,7 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
     With the (width, height) of its pictures in their order, `sizes`; those that cannot be read have none and are named.
     """
     try:
-        found, kept = feature_files.load(path, facts)
+        found, kept = kept_features.load(path, facts)
         if not _agrees(kept, found, files):
             raise checkpoints.CheckpointError
         left_out = [file for file, size in zip(files, kept["sizes"], strict=True) if not size]
@@ -176,13 +176,13 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
             yield describe(model, image_bank.bank(some, model.recipe.input.size, "gallery"), several=False)
 
     try:
-        feature_files.save(path, parts(), len(good), facts, **kept)
+        kept_features.save(path, parts(), len(good), facts, **kept)
     except OSError as error:
         if error.errno == errno.ENOSPC and len(good) > PART:  # the memory is no better place for so many
             raise datasets.DataError(f"{path}: {error.strerror}; free some room, or give a --run elsewhere") from None
         print(f"{path}: the gallery's features cannot be kept there ({error.strerror or error})")
         return matching.Features.joined(parts(), len(good)), kept
-    return feature_files.load(path, facts)[0], kept
+    return kept_features.load(path, facts)[0], kept
 
 
 def _agrees(kept: dict, found: matching.Features, files: list[Path]) -> bool:

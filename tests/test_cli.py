@@ -272,7 +272,7 @@ def test_rank_keeps_the_gallery_until_it_changes(capsys, monkeypatch, run, drawn
     changed, work = ranked("changed")
     assert work == [2, 6] and changed != first
     with monkeypatch.context() as unwritable:
-        unwritable.setattr("ppcl.feature_files.replacing", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
+        unwritable.setattr("ppcl.matching.kept_features._write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         (gallery / whole[5].name).unlink()
         assert len(pandas.read_csv(io.StringIO(ranked("full")[0]))) == 10
         unwritable.setattr("ppcl.search.PART", 4)

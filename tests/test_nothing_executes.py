@@ -22,7 +22,6 @@ from ppcl import evaluation, matching, search
 from ppcl.data import bank_files
 from ppcl.data.image_bank import ImageBank
 from ppcl.disk import checkpoints
-from ppcl.matching import feature_files
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
 from ppcl.training import stage_on_disk
@@ -196,14 +195,14 @@ FEATURES = NONE | {
 
 
 @pytest.mark.parametrize("kind", FEATURES)
-def test_features_whose_header_lies_are_refused(kind, untrained, draw, tmp_path):
+def test_a_checkpoint_whose_header_lies_is_refused(kind, untrained, draw, tmp_path):
     path, facts = tmp_path / "f", {"checkpoint": "abc"}
-    feature_files.save(path, [matching.describe(untrained, ImageBank(blocks(5, draw), torch.zeros(5)))], 5, facts)
+    described = matching.describe(untrained, ImageBank(blocks(5, draw), torch.zeros(5)))
+    save_file(vars(described), path, metadata={"ppcl": json.dumps({"format": 1, "facts": facts})})
     path.write_bytes(FEATURES[kind](*taken_apart(path)))
-    for read in (lambda: feature_files.load(path, facts), lambda: checkpoints.load(path, untrained)):
-        with pytest.raises(checkpoints.CheckpointError) as caught:
-            read()
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    with pytest.raises(checkpoints.CheckpointError) as caught:
+        checkpoints.load(path, untrained)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 KEY = "0" * 64

@@ -307,12 +307,14 @@ def test_two_that_add_results_at_once_lose_none(tmp_path):
 WRITERS = "write_text write_bytes savefig save save_file save_image tofile dump to_csv to_json to_html to_parquet "
 WRITERS += "to_pickle touch symlink_to hardlink_to rename copytree copyfile copy2 copyfileobj move serialize_file "
 WRITERS = (WRITERS + "execute_notebook NamedTemporaryFile").split()
-OURS = "write_text files.write_text feature_files.save plots.save stage.save self.save checkpoints.save".split()
+OURS = "write_text files.write_text kept_features.save plots.save stage.save self.save checkpoints.save".split()
 EXEMPT = {
     "files.replacing: os.replace": "what all others go through",
     "files.replacing: temporary.touch": "the same",
     "records.keep: part.write_bytes": "as files.replacing, but thousands: truth.csv is written once all are there",
     "records.keep: os.replace": "the same",
+    "kept_features._write: open": "in a folder that gets its name once it is whole",
+    "kept_features.save: temporary.rename": "that name",
     "run_lock.alone: open": "the lock, always empty",
     "stage_on_disk.log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
     "progress.followed: path.write_text": "what a notebook's process says, as long as it runs; no result",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+from shutil import rmtree
 
 HOST = re.sub(r"\W", "_", platform.node())  # a container has a name of its own
 
@@ -99,7 +100,7 @@ def clear(folder: Path, name: str | None = None) -> None:
     for left in folder.glob(f".{'*' if name is None else escape(name)}.{HOST}-*.tmp"):
         number = left.name.rpartition("-")[2].removesuffix(".tmp")
         if number.isdecimal() and not _alive(int(number)):
-            left.unlink(missing_ok=True)
+            rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:
