@@ -14,6 +14,21 @@ from .disk.files import printable, write_text
 from .recipes import METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
+SEVERAL_GPUS = """\
+several GPUs: start a stage with torchrun before `reproduce`, which then finds it finished. The batch stays the
+published one and is split by identity, so the number of processes must divide the batch's identities (people: 2, 4,
+8 or 16). Losses and BatchNorm see the whole batch. All stages need the same --set, and all machines the same --data
+and --run.
+
+  one machine with 8 GPUs:
+    torchrun --nproc-per-node 8 -m -- ppcl train backbone --profile paper --data DATA --run runs/paper
+  two machines with 4 GPUs each (HOST is the first; --node-rank 1 on the second):
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 4 --master-addr HOST --master-port 29500 \\
+        -m -- ppcl train backbone --profile paper --data DATA --run runs/paper
+
+The -- keeps torchrun from reading --run as an option of its own. Training sets of more than 256 MiB are decoded once
+into DATA/decoded, which may be deleted at any time.
+"""
 PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun says
 
 
@@ -98,6 +113,7 @@ def parser() -> Parser:
     sub.add_argument("--scale", choices=("demo", "market", "tiny"), default="demo")
 
     sub = command("train", "train one stage; a finished one is left, a half-finished one goes on")
+    sub.epilog, sub.formatter_class = SEVERAL_GPUS, argparse.RawDescriptionHelpFormatter
     sub.add_argument("stage", choices=STAGES)
     common(sub, data=False)
     sub.add_argument("--data", type=Path, metavar="DIR", help="the folder of the data sets; default: RUN/data")

@@ -21,7 +21,6 @@ from .runs import reproduce
 from .timing import Sizes
 
 RECORD = reproduce.ROOT / "figures" / "benchmarks.json"
-MARKS = ("<!-- speed: begin -->", "<!-- speed: end -->")  # of the README's table
 
 
 def machine(device: str = "cpu") -> str:
@@ -46,7 +45,7 @@ def bench(
 ) -> dict:
     """Run every item, print it, and put this machine's entry into the record (`figures/benchmarks.json`). -> the entry.
 
-    Another run on the same machine replaces the entry; other machines' are kept. The README's table follows the record.
+    Another run on the same machine replaces the entry; other machines' are kept.
     """
     path, sizes = Path(path or RECORD), sizes or Sizes()
     began, rows = time.time(), []
@@ -58,25 +57,7 @@ def bench(
     facts |= {"device": device, "threads": torch.get_num_threads(), "seconds": round(time.time() - began)}
     entry = facts | {"items": rows}
     write_text(path, json.dumps(read(path) | {machine(device): entry}, indent=1) + "\n")
-    if path == RECORD:
-        reproduce.into_readme(MARKS, markdown(read(path)))
     return entry
-
-
-def markdown(entries: dict[str, dict]) -> str:
-    """The README's tables, one a machine: what there is a reference for."""
-    parts = []
-    for name, entry in entries.items():
-        lines = [f"| {name}, {entry['date']} | median [least, most] | times the reference | of the machine's bound |"]
-        lines.append("|---" * 4 + "|")
-        for row in entry["items"]:
-            if row["ratio"]:
-                value, low, high = (_readable(one) for one in (row["value"], *row["spread"]))
-                bound = f"{100 * row['share_of_bound']:.0f} %, {row['bound'].partition(':')[0]}" if row["bound"] else ""
-                cells = f"{value} {row['unit']} [{low}, {high}] | {row['ratio']:.3g} x {row['reference']} | {bound}"
-                lines.append(f"| {row['name']} | {cells} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
 
 
 def _readable(value: float) -> str:

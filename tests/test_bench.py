@@ -54,18 +54,6 @@ def test_another_run_replaces_this_machines_entry_and_keeps_the_others(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["benchmarks.json"]
 
 
-def test_the_readmes_table_follows_the_record(monkeypatch, tmp_path):
-    monkeypatch.setattr(bench.reproduce, "ROOT", tmp_path)
-    monkeypatch.setattr(bench, "RECORD", tmp_path / "figures/benchmarks.json")
-    (tmp_path / "README.md").write_text("above\n{}\nold\n{}\nbelow".format(*bench.MARKS))
-    numbers = {"ratio": 2.5, "reference": "by hand", "spread": [1.0, 3.0], "bound": "copy: 9 /s", "share_of_bound": 0.4}
-    rows = [timing.fact("one", 2.0, "s", **numbers), timing.fact("two", 1.0, "s")]
-    bench.bench(None, TINY, items=[lambda sizes, device: rows])
-    above, shown, below = (tmp_path / "README.md").read_text().split("<!-- speed: ")
-    assert above == "above\n" and below == "end -->\nbelow" and "old" not in shown
-    assert "| one | 2 s [1, 3] | 2.5 x by hand | 40 %, copy |" in shown and "two" not in shown
-
-
 def test_calls_take_turns_and_the_first_turn_does_not_count(monkeypatch):
     clock, order, costs = [0.0], [], {}
 

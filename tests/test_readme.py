@@ -1,4 +1,4 @@
-"""The README's commands and snippets are what they say: each that can is run, the others are parsed."""
+"""README.md and METHOD.md: commands and snippets run as they stand, tables agree with what is committed."""
 
 import itertools
 import re
@@ -14,32 +14,29 @@ from conftest import SMALL, train
 from ppcl import geometry, recipes
 from ppcl.__main__ import main, parser
 from ppcl.data import datasets, stage_batches
+from ppcl.data.sets import SETS
 from ppcl.models import nets
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+METHOD = (ROOT / "ppcl/METHOD.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.S)
 LINES = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line and line[0] != "#"]
-PPCL = [line for line in LINES if "-m ppcl" in line or "-m -- ppcl" in line]
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
-ELSEWHERE = {  # words of a command -> what runs it, or why nothing does
-    "torchrun": "test_distributed.py, two processes on a CPU; eight want eight GPUs",
+PPCL = [line for line in LINES if "-m ppcl" in line]
+SNIPPETS = re.findall(r"```python\n(.*?)```", README + METHOD, re.S)
+ELSEWHERE = {  # word of a command -> the test that runs it
     "paper": "real data and a GPU; test_training.py and test_face_runs.py take a step of every stage of its recipe",
-    "timm:": "timm; test_nets.py with a stand-in for it",
     "reproduce": "test_notebooks.py, tiny",
-    "bench": "test_bench.py, at small sizes",
 }
 
 
 def test_docstrings_cite_sections_of_the_method_that_exist():
-    method = (ROOT / "ppcl/METHOD.md").read_text()
-    assert all((ROOT / "ppcl" / link).is_file() for link in re.findall(r"\]\(([^)]+)\)", method))
-    sections = re.findall(r"^## (\d)\.", method, re.M)
-    assert sections == [str(number + 1) for number in range(7)]
+    assert all((ROOT / "ppcl" / link).is_file() for link in re.findall(r"\]\(([^)]+)\)", METHOD))
+    sections = re.findall(r"^## (\d)\.", METHOD, re.M)
+    assert sections == [str(number + 1) for number in range(8)]
     source = "".join(path.read_text() for path in sorted((ROOT / "ppcl").rglob("*.py")))
     cited = re.findall(r"METHOD\.md(?:'s)?(?:,? §(\d)| *)(?: and §(\d))?", source)
-    assert len(cited) > 20 and {number for pair in cited for number in pair if number} <= set(sections)
-    assert "ARCHITECTURE.md" not in source and "DATA.md" not in source and "INTERFACE.md" not in source
+    assert len(cited) > 10 and {number for pair in cited for number in pair if number} <= set(sections)
 
 
 def words_of(line):
@@ -70,22 +67,20 @@ def folder(tiny, drawn, tmp_path_factory):
 @pytest.mark.parametrize("line", PPCL)
 def test_every_command_of_the_readme_is_one(line):
     given = parser().parse_args(words_of(line))
-    if "timm:" not in line:
-        overrides = recipes.parse_overrides(getattr(given, "set", []))
-        recipes.recipe("person", getattr(given, "profile", "demo"), **overrides)
+    overrides = recipes.parse_overrides(getattr(given, "set", []))
+    recipes.recipe("person", getattr(given, "profile", "demo"), **overrides)
 
 
 def test_every_command_and_file_in_the_text_is_one():
     text = re.sub(r"```.*?```", "", README, flags=re.S).replace("\n", " ")
     spans = re.findall(r"`([^`]+)`", text)
     commands = [span for span in spans if span.startswith(("python -m ppcl ", "reproduce "))]
-    assert len(commands) == 4
+    assert len(commands) > 2
     for command in commands:
-        parser().parse_args(shlex.split(command.removeprefix("python -m ppcl ")))
-    files = {span for span in spans if re.fullmatch(r"[\w/]+\.py", span)}
-    assert len(files) > 5 and {"test_datasets.py", "models/nets.py"} <= files
-    for file in files:
-        assert (ROOT / "tests" / file).is_file() or (ROOT / "ppcl" / file).is_file(), file
+        if not command.endswith("--help"):
+            parser().parse_args(shlex.split(command.removeprefix("python -m ppcl ")))
+    for file in re.findall(r"`([\w/]+\.py)`", text):
+        assert (ROOT / "ppcl" / file).is_file(), file
 
 
 def test_every_command_that_needs_nothing_else_runs_as_it_stands(folder, monkeypatch):
@@ -93,7 +88,6 @@ def test_every_command_that_needs_nothing_else_runs_as_it_stands(folder, monkeyp
     monkeypatch.chdir(folder)
     run = [line for line in PPCL if not any(word in line for word in ELSEWHERE)]
     assert {tuple(words_of(line)[:1]) for line in run} == {("rank",), ("data",), ("train",), ("evaluate",)}
-    assert len(run) == 8
     fast = ["--profile", "tiny", *itertools.chain(*(["--set", f"{key}={value}"] for key, value in SMALL.items()))]
     for line in run:
         assert main(words_of(line) + (fast if words_of(line)[0] == "train" else [])) == 0, line
@@ -107,13 +101,12 @@ def test_every_command_that_needs_nothing_else_runs_as_it_stands(folder, monkeyp
 def test_every_command_that_is_run_elsewhere_is_there(word):
     assert any(word in line for line in PPCL)
     for file in re.findall(r"test_\w+\.py", ELSEWHERE[word]):
-        text = (ROOT / "tests" / file).read_text()
-        assert {"paper": '"paper"', "timm:": '"timm"'}.get(word, word) in text, file
+        assert {"paper": '"paper"'}.get(word, word) in (ROOT / "tests" / file).read_text(), file
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text.strip().splitlines()[-1][:30])
-def test_every_snippet_of_the_readme_runs_as_it_stands(snippet, folder, monkeypatch):
-    """Only the profile is smaller. What each leaves is what its comments say."""
+def test_every_snippet_runs_as_it_stands(snippet, folder, monkeypatch):
+    """Only the profile is smaller. Results have the shapes that the comments give."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(nets, "NETS", dict(nets.NETS))
     found = {}
@@ -136,7 +129,7 @@ def test_there_is_a_snippet_for_each_use():
 
 
 def test_crloc_alone_finds_a_part_that_moved():
-    """As in the README's snippet, on maps where the answer is known: b is a, moved down by a quarter."""
+    """As in METHOD.md's snippet, on maps where the answer is known: b is a, moved down by a quarter."""
     from ppcl.models.crloc import CRLoc
 
     torch.manual_seed(0)
@@ -160,16 +153,20 @@ def test_the_citation_is_the_one_of_the_file():
     assert re.search(r"^version: (.*)", file, re.M)[1] == version
 
 
-def test_torchruns_lines_are_read_as_meant_by_torchrun():
+def test_torchrun_reads_the_lines_of_trains_help_as_meant(capsys):
     """Its own options end before ours begin, or it would take `--run` for `--run-path`."""
     from torch.distributed.run import parse_args
 
-    lines = [line for line in PPCL if "torchrun" in line]
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out.replace("\\\n", " ")
+    lines = [line.strip() for line in shown.splitlines() if line.strip().startswith("torchrun ")]
     assert len(lines) == 2
     for line in lines:
         read = parse_args(shlex.split(line)[1:])
-        assert read.module and read.training_script == "ppcl" and read.training_script_args[:2] == ["train", "backbone"]
+        assert read.module and read.training_script == "ppcl"
         assert int(read.nnodes.split(":")[0]) * int(read.nproc_per_node) == 8
+        parser().parse_args(read.training_script_args)
 
 
 def test_the_two_commands_set_everything_up_themselves():
@@ -192,19 +189,17 @@ def test_no_file_of_the_readme_is_missing():
 
 
 def test_every_choice_of_ours_that_the_tables_name_is_the_recipes():
-    """The README's tables of choices, people's and then faces', give keys and values of the paper profile."""
-    from ppcl.recipes import recipe
-
-    tables = README.split("For faces, in the paper profile:")
+    """METHOD.md's tables of choices, people's and then faces', give keys and values of the paper profile."""
+    tables = METHOD.split("For faces, in the paper profile:")
     assert len(tables) == 2
     for task, table in zip(("person", "face"), tables, strict=True):
-        chosen = recipe(task, "paper")
+        chosen = recipes.recipe(task, "paper")
         rows = re.findall(r"^\| `(\w+)\.(\w+)` \| ([^|]+) \|", table, re.M)
         assert len(rows) > 10
         for part, key, value in rows:
             known = getattr(getattr(chosen, part), key)
             known = ",".join(map(str, known)) if isinstance(known, tuple) else str(known)
-            assert known == value.strip().strip("`"), (task, part, key)
+            assert known == value.strip(), (task, part, key)
 
 
 def test_the_table_is_what_the_committed_results_say():
@@ -216,8 +211,15 @@ def test_the_table_is_what_the_committed_results_say():
     assert "[" in shown and "ppcl" in shown
 
 
-def test_the_table_of_speeds_is_what_the_committed_record_says():
-    from ppcl import bench
+def test_the_table_of_sources_is_what_the_records_say():
+    for one in SETS.values():
+        counts = [f"{part.pictures:,}" for part in one.parts.values() if part.pictures]
+        if one.source:
+            row = next(line for line in README.splitlines() if line.startswith("| ") and f"`{one.folders[0]}/" in line)
+            assert all(count in row for count in counts), (one.name, row)
+            assert one.source.split(" (")[0].rstrip(",") in row, (one.name, row)
 
-    shown = README.split(bench.MARKS[0])[1].split(bench.MARKS[1])[0].strip()
-    assert shown == bench.markdown(bench.read()) and "| part to part |" in shown
+
+def test_the_readme_is_short():
+    tables = [len(table.splitlines()) - 2 for table in re.findall(r"(?:^\|.*\n)+", README, re.M)]
+    assert len(README.encode()) <= 14_000 and len(tables) <= 3 and max(tables) <= 6

@@ -155,17 +155,19 @@ def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: 
     return (100 * groups[["value", "low", "high"]].mean()).assign(seeds=groups.seed.nunique())
 
 
-def over_draws(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
-    """Points by which `ppcl` lies above each other row over people of several draws, a seed each.
+def over_draws(
+    table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1", row: str = "ppcl"
+) -> pandas.DataFrame:
+    """Points by which `row` lies above each other row, over several draws (seeds): set, row -> value, low, high, seeds.
 
-    Set, row -> value, low, high, seeds: the mean over the draws and its 95 % t-interval, per cent. Draws are
-    independent, and their spread holds all that differs between them, queries and trainings. A single draw has NaN.
+    Mean over the draws and its 95 % t-interval, per cent. Draws are independent, so their spread covers everything
+    that differs between them: people, queries and training. A single draw has NaN as its interval.
     """
     from scipy.special import stdtrit  # late, because it is slow to import
 
     rows = table[(table.protocol == protocol) & (table.subset == "all") & (table.metric == metric)]
     reached = 100 * rows.pivot(index=["dataset", "seed"], columns="method", values="value")
-    gains = -reached.drop(columns="ppcl").sub(reached["ppcl"], axis=0)
+    gains = -reached.drop(columns=row).sub(reached[row], axis=0)
     groups = gains[[name for name in METHODS if name in gains]].stack().groupby(["dataset", "method"], sort=False)
     mean, count = groups.mean(), groups.count()
     margin = groups.std() / count**0.5 * stdtrit(count - 1, 0.975)
@@ -179,7 +181,8 @@ def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
     return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
 
 
-SUMMARY = {  # what the README's tables and the end of a run show: data set, protocol, metric; partial sets first
+README_ROWS = ("backbone", "backbone+crops+pad", "+glrec@7", "same-location", "no-crloc", "ppcl")
+SUMMARY = {  # the table at the end of a run: data set, protocol, metric; partial sets first
     task: [
         (one.name, "verification" if one.protocol == "verification" else "single-shot", metric)
         for one in sorted(sets_of(task), key=lambda one: not one.partial)
@@ -203,11 +206,8 @@ def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
 
 
 def markdown(table: pandas.DataFrame) -> str:
-    """The README's tables, one a task: every method on the test sets, in per cent."""
-    parts = []
-    for name, shown in summary(table).items():
-        lines = [f"| {name.partition(',')[0]}: method | " + " | ".join(shown.columns) + " |"]
-        lines.append("|---" * (1 + len(shown.columns)) + "|")
-        lines += [f"| `{method}` | " + " | ".join(cells) + " |" for method, *cells in shown.itertuples()]
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    """README's table: six rows on drawn people, per cent with intervals."""
+    shown = summary(table).get("person, drawn pictures", pandas.DataFrame())
+    shown = shown.loc[[name for name in README_ROWS if name in shown.index]]
+    lines = ["| | " + " | ".join(shown.columns) + " |", "|---" * (1 + len(shown.columns)) + "|"]
+    return "\n".join(lines + [f"| `{method}` | " + " | ".join(cells) + " |" for method, *cells in shown.itertuples()])

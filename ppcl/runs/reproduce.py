@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 EXPLORE = NOTEBOOKS / "explore.ipynb"
 ROOM = {"tiny": 50, "demo": 300, "paper": 6000}  # MiB that a run may write
-MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # of the README's tables of results
+MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # around README's table of results
 
 
 def at_root() -> None:
@@ -247,10 +247,7 @@ def _publish(chosen: list[Path], run: Path, task: str) -> None:
         with replacing(ROOT / "figures" / picture.name) as temporary:
             temporary.write_bytes(picture.read_bytes())
     write_text(ROOT / "figures" / "results.csv", (run / "results.csv").read_text())
-    into_readme(MARKS, results.markdown(results.read(ROOT / "figures")))
-
-
-def into_readme(marks: tuple[str, str], shown: str) -> None:
-    """A table into the README, between its two marks."""
-    before, rest = (ROOT / "README.md").read_text().split(marks[0])
-    write_text(ROOT / "README.md", f"{before}{marks[0]}\n{shown}\n{marks[1]}{rest.split(marks[1])[1]}")
+    begin, end = MARKS
+    before, rest = (ROOT / "README.md").read_text().split(begin)
+    table = results.markdown(results.read(ROOT / "figures"))
+    write_text(ROOT / "README.md", f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}")
