@@ -49,7 +49,7 @@ def in_time(monkeypatch):
     def stop(*_):
         raise Hung(f"this input took {SECONDS} s")
 
-    monkeypatch.setenv(progress.HEADLESS, "1")  # other tests may have loaded what makes bars appear
+    monkeypatch.setenv(progress.HEADLESS, "silent")  # other tests may have loaded what makes bars appear
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS, 1)
     yield

@@ -315,10 +315,8 @@ EXEMPT = {
     "records.keep: os.replace": "the same",
     "kept_features._write: open": "in a folder that gets its name once it is whole",
     "kept_features.save: temporary.rename": "that name",
-    "run_lock.alone: open": "the lock, always empty",
     "stage_on_disk.log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
-    "progress.followed: path.write_text": "what a notebook's process says, as long as it runs; no result",
-    "progress._say: open": "the same",
+    "progress.display: Path.write_text": "progress of a notebook's process while it runs; not a result",
     "reproduce._execute: papermill.execute_notebook": "a hidden draft, for whoever looks for what failed",
     "bench_data.draw_files: Image.fromarray.save": "in a temporary folder, for a measurement",
 }

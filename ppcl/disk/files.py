@@ -1,63 +1,87 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, in UTF-8, on any file system."""
 
+import errno
+import functools
 import json
 import math
 import os
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from shutil import rmtree
 
-HOST = re.sub(r"\W", "_", platform.node())  # a container has a name of its own
+HOST = re.sub(r"\W", "_", platform.node())  # each container has its own name
+REFUSED = (errno.EINVAL, errno.ENODEV, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # by a file system
 
 
 class DataError(RuntimeError):
-    """Data that are missing or wrong: the folder or file, and the remedy, in one line whatever its name is."""
+    """Missing or wrong data: the folder or file and the remedy, in one line."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
 
 
+def given_path(text: Path | str) -> Path:
+    """Return a path that a user gave; a leading `~` is the home folder."""
+    return Path(os.path.expanduser(text))
+
+
+def printable(text: str) -> str:
+    """Return text as one line that any terminal and file accepts.
+
+    Line breaks, control characters and bytes that are not UTF-8, all possible in file names, become escapes
+    (`\\n`, `\\udcff`).
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@functools.cache
+def warn_once(line: str) -> None:
+    """Print a line on stderr, the first time only."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def replacing(path: Path | str):
-    """Write to a temporary name beside `path`; it appears under its own name whole, or not at all.
+    """Write a file under a temporary name beside `path`; it gets its own name once it is complete.
 
-    Its content is on the disk before its name is, so that neither a killed process nor a power failure leaves a part
-    of it. What a killed process had begun to write under this name is cleared away.
+    The content is on the disk before the name, so neither a killed process nor a power failure leaves a partial file.
+    Temporary files that killed processes left for this name are deleted.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear(path.parent, path.name)
     temporary = temporary_name(path)
     temporary.touch()
-    mode = temporary.stat().st_mode  # as the user wants new files to be; some libraries make theirs private
+    mode = temporary.stat().st_mode  # the user's default; some libraries make their files private
     try:
         yield temporary
-        temporary.chmod(mode)
+        if temporary.stat().st_mode != mode:
+            try:
+                temporary.chmod(mode)
+            except OSError as error:
+                warn_once(f"{path.parent}: no permissions can be set here ({error.strerror}); the files stay private")
         flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    with suppress(OSError):  # not every file system can tell of folders
+    with suppress(OSError):  # some file systems cannot flush a folder
         flush(path.parent)
 
 
-def printable(text: str) -> str:
-    """Text in one line that any terminal and any file takes.
-
-    Line breaks, control characters and bytes that are no UTF-8, as file names may hold them, are written as escapes
-    (`\\n`, `\\udcff`).
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def write_text(path: Path | str, text: str) -> None:
-    """A small text file, whole or absent."""
+    """Write a small text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def as_json(value) -> str:
+    """Return JSON text; NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)
 
 
 def tensors_head(
@@ -79,23 +103,28 @@ def tensors_head(
 
 
 def temporary_name(path: Path) -> Path:
-    """Where this process writes what is to become `path`: hidden, so that nobody takes it for a picture or a table."""
+    """Return the hidden name under which this process writes `path`; no reader takes it for a picture or a table."""
     return path.with_name(f".{path.name}.{HOST}-{os.getpid()}.tmp")
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content is on the disk; of a folder, the names in it."""
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        if path.is_file():
+            warn_once(f"{path.parent}: no file can be flushed here ({error.strerror}); a power failure may damage some")
     finally:
         os.close(number)
 
 
 def clear(folder: Path, name: str | None = None) -> None:
-    """Delete what processes of this host that live no more had begun to write in a folder: a file of this name, or any.
+    """Delete temporary files of dead processes on this host: those for one name, or all in a folder.
 
-    Of another host's nobody here can tell whether it lives.
+    Processes of other hosts cannot be checked, so their files stay.
     """
     for left in folder.glob(f".{'*' if name is None else escape(name)}.{HOST}-*.tmp"):
         number = left.name.rpartition("-")[2].removesuffix(".tmp")

@@ -56,7 +56,7 @@ def start(where: str) -> None:
         own = torch.device("cuda", local)
         torch.cuda.set_device(own)
     if os.environ["RANK"] != "0":
-        os.environ[HEADLESS] = "1"
+        os.environ[HEADLESS] = "silent"
     dist.init_process_group("gloo" if own is None else "nccl", timeout=PATIENCE, device_id=own)
 
 

@@ -1,65 +1,58 @@
-"""Who works in a run folder: one process at a time, which a signal ends after its step, saved."""
+"""Run-folder lock: one process at a time writes into a run."""
 
-import fcntl
 import functools
 import os
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from ..recipes import Recipe
 from . import processes
+from .files import REFUSED, warn_once
 
-HOLDER = "PPCL_HOLDER"  # process and run folder that it holds, for the notebooks that `reproduce` starts
+HELD = "PPCL_RUN"  # the run folder that this process, or the one that started it, holds
 
 
 class BusyError(RuntimeError):
-    """A run folder in which another process works."""
-
-
-def _holder() -> tuple[int, str]:
-    """The process that holds a run folder, if it is this one or the one that started it (`reproduce` its notebooks)."""
-    number, _, run = os.environ.get(HOLDER, "0:").partition(":")
-    return int(number), run
-
-
-def orphaned() -> bool:
-    """Whether the process that started this one, and holds the run folder, is gone."""
-    return _holder()[0] not in (0, os.getpid(), os.getppid())
+    """Another process works in the run folder."""
 
 
 @contextmanager
-def alone(run: Path | str):
-    """Hold a run folder while something is written into it; of several processes under torchrun the first holds it.
+def hold(run: Path | str):
+    """Hold a run folder while writing into it; nested calls, and the notebooks that `reproduce` starts, share the hold.
 
-    The system gives it free when the process ends, however that comes; the empty `.lock` that stays behind means
-    nothing. Raises BusyError where another process holds it.
+    The lock ends with the process, however it ends; the empty `.lock` that stays has no meaning. Raises BusyError if
+    another process holds the folder.
     """
     run = Path(run).resolve()
-    if not processes.first() or _holder()[1] == str(run):
-        if orphaned():
-            raise KeyboardInterrupt
+    before = os.environ.get(HELD, "")
+    if before == str(run):
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get(HOLDER, "0:")
-    with open(run / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # the second from some network file systems
-            raise BusyError(
-                f"{run}: another process works in this run folder; wait for it, or give another --run"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        os.environ[HOLDER] = f"{os.getpid()}:{run}"
-        try:
-            yield
-        finally:
-            os.environ[HOLDER] = before
+    lock = FileLock(run / ".lock", timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"{run}: another process works in this run folder; wait for it, or use another --run") from None
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        warn_once(f"{run}: no files can be locked here ({error.strerror}); start one command at a time in this folder")
+    os.environ[HELD] = str(run)
+    try:
+        yield
+    finally:
+        os.environ[HELD] = before
+        lock.release()
+
+
+def alone(run):
+    return hold(run) if processes.first() else nullcontext()
 
 
 class _Asked:

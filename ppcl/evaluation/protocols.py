@@ -102,7 +102,7 @@ def evaluate(
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task} and seed {seed}: run notebook 04_joint_training first"
         )
-    with run_lock.alone(run) if Path(run).is_dir() else nullcontext():  # a wrong path is not made a folder
+    with run_lock.hold(run) if Path(run).is_dir() else nullcontext():  # a wrong path is not made a folder
         return _evaluate(run, task, dataset, data, methods, seed, device, quiet)
 
 

@@ -86,7 +86,7 @@ def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFra
     others go, with a line that says so: two folders' numbers never share a table.
     """
     fresh = pandas.DataFrame(rows, columns=COLUMNS)
-    with run_lock.alone(run):  # nobody writes between the reading and the writing
+    with run_lock.hold(run):  # nobody writes between the reading and the writing
         table, note = read(run), None
         if pictures and rows:
             kind = "drawn" if rows[0]["synthetic"] else "photographs"

@@ -101,7 +101,7 @@ def reproduce(
     grows = any(datasets.trained_on(name, data).split for name in tasks)  # people are added to such a folder
     pictures = str([datasets.read("own", part, data).fingerprint for part in ("train", "test")]) if grows else ""
     work = [(path, name) for path in chosen for name in tasks]
-    with run_lock.alone(run):
+    with run_lock.hold(run):
         of_profile(run, profile)
         for name in tasks:
             for stage in ("glrec", "backbone"):  # one of another recipe or seed is refused before anything is done

@@ -100,12 +100,7 @@ class Stage:
         return step % every == 0 and processes.anyone(run_lock.asked(), device)
 
     def stop_if_asked(self, model, optimiser, epoch: int, step: int, every: int) -> None:
-        """After `step` steps: if a signal asked for it, save and raise KeyboardInterrupt.
-
-        A notebook whose `reproduce` was killed stops without saving: another may be at work already.
-        """
-        if run_lock.orphaned():
-            raise KeyboardInterrupt
+        """After `step` steps: if a signal asked for it, save and raise KeyboardInterrupt."""
         if self.asked(step, every, next(model.parameters()).device):
             self.save(model, optimiser, epoch, False, step=step)
             processes.wait()
