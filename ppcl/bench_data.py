@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from . import geometry
-from .data import bank_files, image_bank, partial_views, shifted_crops, stage_batches
+from .data import augmentation, image_bank, partial_views, stage_batches
 from .recipes import recipe
 from .timing import Sizes, bandwidth, fact, item, threads
 
@@ -64,7 +64,7 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
     shape, count = (3, *sizes.size), sizes.batch
     pixels = torch.randint(256, (8 * count, *shape), dtype=torch.uint8)
     bank, out = image_bank.ImageBank(pixels, torch.zeros(len(pixels))), torch.empty(count, *shape)
-    draw = partial_views.generator(0, "bench")
+    draw = partial_views.make_rng(0, "bench")
     order = iter(lambda: torch.randint(len(pixels), (count,), generator=draw), None)
     nobody = torch.zeros(count, dtype=torch.bool)
     boxes = geometry.compose(
@@ -73,7 +73,7 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
 
     def whole() -> None:
         for _ in range(SEVERAL):
-            shifted_crops.usual_views(pixels, next(order), chosen.augmentation, chosen.backbone.pad, draw, out)
+            augmentation.shifted_crops(pixels, next(order), chosen.augmentation, chosen.backbone.pad, draw, out)
 
     def parts() -> None:
         for _ in range(SEVERAL):
@@ -113,30 +113,10 @@ def bank(sizes: Sizes, _device: str) -> list[dict]:
                 Image.open(path).load()
 
         build = partial(image_bank.bank, paths, sizes.size, quiet=True)
-        many = [paths[number % len(paths)] for number in range(sizes.bank)]
-        shape, kept = (sizes.bank, 3, *sizes.size), Path(folder) / "kept" / "bank.safetensors"
-        block = torch.zeros(min(256, sizes.bank), *shape[1:], dtype=torch.uint8)
-        parts = (block[: min(len(block), sizes.bank - start)] for start in range(0, sizes.bank, len(block)))
-        bank_files.write(kept, bank_files.key(many, sizes.size), shape, parts, torch.zeros(sizes.bank))
-
-        def reopen() -> None:
-            found = bank_files.opened(kept, bank_files.key(many, sizes.size), shape)
-            found[0][: sizes.batch].float()
-
-        again = ("building it", build, len(paths) / sizes.bank)
         plain = ("Pillow, picture by picture", plainly, len(paths))
         bound = ("decoding alone, on every thread", decode, len(paths) * torch.get_num_threads())
         return [
             item("building the bank", "img/s", build, len(paths), plain, bound, sizes.rounds),
-            item(
-                "opening a kept bank",
-                "s",
-                reopen,
-                1,
-                again,
-                rounds=sizes.rounds,
-                note=f"{sizes.bank} pictures, a batch",
-            ),
         ]
 
 

@@ -82,11 +82,11 @@ def gallery(data: Path | str, recipe) -> Gallery:
     return Gallery(dataset, names, have.identities, bank, files, choices)
 
 
-def own(source, task: str = "person") -> Choice:
+def own(source, uncut: int = 0) -> Choice:
     """A photograph of one's own, a path or the bytes of an upload, as a query. Raises DataError if it is none."""
     upload = not isinstance(source, (str, Path))
     try:
-        return Choice(Choice(Cut(io.BytesIO(source) if upload else Path(source), task == "face")).open())
+        return Choice(Choice(Cut(io.BytesIO(source) if upload else Path(source), uncut)).open())
     except datasets.DataError:
         if upload:
             raise datasets.DataError("the upload is not a readable picture: give a JPEG or PNG") from None

@@ -204,7 +204,7 @@ def panel(described: Described, names=()) -> None:
 
     def choose_own(source) -> None:
         try:
-            choose(own(source, described.task))
+            choose(own(source, described[trained[-1]][0].recipe.data.uncut))
         except datasets.DataError as error:
             says.value = f"<b>{html.escape(str(error))}</b>"
 

@@ -129,7 +129,7 @@ def region_losses(
     h1, h2, r1, r2 = ids.split(own)
     a, b = torch.cat([r1, r2]), torch.cat([h2, h1])
 
-    inside = partial_views.uniform(0.4, 1, 2 * people, 2, draw=draw)
+    inside = partial_views.uniform(0.4, 1, 2 * people, 2, rng=draw)
     corner = torch.rand(2 * people, 2, generator=draw, device=device) * (1 - inside)
     part = torch.cat([corner + inside / 2, inside], 1)
     all_of_it = torch.rand(2 * people, 1, generator=draw, device=device) < how.whole_box_share

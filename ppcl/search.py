@@ -24,6 +24,7 @@ from .disk.files import printable, write_text
 from .evaluation import known_truth
 from .matching import kept_features
 from .models.ppcl import PPCL
+from .recipes import Recipe
 from .recipes.methods import trained_by
 
 SHOWN = 20  # queries in a picture
@@ -44,7 +45,7 @@ def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
         pictures = list(pictures)
         if odd := [type(one).__name__ for one in pictures if not isinstance(one, (str, Path, Image.Image))]:
             raise TypeError(f"pictures are paths, PIL images or an ImageBank, not {odd[0]}")
-        bank = image_bank.bank(_cut(pictures, model.recipe.task), model.recipe.input.size)
+        bank = image_bank.bank(_cut(pictures, model.recipe), model.recipe.input.size)
     return matching.describe(model, bank, several)
 
 
@@ -77,7 +78,7 @@ def rank(
     query = [query] if isinstance(query, (str, Path)) else list(query)
     out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)
-    asked = image_bank.bank(_cut(query, task), model.recipe.input.size, "queries")
+    asked = image_bank.bank(_cut(query, model.recipe), model.recipe.input.size, "queries")
     queries = describe(model, asked)
     found, kept = _gallery(model, files, *_kept_as(run, task, files, method, seed))
     files = [file for file, size in zip(files, kept["sizes"], strict=True) if size]
@@ -85,7 +86,7 @@ def rank(
     distances, overall, best = (part.cpu() for part in matching.search(model, queries, found, top))
     shown, place = np.unique(best, return_inverse=True)  # only these are read again
     order, near = place.reshape(best.shape), found[torch.from_numpy(shown)].to(device)
-    have = image_bank.bank(_cut([files[j] for j in shown], task), model.recipe.input.size, "found")
+    have = image_bank.bank(_cut([files[j] for j in shown], model.recipe), model.recipe.input.size, "found")
     regions = None  # rows without regions locate none
     if model.method.region != "none":
         parts = matching.region_distances(model, queries, near, torch.from_numpy(order).to(device))
@@ -98,7 +99,9 @@ def rank(
             line |= {"distance": float(distances[i, rank_]), "global": float(overall[i, rank_])}
             line |= {"region": float(parts[i, rank_])} if regions is not None else {"region": None}
             line |= {"partial": bool(queries.gate[i] > 0)}
-            line |= _pixels(regions[i, rank_], sizes[j], task) if regions is not None else dict.fromkeys(CORNERS)
+            line |= (
+                _pixels(regions[i, rank_], sizes[j], model.recipe) if regions is not None else dict.fromkeys(CORNERS)
+            )
             lines.append(line)
     table = pandas.DataFrame(lines)
     write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
@@ -125,11 +128,9 @@ def gallery_files(folder: Path | str) -> list[Path]:
     return files
 
 
-def _cut(pictures, task: str) -> list:
-    """Faces are cut to their centre where they are 250 x 250, as in training; all other pictures pass."""
-    if task != "face":
-        return list(pictures)
-    return [image_files.centred(one) if isinstance(one, Image.Image) else Cut(Path(one), True) for one in pictures]
+def _cut(pictures, recipe: Recipe) -> list[Cut]:
+    """Pictures as training reads them: uncut faces are cut to their central half."""
+    return [Cut(one, recipe.data.uncut) for one in pictures]
 
 
 def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple[Path, dict]:
@@ -172,7 +173,7 @@ def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[m
 
     def parts():
         for start in range(0, len(good), PART):
-            some = _cut(good[start : start + PART], model.recipe.task)
+            some = _cut(good[start : start + PART], model.recipe)
             yield describe(model, image_bank.bank(some, model.recipe.input.size, "gallery"), several=False)
 
     try:
@@ -218,9 +219,8 @@ def _readable(files: list[Path]) -> tuple[list[tuple[int, int] | None], list[str
     return sizes, bad
 
 
-def _pixels(box: torch.Tensor, size: tuple[int, int], task: str) -> dict[str, int]:
+def _pixels(box: torch.Tensor, size: tuple[int, int], recipe: Recipe) -> dict[str, int]:
     """A located box in whole pixels of its picture of that (width, height), cut at the picture's edge."""
-    uncut = task == "face" and size == image_files.UNCUT
-    sides, low = ((image_files.CENTRE,) * 2, image_files.MARGIN) if uncut else (size, 0)
-    corner = geometry.corners(geometry.clip(box)).numpy() * np.array([*sides, *sides]) + low
+    left, top, right, bottom = image_files.central_box(size, recipe.data.uncut) or (0, 0, *size)
+    corner = geometry.corners(geometry.clip(box)).numpy() * np.array([right - left, bottom - top] * 2) + [left, top] * 2
     return dict(zip(CORNERS, corner.round().astype(int).tolist(), strict=True))

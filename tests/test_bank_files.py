@@ -1,17 +1,21 @@
-"""Banks that are kept on the disk: whole or absent, made again when stale, mapped and not held in memory."""
+"""Banks that are kept on the disk: whole or absent, decoded again when stale, mapped and not held in memory."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 
-from ppcl.data import bank_files, image_bank, stage_batches
+from ppcl.data import image_bank, stage_batches
 from ppcl.data.datasets import DataError
 from ppcl.disk.files import HOST
+
+NAME = "people-32x16-abc.npy"
 
 
 @pytest.fixture
@@ -25,14 +29,12 @@ def files(tmp_path):
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    """Where a bank is kept, however small it is, written in blocks of two pictures."""
+    """The file of a bank, which is kept however small it is."""
     monkeypatch.setattr(image_bank, "KEPT", 0)
-    monkeypatch.setattr(image_bank, "BLOCK", 2 * 3 * 32 * 16)
-    return tmp_path / "data" / "decoded" / "people.safetensors"
+    return tmp_path / "data" / "decoded" / NAME
 
 
 def make(files, kept, size=(32, 16)):
-    kept.parent.parent.mkdir(exist_ok=True)
     return image_bank.bank(files, size, quiet=True, kept=kept)
 
 
@@ -43,50 +45,59 @@ def same(a, b):
 def test_a_kept_bank_is_the_one_in_memory(files, kept, capsys):
     plain = image_bank.bank(files, (32, 16), quiet=True)
     assert same(make(files, kept), plain) and same(make(files, kept), plain)
-    with safe_open(kept, "pt") as file:
-        assert torch.equal(file.get_tensor("images"), plain.images)
-        assert torch.equal(file.get_tensor("ratios"), plain.ratios)
-    assert [path.name for path in kept.parent.iterdir()] == [kept.name] and capsys.readouterr().out == ""
-
-
-def test_it_is_not_decoded_again(files, kept, monkeypatch):
-    first = make(files, kept)
-    monkeypatch.setattr(image_bank, "open_picture", lambda _: pytest.fail("it was decoded again"))
-    assert same(make(files, kept), first)
-    moved = files[0].parent.rename(files[0].parents[1] / "elsewhere") / ".."
-    folder = (moved.parent.parent / "elsewhere").rename(moved.parent.parent / "people")
-    assert same(make(sorted(folder.glob("*.png")), kept), first)
-
-
-@pytest.mark.parametrize("change", ["pixels", "time", "fewer", "size", "name"])
-def test_a_stale_one_is_made_again_without_a_word(files, kept, capsys, change):
-    make(files, kept)
-    size = (32, 16)
-    if change == "pixels":
-        Image.new("RGB", (20, 40), "red").save(files[0])
-    elif change == "time":
-        os.utime(files[0], (1, 1))
-    elif change == "fewer":
-        files = files[1:]
-    elif change == "size":
-        size = (16, 16)
-    else:
-        files[0] = files[0].rename(files[0].with_name("0a.png"))
-    assert same(make(files, kept, size), image_bank.bank(files, size, quiet=True))
+    assert np.array_equal(np.load(kept, allow_pickle=False), plain.images.numpy())
+    assert {path.name for path in kept.parent.iterdir()} == {NAME, NAME.replace(".npy", ".ratios.npy")}
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("damage", ["cut", "longer", "empty", "header", "no safetensors"])
+def test_it_is_not_decoded_again(files, kept, monkeypatch):
+    found = make(files, kept)
+    monkeypatch.setattr(image_bank, "open_picture", lambda _: pytest.fail("it was decoded again"))
+    assert same(make(files, kept), found)
+
+
+def test_what_was_made_of_other_pictures_is_deleted(files, kept, capsys):
+    make(files, kept)
+    other = kept.with_name("person-32x16-abc.npy")
+    other.write_bytes(b"another set")
+    new = kept.with_name("people-32x16-def.npy")
+    assert same(make(files[1:], new), image_bank.bank(files[1:], (32, 16), quiet=True))
+    assert {path.name for path in kept.parent.iterdir()} == {new.name, "people-32x16-def.ratios.npy", other.name}
+    assert capsys.readouterr().out == ""
+
+
+DAMAGE = {
+    "cut": lambda whole: whole[:-1],
+    "empty": lambda whole: b"",
+    "no array": lambda whole: b"hello" * 9999,
+    "header": lambda whole: whole[:20] + b"?" * 40 + whole[60:],
+    "another shape": lambda whole: whole.replace(b"(9, 3, 32, 16)", b"(9, 3, 16, 32)"),
+    "a shape that does not fit": lambda whole: whole.replace(b"(9, 3, 32, 16)", b"(9, 9, 99, 99)"),
+    "by columns": lambda whole: whole.replace(b"'fortran_order': False", b"'fortran_order': True "),
+    "numbers of another kind": lambda whole: whole.replace(b"|u1", b"|i1"),
+    "objects": lambda whole: whole.replace(b"'|u1'", b"'|O' "),
+    "code in its header": lambda whole: whole.replace(b"(9, 3, 32, 16)", b"exit(1)       "),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_one_is_named_in_one_line_and_made_again(files, kept, capsys, damage):
-    first = make(files, kept)
-    whole = kept.read_bytes()
-    first = image_bank.ImageBank(first.images.clone(), first.ratios)
-    new = {"cut": whole[:-1], "longer": whole + b"x", "empty": b"", "no safetensors": b"hello" * 9999}
-    kept.write_bytes(new.get(damage, whole[:8] + b"?" * 40 + whole[48:]))
-    assert same(make(files, kept), first)
+    make(files, kept)
+    broken = DAMAGE[damage](kept.read_bytes())
+    kept.unlink()  # what is mapped is not changed
+    kept.write_bytes(broken)
+    plain = image_bank.bank(files, (32, 16), quiet=True)
+    assert same(make(files, kept), plain)
     said = capsys.readouterr().out
     assert said.count("\n") == 1 and str(kept) in said and "damaged" in said
-    assert same(make(files, kept), first) and capsys.readouterr().out == ""
+    assert same(make(files, kept), plain) and capsys.readouterr().out == ""
+
+
+def test_damaged_or_missing_ratios_are_made_again(files, kept):
+    plain, ratios = make(files, kept), kept.with_suffix(".ratios.npy")
+    for damage in (lambda: ratios.write_bytes(ratios.read_bytes()[:-1]), ratios.unlink):
+        damage()
+        assert same(make(files, kept), plain)
 
 
 def test_all_unreadable_files_are_listed_at_once_and_nothing_is_left(files, kept):
@@ -109,51 +120,66 @@ def test_what_a_killed_run_left_is_cleared_away(files, kept):
     assert not left.exists() and mine.exists() and other.exists()
 
 
-def test_where_nothing_can_be_kept_pictures_are_decoded_into_memory(files, kept, capsys, monkeypatch):
-    usage = bank_files.shutil.disk_usage(files[0].parent)
-    monkeypatch.setattr(bank_files.shutil, "disk_usage", lambda _: usage._replace(free=100))
+REFUSALS = {
+    "a full disk": (image_bank.os, "posix_fallocate", errno.ENOSPC),
+    "no memory map": (image_bank, "open_memmap", errno.ENODEV),
+    "a read-only disk": (image_bank.Path, "mkdir", errno.EROFS),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("there", [False, True])
+def test_where_nothing_can_be_kept_pictures_are_decoded_into_memory(files, kept, capsys, monkeypatch, refusal, there):
+    """Said in one line; a bank that is there and sound is used where it can be mapped, and never called damaged."""
+    if there:
+        make(files, kept)
+    before = kept.read_bytes() if there else None
+    place, name, number = REFUSALS[refusal]
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(place, name, refuse)
     found = make(files, kept)
-    assert same(found, image_bank.bank(files, (32, 16), quiet=True)) and not kept.exists()
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "into memory" in said and str(kept.parent.parent) in said
+    if there and refusal != "no memory map":
+        assert said == ""
+    else:
+        assert said.count("\n") == 1 and str(kept) in said and "into memory" in said and os.strerror(number) in said
+    assert same(found, image_bank.bank(files, (32, 16), quiet=True))
+    assert (kept.read_bytes() if kept.exists() else None) == before
+    assert not [path for path in tmp_files(kept)]
 
 
-def test_what_is_kept_and_stale_makes_no_room(files, kept, capsys, monkeypatch):
-    """The new bank is written beside the old one."""
-    make(files, kept)
-    stale = kept.read_bytes()
-    usage = bank_files.shutil.disk_usage(files[0].parent)
-    monkeypatch.setattr(bank_files.shutil, "disk_usage", lambda _: usage._replace(free=100))
-    assert same(make(files, kept), image_bank.bank(files, (32, 16), quiet=True)) and capsys.readouterr().out == ""
-    os.utime(files[0], (1, 1))
-    make(files, kept)
-    assert "into memory" in capsys.readouterr().out and kept.read_bytes() == stale
+def tmp_files(kept):
+    return [path for path in kept.parent.glob(".*") if path.name.endswith(".tmp")]
 
 
-def test_training_reads_slices_of_the_kept_bank(tiny, drawn, tmp_path, monkeypatch):
+def test_training_reads_slices_of_the_kept_bank_and_notices_other_pictures(tiny, drawn, tmp_path, monkeypatch, capsys):
     plain = stage_batches.training_data(tiny, drawn, quiet=True)
     data = tmp_path / "data"
-    data.mkdir()
-    for path in drawn.iterdir():
-        (data / path.name).symlink_to(path)
+    shutil.copytree(drawn, data)
     monkeypatch.setattr(image_bank, "KEPT", 0)
     found = stage_batches.training_data(tiny, data, quiet=True)
     assert same(found.train, plain.train) and same(found.heldout, plain.heldout)
     assert (found.labels == plain.labels).all() and (found.heldout_ids == plain.heldout_ids).all()
     ends = found.train.images.data_ptr() + found.train.images.nbytes
     assert found.heldout.images.data_ptr() == ends  # parts of one mapping, nothing was copied
-    assert [path.name for path in (data / "decoded").iterdir()] == ["market1501-train-64x32.safetensors"]
+    before = sorted(path.name for path in (data / "decoded").iterdir())
+    assert len(before) == 2 and all(name.startswith("market1501-train-64x32-") for name in before)
+    stage_batches.training_data(tiny, data, quiet=True)
+    assert sorted(path.name for path in (data / "decoded").iterdir()) == before
 
 
 MEMORY = """
 import resource, sys
 from pathlib import Path
 import torch
-from ppcl.data import images, usual
-from ppcl.data.batches import generator
+from ppcl.data import augmentation, image_bank
+from ppcl.data.partial_views import make_rng
 from ppcl.recipes import Augmentation
 
-image_bank.KEPT, image_bank.BLOCK = 0, 1 << 22
+image_bank.KEPT = 0
 torch.set_num_threads(1)
 files = [Path(sys.argv[1])] * 2600
 def private():
@@ -165,7 +191,7 @@ resource.setrlimit(resource.RLIMIT_DATA, (int(1024**2 * (before + 1000)), resour
 bank = image_bank.bank(files, (256, 128), quiet=True, kept=Path(sys.argv[2]))
 half = bank[1300:]
 for step in range(30):
-    usual.usual_views(half.images, torch.randint(1300, (16,)), Augmentation(), 10, generator(0, step))
+    augmentation.shifted_crops(half.images, torch.randint(1300, (16,)), Augmentation(), 10, make_rng(0, step))
 print(bank.images.nbytes / 2**20, private() - before)
 """
 
@@ -174,7 +200,6 @@ print(bank.images.nbytes / 2**20, private() - before)
 def test_a_bank_larger_than_the_memory_that_is_allowed(tmp_path):
     """244 MiB of pictures are decoded, mapped, split and trained on with less than 100 MiB of memory of one's own."""
     Image.new("RGB", (64, 128), "red").save(tmp_path / "0.jpg")
-    (tmp_path / "data").mkdir()
-    command = [sys.executable, "-c", MEMORY, str(tmp_path / "0.jpg"), str(tmp_path / "data/decoded/a.safetensors")]
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "0.jpg"), str(tmp_path / "data/decoded/a-1.npy")]
     size, grown = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert size > 240 and grown < 100

@@ -6,22 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from ppcl import geometry
-from ppcl.data import shifted_crops
+from ppcl.data import augmentation
+from ppcl.data.augmentation import augment, erasing_boxes, shifted_crops
 from ppcl.data.image_bank import normalise
-from ppcl.data.partial_views import (
-    KINDS,
-    augment,
-    erasing_boxes,
-    generator,
-    identity_batches,
-    part_boxes,
-    ratio_of,
-    read_views,
-    shuffled_batches,
-    uniform,
-    view_boxes,
-)
-from ppcl.data.shifted_crops import usual_views
+from ppcl.data.partial_views import KINDS, make_rng, part_boxes, ratio_of, read_views, uniform, view_boxes
+from ppcl.data.stage_batches import identity_batches, shuffled_batches
 from ppcl.recipes import Augmentation
 
 # 12 people: one with a single picture, one with two, the others with five
@@ -29,7 +18,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(12), [1, 2, *[
 
 
 def epoch(key, people=4, each=4, labels=LABELS):
-    return list(identity_batches(labels, people, each, generator(0, "test", key)))
+    return list(identity_batches(labels, people, each, make_rng(0, "test", key)))
 
 
 # --- identity batches ---
@@ -88,7 +77,7 @@ def test_too_few_people_are_refused():
 
 def test_global_generators_are_neither_read_nor_moved():
     def everything():
-        draw = generator(3, "x")
+        draw = make_rng(3, "x")
         box, kind = part_boxes(5, draw)
         return [torch.cat(epoch(1)), box, kind, view_boxes(5, (0.8, 1.2), 0.1, draw), ratio_of(box, 0.1, draw)]
 
@@ -114,7 +103,7 @@ def test_shuffled_batches_hold_every_picture_once(draw):
 
 def test_generator_depends_on_seed_and_key_alone():
     def first(*key):
-        return torch.rand(4, generator=generator(*key)).tolist()
+        return torch.rand(4, generator=make_rng(*key)).tolist()
 
     keys = [(0,), (1,), (0, "glrec"), (0, "glrec", 0), (0, "glrec", 1), (0, "joint", 0, 1), (0, "joint", 1, 0)]
     found = [first(*key) for key in keys]
@@ -123,7 +112,7 @@ def test_generator_depends_on_seed_and_key_alone():
 
 
 def test_uniform_stays_in_its_range(draw):
-    found = uniform(-0.3, 0.7, 5000, draw=draw)
+    found = uniform(-0.3, 0.7, 5000, rng=draw)
     assert found.min() >= -0.3 and found.max() < 0.7
     assert found.mean().item() == pytest.approx(0.2, abs=0.02)
 
@@ -215,7 +204,7 @@ def slow_augment(images, how, draw):
     field = torch.randn(-(-count // 8), 3, *size, generator=draw).repeat(8, 1, 1, 1)[:count]
     images = images + field * 255 * how.noise * torch.randn(count, 1, 1, 1, generator=draw)
     erased = (torch.rand(count, generator=draw) < how.erase).nonzero().squeeze(1)
-    box = torch.cat([torch.rand(len(erased), 2, generator=draw), uniform(0.15, 0.45, len(erased), 2, draw=draw)], 1)
+    box = torch.cat([torch.rand(len(erased), 2, generator=draw), uniform(0.15, 0.45, len(erased), 2, rng=draw)], 1)
     fill = 255 * torch.rand(len(erased), 3, 1, 1, generator=draw)
     images[erased] = images[erased].lerp(fill, geometry.coverage(box, tuple(size)))
     return images.clamp(0, 255)
@@ -225,15 +214,15 @@ def slow_augment(images, how, draw):
 def test_augment_is_the_slow_version_up_to_rounding(draw, count):
     pictures = some_pictures(draw, count).float()
     for how in (Augmentation(), Augmentation(erase=1, blur=1, colour=0.5), Augmentation(blur=0, erase=0)):
-        slow = slow_augment(pictures.clone(), how, generator(0, "a"))
-        fast = augment(pictures.clone(), how, generator(0, "a"))
+        slow = slow_augment(pictures.clone(), how, make_rng(0, "a"))
+        fast = augment(pictures.clone(), how, make_rng(0, "a"))
         torch.testing.assert_close(fast, slow, atol=1e-3, rtol=0)
 
 
-# --- the usual views of whole pictures ---
+# --- shifted crops of whole pictures ---
 
 
-def slow_usual(bank, index, how, pad, draw):
+def slow_crops(bank, index, how, pad, draw):
     """Picture by picture: mirror, pad with grey, crop, erase, normalise."""
     height, width = bank.shape[-2:]
     count = len(index)
@@ -255,27 +244,25 @@ def slow_usual(bank, index, how, pad, draw):
 
 
 @pytest.mark.parametrize("pad", [0, 3, 15])
-def test_usual_views_are_the_slow_version_on_every_kind_of_device(draw, monkeypatch, pad):
+def test_shifted_crops_are_the_slow_version_on_every_kind_of_device(draw, monkeypatch, pad):
     bank, index, how = some_pictures(draw, 9), torch.randint(9, (40,)), Augmentation(erase=0.6)
-    expected = slow_usual(bank, index, how, pad, generator(0, "u"))
+    expected = slow_crops(bank, index, how, pad, make_rng(0, "u"))
     buffer = torch.full((40, 3, 32, 16), float("nan"))
-    found = usual_views(bank, index, how, pad, generator(0, "u"), buffer)
+    found = shifted_crops(bank, index, how, pad, make_rng(0, "u"), buffer)
     assert found is buffer and torch.equal(found, expected)
-    monkeypatch.setattr(
-        shifted_crops, "_one_by_one", lambda b, i, *draws: shifted_crops._all_at_once(b[i], *draws[:-1])
-    )
-    assert torch.equal(usual_views(bank, index, how, pad, generator(0, "u")), expected)
+    monkeypatch.setattr(augmentation, "_one_by_one", lambda b, i, *drawn: augmentation._all_at_once(b[i], *drawn[:-1]))
+    assert torch.equal(shifted_crops(bank, index, how, pad, make_rng(0, "u")), expected)
 
 
-def test_usual_views_take_a_new_buffer_where_the_given_one_does_not_fit(draw):
+def test_shifted_crops_take_a_new_buffer_where_the_given_one_does_not_fit(draw):
     bank, short = some_pictures(draw, 9), torch.zeros(3, 3, 32, 16)
-    found = usual_views(bank, torch.arange(9), Augmentation(), 2, draw, short)
+    found = shifted_crops(bank, torch.arange(9), Augmentation(), 2, draw, short)
     assert found.shape == (9, 3, 32, 16) and (short == 0).all()
 
 
-def test_usual_views_with_nothing_asked_are_the_pictures(draw):
+def test_shifted_crops_with_nothing_asked_are_the_pictures(draw):
     bank = some_pictures(draw, 9)
-    found = usual_views(bank, torch.arange(9), Augmentation(flip=0, erase=0), 0, draw)
+    found = shifted_crops(bank, torch.arange(9), Augmentation(flip=0, erase=0), 0, draw)
     assert torch.equal(found, normalise(bank))
 
 
@@ -296,11 +283,11 @@ def test_mirrored_whole_view_is_the_flipped_picture(draw):
 
 def test_augment_keeps_shape_and_range_and_is_seeded(draw):
     pictures = some_pictures(draw, 17).float()
-    first = augment(pictures.clone(), Augmentation(), generator(0, "a"))
+    first = augment(pictures.clone(), Augmentation(), make_rng(0, "a"))
     assert first.shape == pictures.shape and first.dtype == torch.float32
     assert first.min() >= 0 and first.max() <= 255
-    assert torch.equal(first, augment(pictures.clone(), Augmentation(), generator(0, "a")))
-    other = augment(pictures.clone(), Augmentation(), generator(0, "b"))
+    assert torch.equal(first, augment(pictures.clone(), Augmentation(), make_rng(0, "a")))
+    other = augment(pictures.clone(), Augmentation(), make_rng(0, "b"))
     assert all(not torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 

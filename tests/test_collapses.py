@@ -97,10 +97,10 @@ def test_the_gate_is_neither_shut_nor_open_for_all(learned):
     """Also on crops that keep the canvas's ratio and on whole pictures of odd ratio: it must read the picture."""
     run, _, short, pictures = learned
     model = evaluation.load(run, "person", "ppcl").glrec
-    bank, draw = pictures.heldout, partial_views.generator(0, "gate")
+    bank, draw = pictures.heldout, partial_views.make_rng(0, "gate")
     count = len(bank)
     whole = geometry.whole(count)
-    side = partial_views.uniform(0.4, 0.7, count, 1, draw=draw)
+    side = partial_views.uniform(0.4, 0.7, count, 1, rng=draw)
     corner = torch.rand(count, 2, generator=draw) * (1 - side)
     in_ratio = torch.cat([corner + side / 2, side, side], 1)
     cut, _ = partial_views.part_boxes(count, draw, ("left", "right", "upper", "lower"))
@@ -123,7 +123,7 @@ def test_the_joint_stage_keeps_what_glrec_learnt(learned):
             geometry.iou(m.eval()(image_bank.normalise(queries.images), queries.ratios)[0], box).mean()
             for m in (before, after)
         ]
-    crops, _ = partial_views.part_boxes(1000, partial_views.generator(0, "constant"))
+    crops, _ = partial_views.part_boxes(1000, partial_views.make_rng(0, "constant"))
     constant = geometry.from_corners(geometry.corners(crops).median(0).values)
     assert overlap[0] > geometry.iou(constant.expand_as(box), box).mean() + 0.05
     assert overlap[1] > overlap[0] - 0.03

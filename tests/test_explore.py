@@ -111,7 +111,7 @@ def test_own_photographs_and_what_is_none(described, tmp_path):
     assert len(explore_view.look(described, chosen)[1]) == explore.TOP
     Image.new("RGB", (250, 250)).save(tmp_path / "uncut.png")
     for source in (tmp_path / "uncut.png", (tmp_path / "uncut.png").read_bytes()):  # as LFW's are given out
-        assert explore.own(source, "face").open().size == (125, 125) and explore.own(source).open().size == (250, 250)
+        assert explore.own(source, 250).open().size == (125, 125) and explore.own(source).open().size == (250, 250)
     for bad, words in ((tmp_path / "nothing.png", "nothing.png"), (b"text", "upload")):
         with pytest.raises(datasets.DataError, match=words):
             explore.own(bad)

@@ -8,8 +8,8 @@ import pytest
 from conftest import folders_of_people
 from PIL import Image
 
-from ppcl.data import datasets, image_bank, image_files
-from ppcl.data.datasets import Cut, DataError
+from ppcl.data import datasets, image_bank
+from ppcl.data.datasets import DataError
 from ppcl.data.sets import SETS
 from ppcl.drawn import faces as drawn_faces
 from ppcl.drawn import people
@@ -212,19 +212,6 @@ def pattern(path, side):
     return path
 
 
-def test_uncut_face_gives_its_central_125_pixels(tmp_path):
-    found = np.asarray(image_files.open_picture(Cut(pattern(tmp_path / "a.png", 250), centre=True)))
-    assert found.shape == (125, 125, 3)
-    assert found[0, :, 0].tolist() == found[:, 0, 1].tolist() == list(range(62, 187))
-
-
-@pytest.mark.parametrize("side", [112, 249, 251])
-def test_face_of_another_size_passes_as_it_is(tmp_path, side):
-    path = pattern(tmp_path / "a.png", side)
-    found = image_files.open_picture(Cut(path, centre=True))
-    assert np.array_equal(np.asarray(found), np.asarray(Image.open(path)))
-
-
 def test_faces_are_cut_in_a_bank_and_people_are_not(tmp_path):
     for path in (tmp_path / "lfw/Ann", tmp_path / "PartialREID/whole_body_images"):
         path.mkdir(parents=True)
@@ -234,11 +221,6 @@ def test_faces_are_cut_in_a_bank_and_people_are_not(tmp_path):
     cut = image_bank.bank(face.pictures, (125, 125), quiet=True).images[0, 0, 0]
     whole = image_bank.bank(person.pictures, (250, 250), quiet=True).images[0, 0, 0]
     assert cut.tolist() == list(range(62, 187)) and whole.tolist() == list(range(250))
-
-
-def test_box_of_an_uncut_face_is_a_part_of_its_centre(tmp_path):
-    found = np.asarray(image_files.open_picture(Cut(pattern(tmp_path / "a.png", 250), True, (0.5, 0.2, 0.4, 0.4))))
-    assert found.shape == (50, 50, 3) and found[0, 0].tolist() == [62 + 38, 62, 0]  # 37.5 pixels from the left
 
 
 # --- drawn ---

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ppcl import losses, matching, search
-from ppcl.data import image_bank, partial_views
-from ppcl.data.partial_views import generator
+from ppcl.data import image_bank, stage_batches
+from ppcl.data.partial_views import make_rng
 from ppcl.models.backbone import Backbone
 from ppcl.models.nets import face34
 from ppcl.recipes import METHODS, BackboneStage, RecipeError, profiles, recipe
@@ -146,7 +146,7 @@ def test_margin_softmax_reaches_its_classes_and_the_body(draw):
 def test_backbone_overfits_a_batch_of_faces(small_face, face_pictures, softmax):
     torch.manual_seed(0)
     model = Backbone(dataclasses.replace(small_face.backbone, softmax=softmax), face_pictures.classes).train()
-    index = next(partial_views.identity_batches(face_pictures.labels, 4, 2, generator(0, "overfit")))
+    index = next(stage_batches.identity_batches(face_pictures.labels, 4, 2, make_rng(0, "overfit")))
     labels = torch.from_numpy(face_pictures.labels)[index]
     batch = image_bank.normalise(face_pictures.train.images[index])
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)

@@ -10,7 +10,7 @@ from PIL import Image
 from ppcl.data import image_bank, image_files
 from ppcl.data.datasets import SUFFIXES, DataError
 from ppcl.data.image_bank import bank
-from ppcl.data.image_files import open_picture, plain_jpeg, to_tensor
+from ppcl.data.image_files import open_picture
 from ppcl.data.reading import Cut
 
 RED, HALF_RED_ON_WHITE = (255, 0, 0), (255, 127, 127)
@@ -223,64 +223,55 @@ def test_bank_keeps_channels_rows_and_columns_apart():
     assert np.array_equal(found.images[0].permute(1, 2, 0).numpy(), pixels)
 
 
-@pytest.mark.parametrize("size", [(64, 128), (128, 64), (1, 1), (7, 31)])
-def test_a_doubled_picture_is_pillows_to_the_bit(size):
-    """Market-1501's case, which takes a faster way."""
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        picture = Image.fromarray(rng.integers(256, size=(*size[::-1], 3), dtype=np.uint8))
-        slow = picture.resize((2 * size[0], 2 * size[1]), Image.Resampling.BILINEAR)
-        found = to_tensor(picture, (2 * size[1], 2 * size[0]))
-        assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(slow))
-
-
 def noise(size, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(256, size=(*size, 3), dtype=np.uint8))
 
 
-def turned(picture, path):
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    picture.save(path, quality=80, exif=exif)
-
-
-@pytest.mark.parametrize("size", [(64, 32), (32, 16)])
-@pytest.mark.parametrize(
-    "save",
-    [
-        lambda picture, path: picture.save(path, quality=80),
-        lambda picture, path: picture.save(path, quality=80, progressive=True),
-        lambda picture, path: picture.save(path, quality=95, subsampling=0, optimize=True),
-        lambda picture, path: picture.save(path, quality=80, keep_rgb=True),
-        lambda picture, path: picture.convert("L").save(path),
-        lambda picture, path: picture.convert("CMYK").save(path),
-        turned,
-    ],
-)
-def test_jpegs_in_a_bank_are_pillows_to_the_bit(tmp_path, size, save):
-    """Those of the bank's size or half of it, as Market-1501's, are decoded another way."""
-    paths = [tmp_path / f"{number}.jpg" for number in range(40)]
+@pytest.mark.parametrize("scale", [0.5, 1, 2, 3.3])
+def test_pictures_in_a_bank_are_resized_as_pillow_does_it(tmp_path, scale):
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
     for number, path in enumerate(paths):
-        save(noise(size, number), path)
+        noise((round(64 / scale), round(32 / scale)), number).save(path, quality=80)
     found = bank(paths, (64, 32), quiet=True)
     for path, mine in zip(paths, found.images, strict=True):
-        assert torch.equal(mine, to_tensor(open_picture(path), (64, 32)))
-    assert found.ratios.abs().max() == 0
+        plain = Image.open(path).convert("RGB").resize((32, 64), Image.Resampling.BILINEAR)
+        assert np.array_equal(mine.permute(1, 2, 0).numpy(), np.asarray(plain))
 
 
-def test_plain_jpegs_are_decoded_the_quick_way(tmp_path):
-    noise((32, 16)).save(tmp_path / "a.jpg")
-    turned(noise((32, 16)), tmp_path / "b.jpg")
-    assert plain_jpeg(tmp_path / "a.jpg", (64, 32)).shape == (3, 32, 16)
-    assert plain_jpeg(tmp_path / "b.jpg", (64, 32)) is None
-    assert plain_jpeg(tmp_path / "a.jpg", (128, 64)) is None
+# --- face pictures as LFW is distributed ---
 
 
-def test_an_uncut_face_is_not_taken_whole(tmp_path):
-    path = tmp_path / "a.jpg"
-    noise((250, 250)).save(path)
-    whole, centre = (bank([Cut(path, cut)], (250, 250), quiet=True).images for cut in (False, True))
-    assert not torch.equal(whole, centre)
+def numbered(side):
+    """A picture whose pixels name their own place: red is x, green is y."""
+    x, y = np.meshgrid(np.arange(side), np.arange(side))
+    return Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("uncut, side, central", [(250, 250, 125), (96, 96, 48), (0, 250, 250), (250, 249, 249)])
+def test_pictures_of_the_recipes_side_are_cut_to_their_centre(tmp_path, uncut, side, central):
+    """As a file, as an image and in a bank; only of exactly this side, and of none where the recipe says 0."""
+    numbered(side).save(tmp_path / "a.png")
+    margin = (side - central) // 2
+    for source in (tmp_path / "a.png", numbered(side)):
+        found = np.asarray(open_picture(Cut(source, uncut)))
+        assert found.shape == (central, central, 3)
+        assert found[0, :, 0].tolist() == found[:, 0, 1].tolist() == list(range(margin, margin + central))
+        cut = bank([Cut(source, uncut)], (central, central), quiet=True)
+        assert np.array_equal(cut.images[0].permute(1, 2, 0).numpy(), found) and cut.ratios == 0
+
+
+def test_a_box_of_an_uncut_face_is_a_part_of_its_centre():
+    found = np.asarray(open_picture(Cut(numbered(250), 250, (0.5, 0.2, 0.4, 0.4))))
+    assert found.shape == (50, 50, 3) and found[0, 0].tolist() == [62 + 38, 62, 0]  # 37.5 pixels from the left
+
+
+def test_how_many_pictures_were_cut_is_said(capsys):
+    pictures = [Cut(numbered(side), uncut) for side, uncut in ((250, 250), (100, 250), (250, 250), (250, 0))]
+    bank(pictures, (8, 8), "my faces")
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "my faces: 2 of 4" in said and "250 x 250" in said and "data.uncut" in said
+    bank(pictures[1:2] + pictures[3:], (8, 8), "my faces")
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("kept", [2, 20, 200, 600, 700, -2])

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 
 import ppcl
 from ppcl import evaluation, matching, search
-from ppcl.data import bank_files
 from ppcl.data.image_bank import ImageBank
 from ppcl.disk import checkpoints
 from ppcl.models.ppcl import PPCL
@@ -203,32 +202,6 @@ def test_a_checkpoint_whose_header_lies_is_refused(kind, untrained, draw, tmp_pa
     with pytest.raises(checkpoints.CheckpointError) as caught:
         checkpoints.load(path, untrained)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
-
-
-KEY = "0" * 64
-BANKS = NONE | {
-    "offsets below 0": changed("ratios", data_offsets=[24, -(2**63)]),
-    "a length that offsets below 0 make up for": lambda header, body: raw(
-        header | {"ratios": header["ratios"] | {"data_offsets": [24, 0]}}, body, 2**62
-    ),
-    "offsets as text": changed("ratios", data_offsets="many"),
-    "no offsets": changed("ratios", data_offsets=[]),
-    "another shape": changed("images", shape=[2, 3, 2, 1]),
-    "a shape of text": changed("images", shape="2322"),
-    "no pictures": lambda header, body: raw({"__metadata__": header["__metadata__"]}, body),
-    "a key of another kind": lambda header, body: raw(header | {"__metadata__": [KEY]}, body),
-}
-
-
-@pytest.mark.parametrize("kind", BANKS)
-def test_a_bank_whose_header_lies_is_named_in_one_line_and_not_used(kind, tmp_path, capsys):
-    path, shape = tmp_path / "decoded" / "bank", (2, 3, 2, 2)
-    bank_files.write(path, KEY, shape, [torch.zeros(shape, dtype=torch.uint8)], torch.zeros(2))
-    assert bank_files.opened(path, KEY, shape) and capsys.readouterr().out == ""
-    path.write_bytes(BANKS[kind](*taken_apart(path)))
-    assert bank_files.opened(path, KEY, shape) is None
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and str(path) in said and "damaged" in said
 
 
 STAGES = {

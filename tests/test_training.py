@@ -11,9 +11,9 @@ import torch
 from conftest import train
 
 from ppcl import geometry, losses, training
-from ppcl.data import partial_views, stage_batches
+from ppcl.data import stage_batches
 from ppcl.data.image_bank import normalise
-from ppcl.data.partial_views import generator
+from ppcl.data.partial_views import make_rng
 from ppcl.disk import checkpoints, run_lock
 from ppcl.models.glrec import GLRec, cap_gradient
 from ppcl.models.ppcl import PPCL
@@ -75,7 +75,7 @@ def test_the_heldout_gallery_has_a_bound_and_still_everybody(small, drawn, monke
     pictures = stage_batches.training_data(small, drawn, quiet=True)
     queries, ids, gallery, gallery_ids, box = stage_batches.heldout_queries(small, pictures)
     people = len(set(ids))
-    monkeypatch.setattr(stage_batches, "LOOKED_AT", 2 * people + 1)
+    monkeypatch.setattr(stage_batches, "GALLERY", 2 * people + 1)
     same, same_ids, fewer, fewer_ids, same_box = stage_batches.heldout_queries(small, pictures)
     assert torch.equal(queries.images, same.images) and torch.equal(box, same_box) and list(ids) == list(same_ids)
     assert len(gallery) > len(fewer) == len(fewer_ids) == 2 * people and set(fewer_ids) == set(gallery_ids)
@@ -89,7 +89,7 @@ def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):
     for path in (drawn / "Market-1501-v15.09.15/bounding_box_train").glob("*_000*01.jpg"):
         if not list(target.glob(f"{path.name[:4]}_*")):
             shutil.copy(path, target)
-    with pytest.raises(stage_batches.datasets.DataError, match="nobody twice"):
+    with pytest.raises(stage_batches.datasets.DataError, match="one picture of each person"):
         stage_batches.training_data(small, tmp_path, quiet=True)
 
 
@@ -107,7 +107,7 @@ def test_glrec_overfits_a_batch(small, pictures):
     torch.manual_seed(0)
     model = GLRec(small.input.size, small.glrec).train()
     batch, ratios, box, partial = stage_batches.glrec_batch(
-        pictures.train, torch.arange(16), small, generator(0, "overfit")
+        pictures.train, torch.arange(16), small, make_rng(0, "overfit")
     )
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(150):
@@ -123,7 +123,7 @@ def test_glrec_overfits_a_batch(small, pictures):
 def test_backbone_overfits_a_batch(small, pictures):
     torch.manual_seed(0)
     model = PPCL(small, pictures.classes, "backbone").backbone.train()
-    index = next(partial_views.identity_batches(pictures.labels, 4, 2, generator(0, "overfit")))
+    index = next(stage_batches.identity_batches(pictures.labels, 4, 2, make_rng(0, "overfit")))
     labels = torch.from_numpy(pictures.labels)[index]
     images = normalise(pictures.train.images[index])
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
@@ -142,8 +142,8 @@ def test_joint_overfits_a_batch(small, pictures):
     torch.manual_seed(0)
     model = PPCL(small, pictures.classes, "ppcl").train()
     labels = torch.from_numpy(pictures.labels)
-    index = next(partial_views.identity_batches(pictures.labels, 4, 4, generator(0, "overfit")))
-    batch = stage_batches.joint_batch(pictures, labels, index, small, "crops", generator(0, "views"))
+    index = next(stage_batches.identity_batches(pictures.labels, 4, 4, make_rng(0, "overfit")))
+    batch = stage_batches.joint_batch(pictures, labels, index, small, "crops", make_rng(0, "views"))
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
     seen = []
     for _ in range(120):
@@ -151,7 +151,7 @@ def test_joint_overfits_a_batch(small, pictures):
         where = torch.where(batch.partial[:, None], batch.crop, canvas), torch.where(batch.partial, 1.0, -1.0)
         layout = model.layout(batch.pictures, batch.ratios, where)
         features, visible, pooled = model.features(layout)
-        found = losses.region_losses(model, batch, layout.box, features, visible, pooled, generator(0, "regions"))
+        found = losses.region_losses(model, batch, layout.box, features, visible, pooled, make_rng(0, "regions"))
         optimiser.zero_grad()
         (4 * found["cycle"] + 4 * found["geometry"] + found["region"]).backward()
         optimiser.step()

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ppcl import geometry, losses, matching
-from ppcl.data import image_bank, partial_views, stage_batches
+from ppcl.data import augmentation, image_bank, partial_views, stage_batches
 from ppcl.matching import features
 from ppcl.matching.features import MAPS, Features
 from ppcl.models.glrec import cap_gradient
@@ -65,14 +65,14 @@ def steps(model, data, index, draw):
 
     view = stage_batches.whole_views(len(index), chosen, draw)
     seen = partial_views.read_views(
-        data.train.images[index], view, partial_views.uniform(0, 1, len(index), draw=draw) < 0.5
+        data.train.images[index], view, partial_views.uniform(0, 1, len(index), rng=draw) < 0.5
     )
-    pictures = image_bank.normalise(partial_views.augment(seen, chosen.augmentation, draw))
+    pictures = image_bank.normalise(augmentation.augment(seen, chosen.augmentation, draw))
     pooled = model.backbone(pictures).float().mean((2, 3))
     losses.identity(model.backbone.classifier, model.backbone.neck(pooled), labels[index], 0.1)
     losses.batch_hard(pooled, labels[index], chosen.backbone)
 
-    batch = stage_batches.joint_batch(data, labels, index, chosen, "crops", draw).share()
+    batch = stage_batches.joint_batch(data, labels, index, chosen, "crops", draw)
     box, gate = model.predict(batch.pictures, batch.ratios)
     layout = model.layout(batch.pictures, batch.ratios, (cap_gradient(box, 1.0), gate.detach()))
     features, visible, pooled = model.features(layout)

@@ -24,7 +24,7 @@ from PIL import Image
 import ppcl
 from ppcl import bench
 from ppcl.__main__ import main
-from ppcl.data import datasets, image_bank
+from ppcl.data import datasets
 from ppcl.disk import files, run_lock
 from ppcl.drawn import people
 from ppcl.evaluation import results
@@ -34,7 +34,6 @@ from ppcl.training import stage_on_disk
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FORMER = {"manifest.json": "{}", "record.json": "{}", "results.csv": ",".join(results.COLUMNS) + "\n\n"}
 FORMER |= {"person_01_one.ipynb": '{"metadata": {}}', "drawn.txt": "people: drawing 2, seed 0, scale tiny\n\n"}
-BANK = "market1501-train-64x32.safetensors"
 PICTURE = "Partial_iLIDS/Probe/001.jpg"
 
 
@@ -133,7 +132,6 @@ def commands(top, drawn):
         "people/drawn.txt": people,
         f"people/{PICTURE}": people,
         "people/truth.csv": people,
-        f"people/decoded/{BANK}": ["train", "glrec", "--run", top / "fresh", "--data", top / "people", *FAST],
         "faces/pairs.txt": ["data", "synthesise", "--task", "face", "--scale", "tiny", "--out", top / "faces"],
         "record.json": ["bench", "--json", top / "record.json"],
         "project/runs/tiny/manifest.json": publish,
@@ -165,8 +163,6 @@ def test_a_full_disk_leaves_the_former_file_and_one_line(
         shutil.copytree(trained, tmp_path / "run")
     path.parent.mkdir(parents=True, exist_ok=True)
     old = None
-    if path.name == BANK:
-        monkeypatch.setattr(image_bank, "KEPT", 0)  # the decoded pictures are kept, however few they are
     if path.name == "truth.csv" or path.suffix in (".jpg", ".safetensors"):
         path.unlink(missing_ok=True)  # it is not made again
     elif target != "fresh/person/glrec/log.jsonl":

@@ -1,27 +1,28 @@
-"""ImageBank: a whole set decoded once into one uint8 tensor, with each picture's original size."""
+"""ImageBank: a whole set decoded once into one uint8 tensor, with each picture's original shape."""
 
 import math
 import os
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps
+from numpy.lib.format import open_memmap
+from PIL import Image
 from torch import Tensor
 
+from ..disk.files import replacing
 from ..disk.progress import bar
 from ..geometry import constant
-from . import bank_files
-from .image_files import open_picture, plain_jpeg, rgb, to_tensor
-from .reading import DataError
+from .image_files import central_box, cut, open_picture
+from .reading import Cut, DataError
 
-KEPT = 1 << 28  # bytes; a larger bank is kept on the disk, where the caller names a file for it
-BLOCK = 1 << 26  # bytes that are decoded at a time into such a file
+KEPT = 1 << 28  # bytes; a larger bank is kept on the disk if the caller names a file for it
+PART = 32  # pictures that a thread decodes at a time
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights want them
 
 
@@ -54,75 +55,107 @@ class ImageBank:
 def bank(
     pictures, size: tuple[int, int], label: str = "decoding", quiet: bool | None = None, kept: Path | None = None
 ) -> ImageBank:
-    """Decode paths or PIL images into an ImageBank of `size` (height, width).
+    """Decode paths, Cuts or PIL images into an ImageBank of `size` (height, width).
 
-    A bank of more than KEPT bytes is decoded into the file `kept`, if one is given, and mapped from there, this time
-    and the next: it needs no memory of its own. Raises DataError that lists every unreadable file at once, so that one
-    run finds them all.
+    A bank of more than KEPT bytes is decoded into the file `kept` (`….npy`) if one is given, and mapped from there now
+    and later, so it needs no memory of its own. The part of its name after the last `-` says what the bank was made of;
+    files with another such part are deleted. Raises DataError that lists every unreadable file at once.
     """
     pictures = list(pictures)
     if not pictures:
         raise DataError(f"{label}: no pictures")
     shape = (len(pictures), 3, *size)
-    key = None if kept is None or math.prod(shape) <= KEPT else bank_files.key(pictures, size)
-    if key and (found := bank_files.opened(kept, key, shape)):
-        return ImageBank(*found)
-    if key is None or not bank_files.has_room(kept, shape):
-        images = torch.from_numpy(np.empty(shape, np.uint8))  # NumPy asks for huge pages: a quarter of the time
-        ratios = torch.empty(len(pictures))
-        for _ in _decode(pictures, label, quiet, images, ratios):
-            pass
-        return ImageBank(images, ratios)
-    block = torch.empty(min(len(pictures), max(1, BLOCK // math.prod(shape[1:]))), *shape[1:], dtype=torch.uint8)
-    ratios = torch.empty(len(pictures))
-    bank_files.write(kept, key, shape, _decode(pictures, label, quiet, block, ratios), ratios)
-    return ImageBank(*bank_files.opened(kept, key, shape))
+    if kept is not None and math.prod(shape) > KEPT:
+        if found := _mapped(kept, shape):
+            return found
+        try:
+            return _decode_into(kept, pictures, shape, label, quiet)
+        except OSError as error:
+            print(
+                f"{kept}: decoded pictures cannot be kept there ({error.strerror or error}); decoding into memory",
+                flush=True,
+            )
+    images = np.empty(shape, np.uint8)  # in huge pages, unlike torch.empty: a quarter of the time
+    return ImageBank(torch.from_numpy(images), _decode(pictures, images, label, quiet))
 
 
-def _decode(pictures: list, label: str, quiet: bool | None, images: Tensor, ratios: Tensor) -> Iterator[Tensor]:
-    """Decode into `images`, which holds all pictures or a block of them, yielded whenever it is full."""
-    size, room = tuple(images.shape[-2:]), len(images)
-    canvas = size[1] / size[0]
+def _decode_into(kept: Path, pictures: list, shape: tuple[int, ...], label: str, quiet: bool | None) -> ImageBank:
+    """Decode into a file and map it. Raises OSError where the disk is full or refuses a file or a memory map."""
+    with replacing(kept) as temporary:
+        images = open_memmap(temporary, "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no bus error while decoding
+            with open(temporary, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+        ratios = _decode(pictures, images, label, quiet)
+        with replacing(_ratios_of(kept)) as beside, open(beside, "wb") as file:
+            np.save(file, ratios.numpy())
+    for stale in kept.parent.glob(f"{escape(kept.name.rpartition('-')[0])}-*.npy"):
+        if stale not in (kept, _ratios_of(kept)):
+            with suppress(OSError):  # another process may still read it
+                stale.unlink()
+    return ImageBank(read_only(open_memmap(kept, "r")), ratios)
+
+
+def _mapped(kept: Path, shape: tuple[int, ...]) -> ImageBank | None:
+    """A bank that an earlier run decoded into a file; None where it is not there, or damaged, which is printed."""
+    if not kept.is_file():
+        return None
+    try:
+        images, ratios = open_memmap(kept, "r"), np.array(open_memmap(_ratios_of(kept), "r"))  # neither unpickles
+        for found, kind, wanted in ((images, np.uint8, shape), (ratios, np.float32, shape[:1])):
+            if found.dtype != kind or found.shape != wanted or not found.flags.c_contiguous:
+                raise ValueError
+    except OSError:  # no ratios beside it, or no memory map: decoding will say so
+        return None
+    except Exception:  # NumPy raises almost anything on a damaged header
+        print(f"{kept} is damaged: its pictures are decoded again", flush=True)
+        return None
+    return ImageBank(read_only(images), torch.from_numpy(ratios))
+
+
+def _ratios_of(kept: Path) -> Path:
+    return kept.with_suffix(".ratios.npy")
+
+
+def read_only(array: np.ndarray) -> Tensor:
+    """A mapped array as a tensor, without PyTorch's warning that it must not be written to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
+
+
+def _decode(pictures: list, images: np.ndarray, label: str, quiet: bool | None) -> Tensor:
+    """Decode and resize into `images` `(N, 3, H, W)`. -> log ratios `(N,)`."""
+    height, width = images.shape[-2:]
+    ratios, uncut = torch.empty(len(pictures)), np.zeros(len(pictures), bool)
 
     def decode(index: int) -> DataError | None:
-        source = pictures[index]
+        part = pictures[index] if isinstance(pictures[index], Cut) else Cut(pictures[index])
         try:
-            opened = isinstance(source, Image.Image)
-            if opened and not source.width * source.height:
-                raise ValueError("it has no pixels")
-            picture = rgb(ImageOps.exif_transpose(source)) if opened else open_picture(source)
+            whole = open_picture(part.path)
         except DataError as error:
-            return error
-        except Exception as error:  # of one that is opened already: Pillow raises almost anything
-            return DataError(f"picture {index} of {len(pictures)}: {error}")
-        images[index % room].numpy()[:] = to_tensor(picture, size).numpy()
-        ratios[index] = torch.tensor(picture.width / picture.height / canvas).log()
+            opened = isinstance(part.path, Image.Image)
+            return DataError(f"picture {index} of {len(pictures)}: {error}") if opened else error
+        uncut[index] = central_box(whole.size, part.uncut) is not None
+        picture = cut(whole, part)
+        ratios[index] = torch.tensor(picture.width / picture.height / (width / height)).log()
+        resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+        images[index] = np.asarray(resized).transpose(2, 0, 1)
         return None
 
-    def several(some: range) -> list[DataError]:
-        quick = {index: plain_jpeg(pictures[index], size) for index in some}
-        halves = [index for index, found in quick.items() if found is not None and found.shape[1] < size[0]]
-        if halves:  # doubled together, as `to_tensor` does one by one
-            stack = torch.stack([quick[index].permute(1, 2, 0) for index in halves]).permute(0, 3, 1, 2)
-            quick |= zip(halves, F.interpolate(stack, size, mode="bilinear", antialias=True), strict=True)
-        for index, found in quick.items():
-            if found is not None:
-                images[index % room].numpy()[:] = found.numpy()
-                ratios[index] = 0
-        return [error for index in some if quick[index] is None and (error := decode(index))]
-
+    parts = [range(start, min(start + PART, len(pictures))) for start in range(0, len(pictures), PART)]
     problems = []
     with ThreadPoolExecutor(os.cpu_count()) as pool, bar(None, label, len(pictures), quiet) as shown:
-        for start in range(0, len(pictures), room):
-            end = min(start + room, len(pictures))
-            parts = [range(first, min(first + 32, end)) for first in range(start, end, 32)]
-            for part, errors in zip(parts, pool.map(several, parts), strict=True):
-                problems += errors
-                shown.update(len(part))
-            if not problems:
-                yield images[: end - start]
+        for part, found in zip(parts, pool.map(lambda part: [*map(decode, part)], parts), strict=True):
+            problems += filter(None, found)
+            shown.update(len(part))
     if problems:
         raise DataError(f"{len(problems)} unreadable picture(s): " + "; ".join(map(str, problems)))
+    if uncut.any() and not quiet:
+        side = pictures[uncut.argmax()].uncut
+        counts = f"{uncut.sum()} of {len(uncut)} pictures have {side} x {side} pixels"
+        print(f"{label}: {counts} and are cut to their central half; data.uncut=0 keeps them whole", flush=True)
+    return ratios
 
 
 def on(device: torch.device, values: Tensor) -> Tensor:
@@ -177,10 +210,3 @@ def denormalise(images: Tensor) -> Tensor:
     mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
     std = torch.tensor(STD, device=images.device).view(3, 1, 1)
     return (images * std + mean).clamp(0, 1)
-
-
-def read_only(array: np.ndarray) -> Tensor:
-    """A mapped array as a tensor, without PyTorch's warning that it must not be written to."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return torch.from_numpy(array)

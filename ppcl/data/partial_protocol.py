@@ -130,7 +130,7 @@ def make_partial(
     groups = [group for group in groups if len(group) > 1]
     if not groups:
         raise DataError(f"{whole.folder} shows nobody twice: partial queries cannot be made from it")
-    draw = partial_views.generator(protocol.seed, "partial-lfw")
+    draw = partial_views.make_rng(protocol.seed, "partial-lfw")
     for i in sorted(torch.randperm(len(groups), generator=draw)[: protocol.people].tolist()):
         order = groups[i][torch.randperm(len(groups[i]), generator=draw).numpy()]
         chosen.append((order[0], sorted(order[1 : 1 + protocol.queries])))

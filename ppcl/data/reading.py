@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from ..disk.files import DataError
 
@@ -16,10 +17,10 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 @dataclass(frozen=True)
 class Cut:
-    """A picture that is a part of a file's: first its centre, where the file is an uncut face picture, then a box."""
+    """A part of a picture: first the central half of an uncut face picture, then a box of what is left."""
 
-    path: Path | io.BytesIO
-    centre: bool = False  # 250 x 250 pictures of LFW and CASIA-WebFace; see picture_files.open_picture
+    path: Path | io.BytesIO | Image.Image
+    uncut: int = 0  # pixels: square pictures of this side are cut to their central half (image_files.central_box)
     box: tuple[float, float, float, float] | None = None
 
 
@@ -44,7 +45,7 @@ class PictureSet:
         if not self.centre and self.boxes is None:
             return list(self.paths)
         boxes = [None] * len(self) if self.boxes is None else map(tuple, self.boxes.tolist())
-        return [Cut(path, self.centre, box) for path, box in zip(self.paths, boxes, strict=True)]
+        return [Cut(path, 250 * self.centre, box) for path, box in zip(self.paths, boxes, strict=True)]
 
     @property
     def fingerprint(self) -> str:

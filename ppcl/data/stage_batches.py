@@ -1,6 +1,10 @@
-"""What the stages see: the split by identity, GLRec's batches, the joint stage's four views, held-out queries."""
+"""The stages' pictures: the split by identity, which pictures make a batch, and the views of them.
+
+All randomness comes from generators made from (seed, stage, epoch, step), so a resumed run draws the same batches.
+"""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,19 +13,19 @@ import torch
 from torch import Tensor
 
 from .. import geometry
-from ..disk import processes
 from ..recipes import Recipe, check_files
-from . import datasets, image_bank, partial_views, shifted_crops
-from .partial_views import generator
+from . import datasets, image_bank, partial_views
+from .augmentation import augment, shifted_crops
+from .partial_views import make_rng
 
-LOOKED_AT = 4096  # held-out gallery pictures, about
+GALLERY = 4096  # held-out gallery pictures, about
 
 
 @dataclass
 class TrainingData:
-    """Training pictures, split by identity: `train` for the stages, `heldout` for selection alone.
+    """Training pictures, split by identity: `train` for the stages, `heldout` for the fusion weight alone.
 
-    They lie on the device that the stages compute on, or, where that has no room for them, in memory or a mapped file.
+    They are on the device that the stages compute on or, if they do not fit there, in memory or a mapped file.
     """
 
     train: image_bank.ImageBank
@@ -30,11 +34,11 @@ class TrainingData:
     heldout_ids: np.ndarray
     device: torch.device = torch.device("cpu")
     names: tuple[str, ...] = ()  # (N,) file of each training picture, below the set's folder
-    pictures: str = ""  # their fingerprint, with those held out
+    pictures: str = ""  # the set's fingerprint, held-out pictures included
 
     @property
     def classes(self) -> int:
-        """How many people are trained on."""
+        """The number of training identities."""
         return int(self.labels.max()) + 1
 
 
@@ -43,71 +47,111 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     check_files(recipe)
     pictures = datasets.training_set(recipe.task, data, recipe.data)
     people, counts = np.unique(pictures.identities, return_counts=True)
-    several = people[counts > 1]  # a person with one picture cannot be searched for, and is trained on
+    several = people[counts > 1]  # people with one picture cannot be searched for: they are trained on
     if len(several) == 0:
         raise datasets.DataError(
-            f"{pictures.folder} shows nobody twice: training needs several pictures of most people"
+            f"{pictures.folder} has one picture of each person: training needs several pictures of most people"
         )
-    kept_back = min(len(several), max(1, round(len(people) * recipe.selection.heldout)))
+    heldout = min(len(several), max(1, round(len(people) * recipe.selection.heldout)))
     needed = max(recipe.backbone.identities, recipe.joint.identities)
-    if len(people) - kept_back < needed:
+    if len(people) - heldout < needed:
         raise datasets.DataError(
-            f"{pictures.folder} shows {len(people)} people to train on; {kept_back} are held out and a batch needs "
-            f"{needed}: add people, or --set backbone.identities=N --set backbone.batch=4N --set joint.identities=N "
-            "--set joint.batch=4N"
+            f"{pictures.folder} has {len(people)} people; {heldout} are held out, and a batch needs {needed} of the "
+            f"other {len(people) - heldout}: add people, or --set backbone.identities=N --set backbone.batch=4N --set "
+            "joint.identities=N --set joint.batch=4N"
         )
-    order = torch.randperm(len(several), generator=generator(0, "heldout")).numpy()
-    away = np.isin(pictures.identities, several[order[:kept_back]])
-    first = pictures.keep(np.argsort(away, kind="stable"))  # training pictures, then those held out: slices, no copies
-    count, size = int((~away).sum()), recipe.input.size
-    kept = Path(data) / "decoded" / f"{pictures.name.replace('/', '-')}-{size[0]}x{size[1]}.safetensors"
-    bank = image_bank.bank(first.pictures, size, "decoding training pictures", quiet, kept)
-    _, labels = np.unique(first.identities[:count], return_inverse=True)
-    where = torch.device(device)
-    if where.type == "cuda" and bank.images.nbytes < image_bank.free(where) / 2:
-        bank = bank.to(where)
-    names = tuple(path.relative_to(first.folder).as_posix() for path in first.paths[:count])
-    return TrainingData(bank[:count], labels, bank[count:], first.identities[count:], where, names, first.fingerprint)
+    order = torch.randperm(len(several), generator=make_rng(0, "heldout")).numpy()
+    away = np.isin(pictures.identities, several[order[:heldout]])
+    ordered = pictures.keep(np.argsort(away, kind="stable"))  # held-out ones last: both banks are slices, not copies
+    count, (height, width) = int((~away).sum()), recipe.input.size
+    name = f"{ordered.name.replace('/', '-')}-{height}x{width}-{ordered.fingerprint}.npy"
+    kept = Path(data) / "decoded" / name
+    bank = image_bank.bank(ordered.pictures, recipe.input.size, "decoding training pictures", quiet, kept)
+    _, labels = np.unique(ordered.identities[:count], return_inverse=True)
+    computing = torch.device(device)
+    if computing.type == "cuda" and bank.images.nbytes < image_bank.free(computing) / 2:
+        bank = bank.to(computing)
+    names = tuple(path.relative_to(ordered.folder).as_posix() for path in ordered.paths[:count])
+    ids = ordered.identities[count:]
+    return TrainingData(bank[:count], labels, bank[count:], ids, computing, names, pictures.fingerprint)
 
 
-def glrec_batch(bank: image_bank.ImageBank, index: Tensor, recipe: Recipe, draw: torch.Generator):
-    """Half cropped, half whole -> normalised `(B, 3, H, W)`, log ratios `(B,)`, boxes `(B, 4)`, partial `(B,)`."""
-    count = len(index)
-    device = draw.device
-    crop = partial_views.training_crops(count, recipe.glrec, draw)
-    partial = torch.rand(count, generator=draw, device=device) < 0.5
+# --- which pictures make a batch ---
+
+
+def identity_batches(identities: np.ndarray, people: int, each: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """One epoch of P x K batches, `people` identities x `each` pictures: indices `(people * each,)`, by identity.
+
+    Identities come from shuffled rounds through all of them, so none is missed. Each batch draws an identity's pictures
+    anew, without repetition until they run out. An epoch has as many batches as fill the set once, at least one.
+    """
+    order = np.argsort(identities, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(identities[order])) + 1)
+    if len(groups) < people:
+        raise ValueError(
+            f"{len(groups)} identities cannot fill a batch of {people}: lower the stage's identities and batch"
+        )
+    waiting: list[int] = []
+    for _ in range(max(1, len(identities) // (people * each))):
+        if len(waiting) < people:
+            fresh = torch.randperm(len(groups), generator=rng).tolist()
+            waiting += [g for g in fresh if g not in waiting] + [g for g in fresh if g in waiting]
+        chosen, waiting = waiting[:people], waiting[people:]
+        batch = []
+        for group in chosen:
+            members = groups[group]
+            rounds = -(-each // len(members))
+            picks = [torch.randperm(len(members), generator=rng) for _ in range(rounds)]
+            batch.append(members[torch.cat(picks)[:each].numpy()])
+        yield torch.from_numpy(np.concatenate(batch))
+
+
+def shuffled_batches(count: int, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """One epoch of batches in random order: indices `(size,)`; a set smaller than a batch gives one smaller batch."""
+    order = torch.randperm(count, generator=rng)
+    yield from order.split(min(size, count))[: max(1, count // size)]
+
+
+# --- the stages' views ---
+
+
+def glrec_batch(bank: image_bank.ImageBank, index: Tensor, recipe: Recipe, rng: torch.Generator):
+    """Stage 1: pictures `index` `(B,)`, half of them cropped.
+
+    -> normalised `(B, 3, H, W)`, log ratios `(B,)`, true boxes `(B, 4)`, partial `(B,)`.
+    """
+    count, how = len(index), recipe.glrec
+    crop = partial_views.training_crops(count, how, rng)
+    partial = torch.rand(count, generator=rng, device=rng.device) < 0.5
     box = torch.where(partial[:, None], crop, geometry.whole(count, like=crop))
-    view = partial_views.view_boxes(
-        count, recipe.glrec.view_scale, recipe.glrec.view_shift, draw
-    )  # detections are never cut alike,
-    odd = partial_views.uniform(-recipe.glrec.stretch, recipe.glrec.stretch, count, draw=draw)  # nor of one shape
-    view = torch.cat([view[:, :2], view[:, 2:] * torch.stack([odd, -odd], 1).clamp(min=0).exp()], 1)
-    flipped = torch.rand(count, generator=draw, device=device) < recipe.augmentation.flip
-    seen = partial_views.read_views(bank.images, geometry.compose(view, box), flipped, index)
-    how = dataclasses.replace(recipe.augmentation, colour=recipe.glrec.colour)
-    pictures = image_bank.normalise(partial_views.augment(seen, how, draw), out=seen)
-    return pictures, odd + partial_views.ratio_of(box, recipe.glrec.ratio_jitter, draw), box, partial
+    view = partial_views.view_boxes(count, how.view_scale, how.view_shift, rng)  # detections differ in place and size
+    stretch = partial_views.uniform(-how.stretch, how.stretch, count, rng=rng)  # and in shape
+    view = torch.cat([view[:, :2], view[:, 2:] * torch.stack([stretch, -stretch], 1).clamp(min=0).exp()], 1)
+    flipped = torch.rand(count, generator=rng, device=rng.device) < recipe.augmentation.flip
+    views = partial_views.read_views(bank.images, geometry.compose(view, box), flipped, index)
+    augmentation = dataclasses.replace(recipe.augmentation, colour=how.colour)
+    pictures = image_bank.normalise(augment(views, augmentation, rng), out=views)
+    return pictures, stretch + partial_views.ratio_of(box, how.ratio_jitter, rng), box, partial
 
 
 def backbone_batch(
-    bank: image_bank.ImageBank, index: Tensor, recipe: Recipe, draw: torch.Generator, out: Tensor | None = None
+    bank: image_bank.ImageBank, index: Tensor, recipe: Recipe, rng: torch.Generator, out: Tensor | None = None
 ) -> Tensor:
-    """Whole pictures as `backbone.views` wants them: normalised `(B, 3, H, W)`, in `out` where its shape fits."""
+    """Stage 2: whole pictures `index` `(B,)`, normalised `(B, 3, H, W)`; written into `out` where its shape fits."""
     if recipe.backbone.views == "usual":
-        return shifted_crops.usual_views(bank.images, index, recipe.augmentation, recipe.backbone.pad, draw, out)
-    view = whole_views(len(index), recipe, draw)
-    flipped = torch.rand(len(index), generator=draw, device=draw.device) < recipe.augmentation.flip
+        return shifted_crops(bank.images, index, recipe.augmentation, recipe.backbone.pad, rng, out)
+    view = whole_views(len(index), recipe, rng)
+    flipped = torch.rand(len(index), generator=rng, device=rng.device) < recipe.augmentation.flip
     fits = out is not None and len(out) == len(index)
-    seen = partial_views.read_views(bank.images, view, flipped, index, out if fits else None)
-    return image_bank.normalise(partial_views.augment(seen, recipe.augmentation, draw), out=seen)
+    views = partial_views.read_views(bank.images, view, flipped, index, out if fits else None)
+    return image_bank.normalise(augment(views, recipe.augmentation, rng), out=views)
 
 
-def whole_views(count: int, recipe: Recipe, draw: torch.Generator, wide_share: float = 0.0) -> Tensor:
+def whole_views(count: int, recipe: Recipe, rng: torch.Generator, wide_share: float = 0.0) -> Tensor:
     """View boxes of whole pictures `(count, 4)`; a share of them wide, or CRLoc learns that nothing ever moves."""
-    near = partial_views.view_boxes(count, recipe.augmentation.whole_scale, recipe.augmentation.whole_shift, draw)
-    how = recipe.joint
-    wide = partial_views.view_boxes(count, how.wide_scale, how.wide_shift, draw)
-    chosen = torch.rand(count, 1, generator=draw, device=draw.device) < wide_share
+    near = partial_views.view_boxes(count, recipe.augmentation.whole_scale, recipe.augmentation.whole_shift, rng)
+    wide = partial_views.view_boxes(count, recipe.joint.wide_scale, recipe.joint.wide_shift, rng)
+    chosen = torch.rand(count, 1, generator=rng, device=rng.device) < wide_share
     return torch.where(chosen, wide, near)
 
 
@@ -125,34 +169,29 @@ class JointBatch:
     crop: Tensor
     partial: Tensor
 
-    def share(self) -> "JointBatch":
-        """The views of this process's identities, in the same order."""
-        return JointBatch(*(processes.share(each, 4) for each in vars(self).values()))
-
 
 def joint_batch(
-    data: TrainingData, labels: Tensor, index: Tensor, recipe: Recipe, views: str, draw: torch.Generator
+    data: TrainingData, labels: Tensor, index: Tensor, recipe: Recipe, views: str, rng: torch.Generator
 ) -> JointBatch:
-    """The batch of METHOD.md §4 from pictures `index` `(P * 4,)`, an identity's four together; `views` as in Method."""
-    device = draw.device
+    """Stage 3: the batch of METHOD.md §4 from pictures `index` `(P * 4,)`, by identity; `views` as in Method."""
     a, b, c = index.view(-1, 4)[:, :3].T
     people = len(a)
     chosen = torch.cat([a, b, a, c])
-    whole = whole_views(4 * people, recipe, draw, recipe.joint.wide_share)
-    near = whole_views(2 * people, recipe, draw)
-    part = partial_views.training_crops(2 * people, recipe.glrec, draw)
-    flipped = (torch.rand(people, generator=draw, device=device) < recipe.augmentation.flip).repeat(4)
+    whole = whole_views(4 * people, recipe, rng, recipe.joint.wide_share)
+    near = whole_views(2 * people, recipe, rng)
+    part = partial_views.training_crops(2 * people, recipe.glrec, rng)
+    flipped = (torch.rand(people, generator=rng, device=rng.device) < recipe.augmentation.flip).repeat(4)
     canvas = geometry.whole(4 * people, like=whole)
-    partial = torch.zeros(4 * people, dtype=torch.bool, device=device)
+    partial = torch.zeros(4 * people, dtype=torch.bool, device=rng.device)
     if views == "crops":
         partial[2 * people :] = True
         view, crop = torch.cat([whole[: 2 * people], near]), torch.cat([canvas[: 2 * people], part])
     else:
         view, crop = whole, canvas
-    seen = partial_views.read_views(data.train.images, geometry.compose(view, crop), flipped, chosen)
-    pictures = image_bank.normalise(partial_views.augment(seen, recipe.augmentation, draw), out=seen)
-    ratios = partial_views.ratio_of(crop, recipe.glrec.ratio_jitter, draw)
-    return JointBatch(pictures, ratios, labels[image_bank.on(device, chosen)], view, crop, partial)
+    read = partial_views.read_views(data.train.images, geometry.compose(view, crop), flipped, chosen)
+    pictures = image_bank.normalise(augment(read, recipe.augmentation, rng), out=read)
+    ratios = partial_views.ratio_of(crop, recipe.glrec.ratio_jitter, rng)
+    return JointBatch(pictures, ratios, labels[image_bank.on(rng.device, chosen)], view, crop, partial)
 
 
 def heldout_queries(
@@ -160,22 +199,22 @@ def heldout_queries(
 ) -> tuple[image_bank.ImageBank, np.ndarray, image_bank.ImageBank, np.ndarray, Tensor]:
     """Partial queries and whole gallery of held-out identities: (queries, ids, gallery, ids, the queries' true boxes).
 
-    An identity's first pictures, cropped at known random boxes, are queries; the next ones (one at least) the gallery,
-    of about LOOKED_AT: CASIA-WebFace's held-out people have ten times as many, whose maps would fill 20 GB.
+    An identity's first pictures, cropped at known random boxes, are queries; the next ones (at least one) are gallery,
+    about GALLERY in all: CASIA-WebFace's held-out people have ten times as many, whose maps would fill 20 GB.
     """
     ids, people = data.heldout_ids, np.unique(data.heldout_ids)
-    asks, answers = np.zeros((2, len(ids)), bool)
+    query, gallery = np.zeros((2, len(ids)), bool)
     for person in people:
         own = np.flatnonzero(ids == person)
-        few = min(recipe.selection.queries, len(own) - 1)
-        asks[own[:few]] = True
-        answers[own[few : few + max(1, LOOKED_AT // len(people))]] = True
-    on = data.heldout.images.device
-    queries, gallery = (data.heldout[torch.from_numpy(part).to(on)] for part in (asks, answers))
-    draw, there = generator(0, "heldout queries"), queries.images.device  # the same wherever there was room
-    box = partial_views.training_crops(len(queries), recipe.glrec, draw)
-    ratios = partial_views.ratio_of(box, recipe.glrec.ratio_jitter, draw).to(there)
-    box = box.to(there)
-    seen = partial_views.read_views(queries.images, box, torch.zeros(len(queries), dtype=torch.bool, device=there))
-    partial = image_bank.ImageBank(seen.round().clamp(0, 255).to(torch.uint8), ratios)
-    return partial, ids[asks], gallery, ids[answers], box
+        count = min(recipe.selection.queries, len(own) - 1)
+        query[own[:count]] = True
+        gallery[own[count : count + max(1, GALLERY // len(people))]] = True
+    device = data.heldout.images.device
+    queries, answers = (data.heldout[torch.from_numpy(part).to(device)] for part in (query, gallery))
+    rng = make_rng(0, "heldout queries")  # on the CPU: the same queries wherever the pictures are
+    box = partial_views.training_crops(len(queries), recipe.glrec, rng)
+    ratios = partial_views.ratio_of(box, recipe.glrec.ratio_jitter, rng).to(device)
+    box = box.to(device)
+    views = partial_views.read_views(queries.images, box, torch.zeros(len(queries), dtype=torch.bool, device=device))
+    partial = image_bank.ImageBank(views.round().clamp(0, 255).to(torch.uint8), ratios)
+    return partial, ids[query], answers, ids[gallery], box

@@ -149,7 +149,7 @@ def _seen(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
 
 def constant_box(recipe: Recipe) -> torch.Tensor:
     """The best guess of a query's box without looking at it: the median of training crops `(4,)`."""
-    return _middle(partial_views.training_crops(10_000, recipe.glrec, partial_views.generator(0, "constant box")))
+    return _middle(partial_views.training_crops(10_000, recipe.glrec, partial_views.make_rng(0, "constant box")))
 
 
 def _middle(boxes: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ class Data:
 
     training: str = "auto"  # the set that is trained on; auto: the task's usual one, else a folder of identities
     cuhk03: str = "detected"  # the boxes of CUHK03-NP: detected or labelled
-    uncut: int = 250  # side of face pictures as LFW is given out, which are cut to their central half; 0: cut none
+    uncut: int = 0  # side in pixels of square face pictures that are cut to their central half; 0: cut none
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from .. import geometry, losses
-from ..data import image_bank, partial_views
-from ..data.partial_views import generator
+from ..data import image_bank, stage_batches
+from ..data.partial_views import make_rng
 from ..data.stage_batches import TrainingData, backbone_batch, glrec_batch, heldout_queries, joint_batch, training_data
 from ..disk import checkpoints, processes, progress
 from ..disk.processes import gather, share
@@ -59,12 +59,12 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
     shown = progress.bar(None, stage.label, total, quiet, step, "steps")
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         set_lr(optimiser, glrec_lr(recipe, epoch))
-        order = generator(seed, "glrec", epoch)
-        all_of_it = partial_views.shuffled_batches(len(data.train), how.batch, order)
+        order = make_rng(seed, "glrec", epoch)
+        all_of_it = stage_batches.shuffled_batches(len(data.train), how.batch, order)
         for index in islice(all_of_it, step - epoch * per_epoch, None):  # those that are still to do
             if step >= total:
                 break
-            draw = generator(seed, "glrec", epoch, step, device=device)
+            draw = make_rng(seed, "glrec", epoch, step, device=device)
             pictures, ratios, box, partial = map(share, glrec_batch(data.train, index, recipe, draw))
             with autocast(device):
                 predicted, gate = model(pictures, ratios)
@@ -121,12 +121,12 @@ def train_backbone(
     each, seen = how.batch // how.identities, None
     for epoch in range(stage.epoch, -(-total // per_epoch)):
         set_lr(optimiser, backbone_lr(recipe, epoch))
-        order = generator(seed, "backbone", epoch)
-        all_of_it = partial_views.identity_batches(data.labels, how.identities, each, order)
+        order = make_rng(seed, "backbone", epoch)
+        all_of_it = stage_batches.identity_batches(data.labels, how.identities, each, order)
         for index in islice(all_of_it, step - epoch * per_epoch, None):  # those that are still to do
             if step >= total:
                 break
-            draw = generator(seed, "backbone", epoch, step, device=device)
+            draw = make_rng(seed, "backbone", epoch, step, device=device)
             seen = backbone_batch(data.train, index, recipe, draw, seen)  # no step needs those of the last one
             pictures, index = share(seen), share(image_bank.on(device, index))
             with autocast(device):
@@ -205,15 +205,16 @@ def train_joint(
     step = stage.begin(per_epoch, total)
     shown = progress.bar(None, f"joint {stage.label}", total, quiet, step, "steps")
     for epoch in range(stage.epoch, -(-total // per_epoch)):
-        order = generator(seed, "joint", epoch)
-        all_of_it = partial_views.identity_batches(data.labels, how.identities, 4, order)
+        order = make_rng(seed, "joint", epoch)
+        all_of_it = stage_batches.identity_batches(data.labels, how.identities, 4, order)
         for index in islice(all_of_it, step - epoch * per_epoch, None):  # those that are still to do
             if step >= total:
                 break
             lr = joint_lr(recipe, step, per_epoch, total)
             set_lr(optimiser, lr)
-            draw = generator(seed, "joint", epoch, step, device=device)
-            batch = joint_batch(data, labels, index, recipe, method.views, draw).share()
+            draw = make_rng(seed, "joint", epoch, step, device=device)
+            batch = joint_batch(data, labels, index, recipe, method.views, draw)
+            batch = stage_batches.JointBatch(*(share(values, 4) for values in vars(batch).values()))
             with autocast(device):
                 box, gate = model.predict(batch.pictures, batch.ratios)
                 if placed:  # wide views of whole pictures stay as they are, and no outside gradient reaches the gate
