@@ -1,6 +1,7 @@
 """The command line: parsing, and one call each (`python -m ppcl --help`)."""
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -29,15 +30,15 @@ and --run.
 The -- keeps torchrun from reading --run as an option of its own. Training sets of more than 256 MiB are decoded once
 into DATA/decoded, which may be deleted at any time.
 """
-PROCESSES = int(os.environ.get("WORLD_SIZE", 1))  # as torchrun says
+PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)  # as torchrun says
 
 
 def tell(line: str) -> None:
     """One line on stderr, whatever names stand in it: of several processes of torchrun, by the first that fails."""
     if PROCESSES > 1:
-        from .disk.processes import tells
+        from .training.processes import reports_failure
 
-        if not tells():
+        if not reports_failure():
             return
     print(printable(line), file=sys.stderr)
 
@@ -172,25 +173,26 @@ def run_train(given) -> None:
 
     from . import training
     from .data import datasets
-    from .disk import processes, run_lock
+    from .disk import run_lock
     from .runs.manifest import device, manifest, of_profile, record
+    from .training import processes
 
     of_profile(given.run, given.profile)
     data = given.data or given.run / "data"
     where = device(given.device)
     processes.start(where)
     for turn in (True, False):  # the first decodes and keeps the pictures, the others map its file
-        if processes.first() == turn:
+        if processes.is_main() == turn:
             pictures = training.training_data(chosen, data, where)
         processes.wait()
     processes.agree(int(pictures.pictures, 16) >> 8, f"{data} does not hold the same pictures for all processes")
-    with run_lock.alone(given.run):
+    with run_lock.hold(given.run) if processes.is_main() else contextlib.nullcontext():
         if given.stage == "joint":
             path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
         else:
             train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
             path = train(chosen, pictures, given.run, given.seed)
-        if processes.first():
+        if processes.is_main():
             known = {} if "data" in manifest(given.run) else {"data": datasets.contents(data)}  # reads every byte
             record(given.run, chosen, where, given.seed, processes=PROCESSES, **known)
             print(path)

@@ -49,9 +49,9 @@ def training_step(sizes: Sizes, device: str) -> list[dict]:
         with context():
             features = model(seen)
             pooled = features.float().mean((2, 3))
-            loss, _ = losses.identity(model.classifier, model.neck(pooled), labels, how.label_smoothing)
+            logits = model.classifier(model.neck(pooled))
         optimiser.zero_grad(set_to_none=True)
-        (loss + losses.batch_hard(pooled, labels, how)).backward()
+        sum(losses.recognition(logits, pooled, labels, how)[0].values()).backward()
         optimiser.step()
 
     adam = partial(torch.optim.Adam, lr=how.lr, weight_decay=how.weight_decay)

@@ -111,14 +111,13 @@ def test_face34_keeps_a_map_of_14_x_14():
     assert len(convolutions) == 33  # and the classifier
 
 
-def margin_net(classes=5):
-    torch.manual_seed(0)
-    stage = BackboneStage(architecture="small", weights="none", softmax="cosface")
-    return Backbone(stage, classes)
+def margin_stage():
+    return BackboneStage(architecture="small", weights="none", softmax="cosface")
 
 
 def test_margin_softmax_is_the_naive_loop(draw):
-    classifier = margin_net().classifier
+    stage = margin_stage()
+    classifier = Backbone(stage, 5).classifier
     embedding, labels = torch.randn(4, 128, generator=draw), torch.tensor([0, 4, 2, 2])
     cosines = []
     for row in embedding.tolist():
@@ -130,22 +129,24 @@ def test_margin_softmax_is_the_naive_loop(draw):
     for row, label in zip(cosines.tolist(), labels.tolist(), strict=True):
         scaled = [64 * (cosine - (0.35 if k == label else 0)) for k, cosine in enumerate(row)]
         expected += (math.log(sum(math.exp(s - max(scaled)) for s in scaled)) + max(scaled) - scaled[label]) / 4
-    loss, logits = losses.identity(classifier, embedding, labels, 0.1)
+    logits = classifier(embedding)
+    loss = losses.identity(logits, labels, stage)
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     np.testing.assert_allclose(logits.detach(), 64 * cosines, rtol=1e-4, atol=1e-4)
 
 
 def test_margin_softmax_reaches_its_classes_and_the_body(draw):
-    net = margin_net().train()
-    embedding = net.neck(net(torch.randn(6, 3, 32, 32, generator=draw)).mean((2, 3)))
-    losses.identity(net.classifier, embedding, torch.tensor([0, 1, 2, 3, 4, 0]), 0.1)[0].backward()
+    net = Backbone(margin_stage(), 5).train()
+    logits = net.classifier(net.neck(net(torch.randn(6, 3, 32, 32, generator=draw)).mean((2, 3))))
+    losses.identity(logits, torch.tensor([0, 1, 2, 3, 4, 0]), margin_stage()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (net.classifier.W, net.body[0].weight))
 
 
 @pytest.mark.parametrize("softmax", ["plain", "cosface"])
 def test_backbone_overfits_a_batch_of_faces(small_face, face_pictures, softmax):
     torch.manual_seed(0)
-    model = Backbone(dataclasses.replace(small_face.backbone, softmax=softmax), face_pictures.classes).train()
+    stage = dataclasses.replace(small_face.backbone, softmax=softmax, label_smoothing=0.0)
+    model = Backbone(stage, face_pictures.classes).train()
     index = next(stage_batches.identity_batches(face_pictures.labels, 4, 2, make_rng(0, "overfit")))
     labels = torch.from_numpy(face_pictures.labels)[index]
     batch = image_bank.normalise(face_pictures.train.images[index])
@@ -153,8 +154,8 @@ def test_backbone_overfits_a_batch_of_faces(small_face, face_pictures, softmax):
     seen = []
     for _ in range(60):
         pooled = model(batch).mean((2, 3))
-        identity, logits = losses.identity(model.classifier, model.neck(pooled), labels, 0.0)
-        loss = identity + losses.batch_hard(pooled, labels, small_face.backbone)
+        logits = model.classifier(model.neck(pooled))
+        loss = sum(losses.recognition(logits, pooled, labels, stage)[0].values())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -75,7 +75,7 @@ def test_the_heldout_gallery_has_a_bound_and_still_everybody(small, drawn, monke
     pictures = stage_batches.training_data(small, drawn, quiet=True)
     queries, ids, gallery, gallery_ids, box = stage_batches.heldout_queries(small, pictures)
     people = len(set(ids))
-    monkeypatch.setattr(stage_batches, "GALLERY", 2 * people + 1)
+    monkeypatch.setattr(stage_batches, "LOOKED_AT", 2 * people + 1)
     same, same_ids, fewer, fewer_ids, same_box = stage_batches.heldout_queries(small, pictures)
     assert torch.equal(queries.images, same.images) and torch.equal(box, same_box) and list(ids) == list(same_ids)
     assert len(gallery) > len(fewer) == len(fewer_ids) == 2 * people and set(fewer_ids) == set(gallery_ids)
@@ -89,14 +89,14 @@ def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):
     for path in (drawn / "Market-1501-v15.09.15/bounding_box_train").glob("*_000*01.jpg"):
         if not list(target.glob(f"{path.name[:4]}_*")):
             shutil.copy(path, target)
-    with pytest.raises(stage_batches.datasets.DataError, match="one picture of each person"):
+    with pytest.raises(stage_batches.datasets.DataError, match="nobody twice"):
         stage_batches.training_data(small, tmp_path, quiet=True)
 
 
 def test_a_log_line_cut_off_by_a_kill_does_no_harm(small, pictures, run, tmp_path):
     copy_base(run, tmp_path)
     log = tmp_path / "person/glrec/log.jsonl"
-    stage = stage_on_disk.Stage(log.with_name("checkpoint.safetensors"), small, ("glrec",), "GLRec")
+    stage = stage_on_disk.Stage(tmp_path, small, pictures, "glrec", 0)
     log.write_text(log.read_text() + '{"epoch": 1, "st')
     model = GLRec(small.input.size, small.glrec)
     stage.resume(model, torch.optim.SGD(model.parameters(), 0.1))
@@ -113,7 +113,7 @@ def test_glrec_overfits_a_batch(small, pictures):
     for _ in range(150):
         predicted, gate = model(batch, ratios)
         optimiser.zero_grad()
-        sum(losses.placement(predicted, gate, box, partial, small.glrec)).backward()
+        sum(losses.placement(predicted, gate, box, partial, small.glrec)[0].values()).backward()
         optimiser.step()
     assert 4 < partial.sum() < 12
     assert ((gate > 0) == partial).all()
@@ -129,13 +129,12 @@ def test_backbone_overfits_a_batch(small, pictures):
     optimiser = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(60):
         pooled = model(images).mean((2, 3))
-        identity, logits = losses.identity(model.classifier, model.neck(pooled), labels, 0.1)
-        triplet = losses.batch_hard(pooled, labels, small.backbone)
+        terms, measures = losses.recognition(model.classifier(model.neck(pooled)), pooled, labels, small.backbone)
         optimiser.zero_grad()
-        (identity + triplet).backward()
+        sum(terms.values()).backward()
         optimiser.step()
-    assert (logits.argmax(1) == labels).all()
-    assert triplet < 0.1
+    assert measures["accuracy"] == 1
+    assert terms["triplet"] < 0.1
 
 
 def test_joint_overfits_a_batch(small, pictures):
@@ -145,20 +144,21 @@ def test_joint_overfits_a_batch(small, pictures):
     index = next(stage_batches.identity_batches(pictures.labels, 4, 4, make_rng(0, "overfit")))
     batch = stage_batches.joint_batch(pictures, labels, index, small, "crops", make_rng(0, "views"))
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
-    seen = []
+    log = []
     for _ in range(120):
         canvas = geometry.whole(16, like=batch.ratios)
-        where = torch.where(batch.partial[:, None], batch.crop, canvas), torch.where(batch.partial, 1.0, -1.0)
-        layout = model.layout(batch.pictures, batch.ratios, where)
+        predicted = torch.where(batch.partial[:, None], batch.crop, canvas), torch.where(batch.partial, 1.0, -1.0)
+        layout = model.layout(batch.pictures, batch.ratios, predicted)
         features, visible, pooled = model.features(layout)
-        found = losses.region_losses(model, batch, layout.box, features, visible, pooled, make_rng(0, "regions"))
+        logits = model.backbone.classifier(model.backbone.neck(pooled))
+        rng = make_rng(0, "regions")
+        terms, measures = losses.joint_losses(model, batch, layout.box, features, visible, pooled, logits, rng)
         optimiser.zero_grad()
-        (4 * found["cycle"] + 4 * found["geometry"] + found["region"]).backward()
+        sum(terms.values()).backward()
         optimiser.step()
-        seen.append({name: float(value.detach()) for name, value in found.items()})
-    assert seen[-1]["geometry"] < 0.6 * seen[0]["geometry"]
-    assert seen[-1]["region"] < 0.5 * seen[0]["region"]
-    assert seen[-1]["iou"] > seen[0]["iou"] + 0.1
+        log.append({name: float(value.detach()) for name, value in (terms | measures).items()})
+    assert all(log[-1][term] < 0.6 * log[0][term] for term in ("geometry", "region", "contrast"))
+    assert log[-1]["crloc_iou"] > log[0]["crloc_iou"] + 0.1
 
 
 def test_gradient_at_the_box_is_capped_a_sample():
@@ -211,13 +211,13 @@ def test_a_killed_stage_resumes_to_the_same_bits(stage, small, pictures, run, tm
         if stage == "joint":
             copy_base(run, folder)
     whole = train(undisturbed)
-    save = stage_on_disk.Stage.save
+    save = stage_on_disk.Stage._save
 
     def save_then_die(self, *args, **kwargs):
         save(self, *args, **kwargs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage_on_disk.Stage, "save", save_then_die)
+    monkeypatch.setattr(stage_on_disk.Stage, "_save", save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(killed)
     monkeypatch.undo()
@@ -242,15 +242,12 @@ def test_epochs_that_end_soon_after_a_save_are_not_saved(pictures, run, tmp_path
     monkeypatch.setattr(checkpoints, "save", told)
     whole = training.train_glrec(chosen, pictures, tmp_path / "whole", quiet=True)
     assert written == [*((epoch, False) for epoch in saved), (3, True)]
-    at_end = stage_on_disk.Stage.save
 
-    def die_at_the_end(self, model, optimiser, epoch, finished, **more):
-        if finished:
-            raise KeyboardInterrupt
-        at_end(self, model, optimiser, epoch, finished, **more)
+    def die(self):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as dying:
-        dying.setattr(stage_on_disk.Stage, "save", die_at_the_end)
+        dying.setattr(stage_on_disk.Stage, "finish", die)
         with pytest.raises(KeyboardInterrupt):
             training.train_glrec(chosen, pictures, tmp_path / "killed", quiet=True)
     resumed = training.train_glrec(chosen, pictures, tmp_path / "killed", quiet=True)
@@ -271,18 +268,18 @@ def test_a_signal_stops_after_the_step_saved_and_the_rest_gives_the_same_bits(
             return training.train_joint(small, pictures, folder, "+glrec", quiet=True)
         return getattr(training, f"train_{stage}")(small, pictures, folder, quiet=True)
 
-    def watch(self, epoch, step, *more):
-        steps.append(step)
+    def record(self, *given):
+        steps.append(self.step)
         if len(steps) == 1 + len(pictures.train) // 8 if stage == "backbone" else len(steps) == 3:
             signal.raise_signal(number)
-        return seen(self, epoch, step, *more)
+        return recorded(self, *given)
 
     for folder in ("whole", "stopped") if stage == "joint" else ():
         copy_base(run, tmp_path / folder)
-    seen = stage_on_disk.Stage.watch
+    recorded = stage_on_disk.Stage.record
     before = signal.getsignal(number)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(stage_on_disk.Stage, "watch", watch)
+        patch.setattr(stage_on_disk.Stage, "record", record)
         train(tmp_path / "stopped")
     assert signal.getsignal(number) is before
     name = "joint/+glrec/seed0" if stage == "joint" else stage
@@ -321,7 +318,7 @@ def test_what_a_killed_save_left_is_cleared_away(small, pictures, run, tmp_path)
     path = tmp_path / "person/glrec/checkpoint.safetensors"
     left = path.with_name(f".{path.name}.123.tmp")
     left.write_bytes(b"half")
-    stage = stage_on_disk.Stage(path, small, ("glrec",), "GLRec")
+    stage = stage_on_disk.Stage(tmp_path, small, pictures, "glrec", 0)
     model = GLRec(small.input.size, small.glrec)
     stage.resume(model, torch.optim.SGD(model.parameters(), 0.1))
     assert not left.exists()
@@ -349,7 +346,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(
     small, pictures, run, tmp_path, monkeypatch
 ):
     copy_base(run, tmp_path)
-    monkeypatch.setattr(losses, "identity", lambda *_: (torch.tensor(float("nan"), requires_grad=True), None))
+    monkeypatch.setattr(losses, "identity", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     with pytest.raises(
         FloatingPointError, match=r"loss is nan at epoch 0, step 0; nothing was saved.*the batch: "
     ) as found:
@@ -366,8 +363,8 @@ def test_a_loss_between_two_log_lines_that_is_not_finite_is_found_before_it_is_s
 
     def bad(*given):
         calls.append(1)
-        box, gate = placement(*given)
-        return box * (float("inf") if len(calls) == 2 else 1), gate
+        terms, measures = placement(*given)
+        return {"box": terms["box"] * (float("inf") if len(calls) == 2 else 1)}, measures
 
     monkeypatch.setattr(losses, "placement", bad)
     with pytest.raises(FloatingPointError, match=r"loss is inf at epoch 0, step 1"):
@@ -378,7 +375,7 @@ def test_a_loss_between_two_log_lines_that_is_not_finite_is_found_before_it_is_s
 @pytest.mark.parametrize("stage, people, batch", [("joint", 25, 100), ("joint", 5, 20), ("backbone", 7, 35)])
 def test_the_smaller_batch_that_is_proposed_is_a_recipe(stage, people, batch):
     chosen = recipe("person", "tiny", **{f"{stage}.identities": people, f"{stage}.batch": batch})
-    words = run_lock._smaller(stage, getattr(chosen, stage)).replace(",", "").split()
+    words = stage_on_disk.half_batch(stage, getattr(chosen, stage)).replace(",", "").split()
     proposed = dict(word.split("=") for word in words if word.startswith(f"{stage}.") and "=" in word)
     smaller = getattr(recipe("person", "tiny", **proposed), stage)
     assert 0 < smaller.batch <= batch / 2 and smaller.identities == people // 2

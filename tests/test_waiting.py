@@ -62,6 +62,7 @@ def steps(model, data, index, draw):
     chosen, labels = model.recipe, torch.zeros(len(data.train), dtype=torch.int64, device="cuda")
     pictures, ratios, box, partial = stage_batches.glrec_batch(data.train, index, chosen, draw)
     losses.placement(*model.glrec(pictures, ratios), box, partial, chosen.glrec)
+    classified = lambda pooled: model.backbone.classifier(model.backbone.neck(pooled))  # noqa: E731
 
     view = stage_batches.whole_views(len(index), chosen, draw)
     seen = partial_views.read_views(
@@ -69,14 +70,14 @@ def steps(model, data, index, draw):
     )
     pictures = image_bank.normalise(augmentation.augment(seen, chosen.augmentation, draw))
     pooled = model.backbone(pictures).float().mean((2, 3))
-    losses.identity(model.backbone.classifier, model.backbone.neck(pooled), labels[index], 0.1)
-    losses.batch_hard(pooled, labels[index], chosen.backbone)
+    losses.recognition(classified(pooled), pooled, labels[index], chosen.backbone)
 
     batch = stage_batches.joint_batch(data, labels, index, chosen, "crops", draw)
     box, gate = model.predict(batch.pictures, batch.ratios)
     layout = model.layout(batch.pictures, batch.ratios, (cap_gradient(box, 1.0), gate.detach()))
     features, visible, pooled = model.features(layout)
-    losses.region_losses(model, batch, layout.box.detach(), features.float(), visible, pooled, draw)
+    outputs = layout.box.detach(), features.float(), visible, pooled, classified(pooled)
+    losses.joint_losses(model, batch, *outputs, draw)
 
 
 @pytest.mark.parametrize("task, softmax", [("person", "plain"), ("face", "cosface")])

@@ -1,5 +1,6 @@
-"""The three together: picture -> rectified -> features -> located region."""
+"""GLRec, backbone and CRLoc together: picture -> rectified picture -> feature map -> located region."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +17,8 @@ from .glrec import GLRec, padded_box, rectify
 class Layout:
     """Pictures on the holistic canvas.
 
-    canvas `(B, 3, H, W)`; visible `(B, 1, H, W)`; box `(B, 4)`, the whole canvas where the picture is taken for whole;
-    gate `(B,)`, the logit (positive: partial).
+    canvas `(B, 3, H, W)`; visible `(B, 1, H, W)`; box `(B, 4)`, the whole canvas if the gate calls the picture whole;
+    gate `(B,)`, a logit (positive: partial).
     """
 
     canvas: Tensor
@@ -37,8 +38,14 @@ class PPCL(nn.Module):
         self.crloc = CRLoc(self.backbone.channels, recipe.joint, recipe.matching.min_visible, self.method.prior)
         self.fusion_weights: dict[str, float] = {}  # row -> w, chosen on held-out training identities
 
+    def as_row(self, row: str) -> "PPCL":
+        """The same networks as another row of the table uses them."""
+        other = copy.copy(self)
+        other.row, other.method = row, METHODS[row]
+        return other
+
     def predict(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the row puts pictures `(B, 3, H, W)` of log ratio `(B,)`: boxes `(B, 4)`, gate logits `(B,)`."""
+        """Place of pictures `(B, 3, H, W)` of log ratio `(B,)` on the canvas: boxes `(B, 4)`, gate logits `(B,)`."""
         if self.method.layout == "glrec":
             return self.glrec(images, ratios)
         if self.method.layout == "pad":
@@ -46,7 +53,7 @@ class PPCL(nn.Module):
         return geometry.whole(len(images), like=ratios), -torch.ones_like(ratios)
 
     def layout(self, images: Tensor, ratios: Tensor, predicted: tuple[Tensor, Tensor] | None = None) -> Layout:
-        """Put normalised pictures on the canvas, where `predict` says or at given (boxes, gate logits)."""
+        """Put normalised pictures on the canvas, by given (boxes, gate logits) or those of `predict`."""
         box, gate = predicted or self.predict(images, ratios)
         partial = gate > 0
         canvas, visible = rectify(images, box, partial)
@@ -60,5 +67,5 @@ class PPCL(nn.Module):
         return features, visible, self.backbone.pool(features, visible)
 
     def described(self, features: Tensor) -> Tensor:
-        """The map that region descriptors are read from: whitened `(B, C, h, w)`, but for the row that does without."""
+        """The map that region descriptors are read from: `(B, C, h, w)`, whitened except in one ablation."""
         return self.backbone.whiten(features) if self.method.whiten else features.float()

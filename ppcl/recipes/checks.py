@@ -186,8 +186,13 @@ def _check_architecture(name: str) -> None:
         )
 
 
-def check_processes(chosen: typing.Any, stage: str, count: int) -> None:
-    """Raise RecipeError unless `count` processes can share the stage's batches evenly."""
+def check_processes(chosen: typing.Any, stage: str, count: int, pictures: int | None = None) -> None:
+    """Raise RecipeError unless `count` processes can share the stage's batches of the training pictures evenly."""
+    if stage == "glrec" and pictures is not None and pictures < chosen.glrec.batch and pictures % count:
+        raise RecipeError(
+            f"the {pictures} training pictures are fewer than glrec.batch={chosen.glrec.batch}, and {count} processes "
+            f"cannot share them evenly: --set glrec.batch={pictures - pictures % count}, or train in one process"
+        )
     names = {"glrec": ["batch"], "backbone": ["identities"], "joint": ["identities", "glrec_batch"]}[stage]
     values = {name: getattr(getattr(chosen, stage), name) for name in names}
     most = next(fewer for fewer in range(count, 0, -1) if not any(value % fewer for value in values.values()))

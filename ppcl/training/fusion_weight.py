@@ -13,18 +13,16 @@ def choose_fusion(model: PPCL, data: TrainingData) -> tuple[dict[str, float], di
     queries, query_ids, gallery, gallery_ids, box = heldout_queries(model.recipe, data)
     weights, scores = {}, {}
     grid = np.arange(0, 1 + 1e-9, model.recipe.selection.weight_step)
-    trained = model.row
     found = matching.describe(model, gallery)
     for row, method in METHODS.items():
-        if trained_by(row) != trained:
+        if trained_by(row) != model.row:
             continue
-        model.row, model.method = row, method
-        asked = matching.describe(model, queries, several=True, boxes=box if method.oracle else None)
-        overall = matching.global_distances(asked, found)
-        region = matching.region_distances(model, asked, found) if method.region != "none" else overall
-        tried = grid if method.region != "none" else grid[:1]
+        as_row, regions = model.as_row(row), method.region != "none"
+        query = matching.describe(as_row, queries, several=True, boxes=box if method.oracle else None)
+        overall = matching.global_distances(query, found)
+        region = matching.region_distances(as_row, query, found) if regions else overall
+        tried = grid if regions else grid[:1]
         maps = [metrics.cmc_map(matching.fuse(overall, region, w).cpu(), query_ids, gallery_ids).mAP for w in tried]
         best = int(np.nanargmax(maps)) if np.isfinite(maps).any() else 0
         weights[row], scores[row] = round(float(tried[best]), 4), round(float(maps[best]), 4)
-    model.row, model.method = trained, METHODS[trained]
     return weights, scores

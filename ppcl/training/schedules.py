@@ -1,34 +1,28 @@
-"""How fast a stage learns and in which precision: rates over epochs and steps, optimisers, autocast.
-
-Fractions of an epoch matter only in the joint stage, for its cosine and its warm-up.
-"""
+"""Learning rates over epochs and steps, optimisers, and the networks' precision."""
 
 import math
 
 import torch
 
-from ..recipes import BackboneStage, JointStage, Recipe
+from ..recipes import BackboneStage, GLRecStage, JointStage, Recipe
 
 
 def glrec_lr(recipe: Recipe, epoch: int) -> float:
-    """Supplement §2.1: constant, then linear, reaching the final rate in the last epoch."""
+    """Supplement §2.1: constant, then linear to the final rate in the last epoch."""
     stage = recipe.glrec
     past = max(0, epoch + 1 - stage.constant_epochs) / max(1, stage.epochs - stage.constant_epochs)
     return stage.lr + (stage.final_lr - stage.lr) * past
 
 
 def backbone_lr(recipe: Recipe, epoch: int) -> float:
-    """Supplement §2.1: x0.1 every 40 epochs; a warm-up, where the recipe asks for one, rises linearly."""
+    """Supplement §2.1: x0.1 every 40 epochs, after a linear warm-up if the recipe has one."""
     stage = recipe.backbone
     warm = min(1.0, (epoch + 1) / (stage.warmup_epochs + 1))
     return stage.lr * warm * stage.decay ** (epoch // stage.decay_epochs)
 
 
 def joint_lr(recipe: Recipe, step: int, per_epoch: int, total: int) -> float:
-    """From the published initial rate, x0.1 every 5 epochs for faces (§2.2); for people how it falls is not published.
-
-    There it falls along a half cosine over `total` steps. A warm-up, where the recipe asks for one, rises linearly.
-    """
+    """Faces: x0.1 every 5 epochs (§2.2); people: a half cosine (not published). A warm-up may come first."""
     stage = recipe.joint
     warm = min(1.0, (step + 1) / (stage.warmup_epochs * per_epoch + 1))
     if stage.decay_epochs:
@@ -38,20 +32,20 @@ def joint_lr(recipe: Recipe, step: int, per_epoch: int, total: int) -> float:
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of this step, times each group's share."""
+    """Give each parameter group its share of the rate."""
     for group in optimiser.param_groups:
         group["lr"] = lr * group.get("share", 1.0)
 
 
 def autocast(device: torch.device | str):
-    """bf16 for the networks, on CUDA and on CPUs that compute in it; losses and geometry stay in fp32."""
+    """bf16 for the networks, on CUDA and on CPUs with bf16 instructions; losses and geometry stay in fp32."""
     kind = torch.device(device).type
     return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or torch.cpu._is_avx512_bf16_supported())
 
 
-def make_optimiser(parameters, stage: BackboneStage | JointStage, device: torch.device | str) -> torch.optim.Optimizer:
-    """The stage's optimiser, SGD or Adam; on CUDA fused."""
+def make_optimiser(parameters, stage: GLRecStage | BackboneStage | JointStage, device: torch.device | str):
+    """The stage's optimiser, SGD (always for GLRec, §2.1) or Adam; on CUDA fused."""
     how = {"lr": stage.lr, "weight_decay": stage.weight_decay, "fused": torch.device(device).type == "cuda"}
-    if stage.optimiser == "sgd":
+    if getattr(stage, "optimiser", "sgd") == "sgd":
         return torch.optim.SGD(parameters, momentum=stage.momentum, **how)
     return torch.optim.Adam(parameters, **how)

@@ -1,33 +1,48 @@
-"""A stage of training on the disk: its checkpoint and its log, exact resume, when to save and when to stop."""
+"""A stage of training in its run folder: exact resume, checkpoint and log, when to save, and how a signal stops it."""
 
 import contextlib
+import functools
 import json
 import math
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..disk import checkpoints, processes, run_lock
+from ..data.partial_views import make_rng
+from ..data.stage_batches import TrainingData
+from ..disk import checkpoints, progress, run_lock
 from ..disk.checkpoints import CheckpointError, first_difference, header
 from ..disk.files import flush, write_text
 from ..recipes import Recipe
+from . import processes
 
-SAVE_EVERY = 30  # seconds, at least, between two epochs that are saved: what a kill may cost, beside an epoch
+SAVE_EVERY = 30  # seconds, at least, between two epochs that are saved: a kill costs this much, or an epoch
+LOG_EVERY = 10  # steps
+
+
+def of_stage(run: Path | str, task: str, stage: str, row: str | None = None, seed: int = 0) -> Path:
+    """Checkpoint of a stage: `glrec`, `backbone`, or `joint` with its row and seed."""
+    folder = Path(run) / task / stage
+    return (folder if row is None else folder / row / f"seed{seed}") / "checkpoint.safetensors"
 
 
 def of_a_stage(found: dict) -> bool:
-    """Whether a header has what every stage saves, of the kinds that it saves."""
+    """Return True if a header has what every stage saves, of the right types."""
     kinds = {"recipe": dict, "epoch": int, "finished": bool, "step": int}
     return all(isinstance({"step": 0, **found}.get(key), kind) for key, kind in kinds.items())
 
 
 def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remedy: str, **facts) -> None:
-    """Raise CheckpointError where a stage's header is of another recipe, in what its stage depends on."""
+    """Raise CheckpointError if a stage's header is of another recipe, in the parts that its stage depends on."""
     if not of_a_stage(found):
         raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
-    parts = ("task", "input", "augmentation", "selection", *parts)
+    parts = ("task", "data", "input", "augmentation", "selection", *parts)
     mine, theirs = ({part: whole.get(part) for part in parts} for whole in (recipe, found["recipe"]))
     difference = first_difference(mine, theirs)
     if not difference and "pictures" in facts and facts["pictures"] != found.get("pictures"):
@@ -37,121 +52,179 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
         raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or {remedy}")
 
 
-def of_stage(run: Path | str, task: str, stage: str) -> Path:
-    """Where a run keeps what stage 1 or 2, `glrec` or `backbone`, trained."""
-    return Path(run) / task / stage / "checkpoint.safetensors"
-
-
 def read_log(path: Path) -> list[dict]:
-    """The lines of a `log.jsonl`; one that was cut off or damaged is left out."""
-    found = []
+    """Lines of a `log.jsonl`; one that was cut off or damaged is left out."""
+    lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict) and {"epoch", "step"} <= line.keys()]
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict) and {"epoch", "step"} <= line.keys()]
 
 
 class Stage:
-    """One training run on the disk: resume, log, save. It holds no loop."""
+    """One stage of a run. Its loop takes what `steps` yields, and calls `record` at the end of each step."""
 
-    def __init__(self, path: Path, recipe: Recipe, parts: tuple[str, ...], label: str, **facts):
-        self.path, self.label, self.facts = path, label, facts
-        self.recipe = recipe.to_dict()
-        self.epoch = 0
-        self.step = 0  # of all epochs, where the last save was inside one
-        self.saved = -math.inf  # when the last save was done; the first epoch's is never put off
-        self.recent: list = []  # (epoch, step, loss, pictures) of steps that nobody has looked at yet
-        self.finished = False
-        if path.exists():
-            found = header(path)
-            compare(path, found, self.recipe, parts, "delete it", **facts)
-            self.epoch, self.finished, self.step = found["epoch"], found["finished"], found.get("step", 0)
-        processes.agree(
-            (self.epoch, self.step), f"{path} is not the same for all processes: --run must be one folder for all"
-        )
+    def __init__(
+        self, run: Path | str, recipe: Recipe, data: TrainingData, name: str, seed: int, row: str | None = None
+    ):
+        how = getattr(recipe, name)
+        self.path = of_stage(run, recipe.task, name, row, seed)
+        self.name, self.seed, self.data, self.recipe = name, seed, data, recipe.to_dict()
+        self.label = {"glrec": "GLRec"}.get(name, f"joint {row}" if row else name)
+        self.facts = {"stage": name, "task": recipe.task, "seed": seed, "pictures": data.pictures}
+        self.facts |= {} if name == "glrec" else {"classes": data.classes}
+        self.facts |= {"method": row} if row else {}
+        self.epochs, self.per_epoch = how.epochs, max(1, len(data.train) // how.batch)
+        self.total = min(how.steps or math.inf, how.epochs * self.per_epoch)
+        self.begun, self.finished, self.step = False, False, 0
+        self.saved = -math.inf  # time of the last save; the first epoch is always saved
+        self.recent: list[tuple[int, Tensor, Tensor]] = []  # (step, loss, pictures) not yet checked
+        if self.path.exists():
+            found = header(self.path)
+            parts = ("glrec", "backbone", "joint", "matching") if row else (name,)
+            compare(self.path, found, self.recipe, parts, "delete it", **self.facts)
+            self.begun, self.finished = True, found["finished"]
+            self.step = found.get("step") or min(found["epoch"] * self.per_epoch, self.total)
+        processes.agree(self.step, f"{self.path} is not the same for all processes: --run must be one folder for all")
 
     def resume(self, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> None:
         """Continue after the last saved step, if there is one; log lines of later steps are dropped."""
-        log, begun = self.path.with_name("log.jsonl"), self.epoch or self.step
-        whole = read_log(log) if log.exists() and begun else []
-        if processes.first():
-            for part in self.path.parent.glob(".*.tmp"):
-                part.unlink()  # of a process that was killed while it saved
-            kept = [line for line in whole if line["epoch"] < self.epoch or line["step"] < self.step]
-            write_text(log, "".join(json.dumps(line) + "\n" for line in kept))
-        if begun:
+        self.model, self.optimiser = model, optimiser
+        if processes.is_main():
+            for left in self.path.parent.glob(".*.tmp"):
+                left.unlink()  # of a process that was killed while it saved
+            log = self.path.with_name("log.jsonl")
+            lines = read_log(log) if log.exists() and self.begun else []
+            write_text(log, "".join(json.dumps(line) + "\n" for line in lines if line["step"] < self.step))
+        if self.begun:
             checkpoints.load(self.path, model, optimiser)
 
-    def begin(self, per_epoch: int, total: int) -> int:
-        """The step to go on with."""
-        return self.step or min(self.epoch * per_epoch, total)
+    def steps(
+        self, batches: Callable[[torch.Generator], Iterator[Tensor]], quiet: bool | None
+    ) -> Iterator[tuple[int, int, Tensor, torch.Generator]]:
+        """Yield (epoch, step, index, rng) of the steps still to do; log, save and stop between them.
 
-    def watch(self, epoch: int, step: int, loss: Tensor, data, index: Tensor) -> None:
-        """A step was made, of this loss on these of the training pictures.
-
-        The loss is looked at when something is logged or saved, so that the step itself does not wait for the device.
+        batches(rng): the batches of an epoch, as indices `(B,)` of training pictures. The step's own rng, on the
+        stage's device, depends on (seed, stage, epoch, step) alone.
         """
-        self.recent.append((epoch, step, loss.detach(), data, index))
+        bar = progress.bar(None, self.label, self.total, quiet, self.step, "steps")
+        for epoch in range(self.step // self.per_epoch, math.ceil(self.total / self.per_epoch)):
+            rng, before = make_rng(self.seed, self.name, epoch), epoch * self.per_epoch
+            for index in islice(batches(rng), self.step - before, self.total - before):
+                self.index = index
+                rng = make_rng(self.seed, self.name, epoch, self.step, device=self.data.device)
+                yield epoch, self.step, index, rng
+                if self.step % LOG_EVERY == 0:
+                    self._log(epoch)
+                self.step += 1
+                bar.update()
+                self._stop_if_signalled(epoch)
+            self._save(epoch + 1)
+        bar.close()
 
-    def asked(self, step: int, every: int, device: torch.device) -> bool:
-        """Whether a signal asked to stop; of several processes all know it after the same step, one of each `every`."""
-        if processes.size() == 1:
-            return run_lock.asked()
-        return step % every == 0 and processes.anyone(run_lock.asked(), device)
+    def record(self, terms: dict[str, Tensor], measures: dict[str, Tensor]) -> None:
+        """Take the weighted losses and measures of this step.
 
-    def stop_if_asked(self, model, optimiser, epoch: int, step: int, every: int) -> None:
-        """After `step` steps: if a signal asked for it, save and raise KeyboardInterrupt."""
-        if self.asked(step, every, next(model.parameters()).device):
-            self.save(model, optimiser, epoch, False, step=step)
-            processes.wait()
-            raise KeyboardInterrupt
-
-    def check(self) -> None:
-        """Raise FloatingPointError that names the first step since the last look whose loss is not finite."""
-        recent, self.recent = self.recent, []
-        fine = torch.stack([loss for _, _, loss, *_ in recent]).isfinite().tolist() if recent else []
-        for good, (epoch, step, loss, data, index) in zip(fine, recent, strict=True):
-            if not good:
-                last = f"the last good state is {self.path}" if self.path.exists() else "nothing was saved before it"
-                raise FloatingPointError(
-                    f"{self.label}: the loss is {float(loss)} at epoch {epoch}, step {step}; {last}; "
-                    f"the batch: {', '.join(data.names[i] for i in index.tolist())}"
-                )
-
-    def log(self, **values) -> None:
-        """One JSON line; tensors become numbers here, so that a step itself never waits for the device.
-
-        Of several processes it has the mean, and the first one writes it.
+        They are read when something is logged or saved, so that a step itself does not wait for the device.
         """
-        self.check()
-        values = processes.mean(values)
-        line = {
-            k: round(float(v.detach() if isinstance(v, Tensor) else v), 6) if isinstance(v, (Tensor, float)) else v
-            for k, v in values.items()
-        }
-        bad = [k for k, v in line.items() if isinstance(v, float) and not math.isfinite(v)]
-        if bad:
-            where = f"epoch {values['epoch']}, step {values['step']}"
-            raise FloatingPointError(
-                f"{self.label}: {bad[0]} is {line[bad[0]]} at {where}; the last good state is {self.path}"
-            )
-        if processes.first():
+        self.values = {name: value.detach() for name, value in (terms | measures).items()}
+        self.recent.append((self.step, sum(self.values[name] for name in terms), self.index))
+
+    def finish(self, **facts) -> None:
+        """Save the finished model, without its optimiser; all processes wait for it."""
+        self._save(self.epochs, finished=True, **facts)
+        processes.wait()
+
+    def _log(self, epoch: int) -> None:
+        self._check()
+        line = {"epoch": epoch, "step": self.step, "lr": round(self.optimiser.param_groups[0]["lr"], 6)}
+        line |= {name: round(float(value), 6) for name, value in self.values.items()}
+        if processes.is_main():
             with open(self.path.with_name("log.jsonl"), "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
-    def save(self, model, optimiser, epoch: int, finished: bool, **more) -> None:
-        """The state after `epoch` epochs, unless one was saved within SAVE_EVERY.
+    def _check(self) -> None:
+        """Raise FloatingPointError that names the first step since the last check whose loss is not finite."""
+        recent, self.recent = self.recent, []
+        finite = torch.stack([loss for _, loss, _ in recent]).isfinite().tolist() if recent else []
+        for good, (step, loss, index) in zip(finite, recent, strict=True):
+            if not good:
+                last = f"the last good state is {self.path}" if self.path.exists() else "nothing was saved before it"
+                raise FloatingPointError(
+                    f"{self.label}: the loss is {float(loss)} at epoch {step // self.per_epoch}, step {step}; {last}; "
+                    f"the batch: {', '.join(self.data.names[i] for i in index.tolist())}"
+                )
 
-        A large one takes as long as many steps. Always saved is what a signal asked for, which names its `step`, and a
-        finished one, which carries no optimiser and for which all processes wait.
+    def _save(self, epoch: int, finished: bool = False, **facts) -> None:
+        """Save the state after `epoch` epochs, unless one was saved within SAVE_EVERY: a large one takes many steps.
+
+        A finished one is always saved, and one inside an epoch, whose `step` is among the facts.
         """
-        facts = {**self.facts, **more, "epoch": epoch, "finished": finished, "recipe": self.recipe}
-        self.check()
-        due = finished or "step" in more or time.monotonic() - self.saved >= SAVE_EVERY
-        if processes.first() and due:
+        self._check()
+        due = finished or "step" in facts or time.monotonic() - self.saved >= SAVE_EVERY
+        if processes.is_main() and due:
             if (log := self.path.with_name("log.jsonl")).exists():
                 flush(log)  # a checkpoint is never on the disk without the lines before it
-            checkpoints.save(self.path, model, None if finished else optimiser, **facts)
+            facts = {**self.facts, **facts, "epoch": epoch, "finished": finished, "recipe": self.recipe}
+            checkpoints.save(self.path, self.model, None if finished else self.optimiser, **facts)
             self.saved = time.monotonic()
-        if finished:
+
+    def _stop_if_signalled(self, epoch: int) -> None:
+        """Save and raise KeyboardInterrupt if a signal came; several processes agree on that every LOG_EVERY steps."""
+        if (processes.size() == 1 or self.step % LOG_EVERY == 0) and processes.any_of(_signalled.is_set()):
+            self._save(epoch, step=self.step)
             processes.wait()
+            raise KeyboardInterrupt
+
+
+_signalled = threading.Event()
+
+
+@contextlib.contextmanager
+def signals_end_a_step():
+    """Let Ctrl-C and SIGTERM stop the stage after its step, saved. A second Ctrl-C does not wait."""
+
+    def handle(*_):
+        if _signalled.is_set() and processes.size() == 1:
+            raise KeyboardInterrupt
+        _signalled.set()
+
+    _signalled.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread only
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if _signalled.is_set():  # after the last step; the stage is finished
+        raise KeyboardInterrupt
+
+
+def in_run(train):
+    """Wrap `train(recipe, data, run, …)`: alone in its run folder, stopped cleanly by signals, told of a full GPU."""
+
+    @functools.wraps(train)
+    def wrapped(recipe: Recipe, data: TrainingData, run: Path | str, *args, **kwargs):
+        with run_lock.hold(run) if processes.is_main() else contextlib.nullcontext(), signals_end_a_step():
+            try:
+                return train(recipe, data, run, *args, **kwargs)
+            except torch.OutOfMemoryError:
+                name = train.__name__.removeprefix("train_")
+                raise RuntimeError(half_batch(name, getattr(recipe, name))) from None
+
+    return wrapped
+
+
+def half_batch(name: str, stage) -> str:
+    """The remedy when a stage's batch does not fit into GPU memory."""
+    people = getattr(stage, "identities", None)
+    full = f"{name}: out of GPU memory with a batch of {stage.batch}"
+    if stage.batch < 4 or (people or 4) < 4:
+        return f"{full}; use a larger GPU, or --device cpu"
+    half = f"--set {name}.batch={stage.batch // 2}"
+    if people:  # half of them, with as many pictures each
+        half = f"--set {name}.identities={people // 2} --set {name}.batch={people // 2 * (stage.batch // people)}"
+    return f"{full}; half of it takes half the memory: {half}{', here and in the later stages' * (name != 'joint')}"
