@@ -23,23 +23,22 @@ def part_folder(dataset: str, part: str, data: Path | str) -> Path:
         raise DataError(f"{data} is not a folder; {found.how_to_get}")
     leaves = found.parts[part].folders
     for top in _tops(found, data):
-        for leaf in leaves:
+        for leaf in leaves if top != data or _is_top(found, data) else ():
             if folder := subfolder(top, leaf):
                 return folder
     wanted = found.folders[:1] if leaves == (".",) else leaves
     raise DataError(f"{dataset}: no {' or '.join(wanted)} below {data}{_misnamed(found, data)}; {found.how_to_get}")
 
 
-def _tops(found: DataSet, data: Path) -> Iterator[Path]:
-    """Folders below `data` that are named like the set, inner ones first; `data` itself if it is one.
+def _tops(found: DataSet, folder: Path) -> Iterator[Path]:
+    """Folders in a folder that are named like the set, inner ones first, then the folder itself.
 
     A zip file unpacked into a folder of its own name doubles the folder.
     """
     for name in found.folders:
-        if folder := subfolder(data, name):
-            yield from _tops(found, folder)
-    if _is_top(found, data):
-        yield data
+        if inside := subfolder(folder, name):
+            yield from _tops(found, inside)
+    yield folder
 
 
 def _is_top(found: DataSet, data: Path) -> bool:
