@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
+from conftest import folders_of_people
 from PIL import Image
 
 from ppcl.data import datasets
 from ppcl.data.datasets import DataError
 from ppcl.data.sets import SETS
+from ppcl.recipes import Data, recipe
 
 MARKET = "Market-1501-v15.09.15"
-PEOPLE = ["market1501", "partial-reid", "partial-ilids"]
+PEOPLE = ["market1501", "partial-reid", "partial-ilids"]  # drawn
 
 
 def fill(folder, *names):
@@ -45,7 +47,7 @@ def names(pictures):
 # --- layouts ---
 
 
-@pytest.mark.parametrize("folder", [MARKET, f"market1501/{MARKET}", "market1501"])
+@pytest.mark.parametrize("folder", [MARKET, f"market1501/{MARKET}", "market1501", "Market-1501", f"{MARKET}/{MARKET}"])
 def test_market_in_every_folder(tmp_path, folder):
     market(tmp_path / folder)
     train = datasets.read("market1501", "train", tmp_path)
@@ -63,6 +65,58 @@ def test_market_has_a_file_with_two_endings(tmp_path):
     fill(tmp_path / MARKET / "query", "1488_c1s6_023021_00.png.jpg")
     with pytest.raises(DataError, match="not named like"):
         datasets.evaluation_sets("market1501", tmp_path)
+
+
+def cuhk03(top, ending="png"):
+    """Two people in train and two in the test, as CUHK03-NP names them."""
+    for part, people in (("bounding_box_train", (1, 2)), ("query", (3, 4)), ("bounding_box_test", (3, 4))):
+        fill(top / part, *(f"{one:04d}_c{1 + (part == 'query')}_{n}.{ending}" for one in people for n in (1, 12)))
+    return top
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize("top", ["cuhk03-np", "CUHK03-NP/cuhk03-np"])
+@pytest.mark.parametrize("boxes, folder", [("detected", "detected"), ("labelled", "labeled"), ("labelled", "labelled")])
+def test_cuhk03_has_its_boxes_chosen_by_the_recipe(tmp_path, boxes, folder, top, ending):
+    cuhk03(tmp_path / top / folder, ending)
+    chosen = recipe("person", "tiny", **{"data.cuhk03": boxes})
+    train = datasets.training_set("person", tmp_path, chosen.data)
+    assert train.name == "cuhk03/train" and train.identities.tolist() == [1, 1, 2, 2]
+    query, gallery = datasets.evaluation_sets("cuhk03", tmp_path, chosen)
+    assert query.identities.tolist() == gallery.identities.tolist() == [3, 3, 4, 4]
+    assert query.cameras.tolist() == [2] * 4 and gallery.cameras.tolist() == [1] * 4
+    assert datasets.available(tmp_path, "person", chosen.data) == ["cuhk03"]
+    rows = [row for row in datasets.check(tmp_path) if row["dataset"] == "cuhk03"]
+    assert [(row["status"], row["pictures"], row["identities"]) for row in rows] == [("differs", 4, 2)] * 3
+    assert [row["published"] for row in rows] == {"detected": [7365, 1400, 5332], "labelled": [7368, 1400, 5328]}[boxes]
+    other = recipe("person", "tiny", **{"data.cuhk03": "labelled" if boxes == "detected" else "detected"})
+    with pytest.raises(DataError, match=f"which holds {folder} .*data.cuhk03=detected or labelled"):
+        datasets.evaluation_sets("cuhk03", tmp_path, other)
+
+
+def test_training_set_is_chosen_where_several_lie(tmp_path, capsys):
+    market(tmp_path / MARKET)
+    cuhk03(tmp_path / "cuhk03-np/detected")
+    folders_of_people(tmp_path / "identities", dict.fromkeys("abcdefgh", 2))
+    assert datasets.training_set("person", tmp_path).name == "market1501/train"
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"{tmp_path}: market1501 is trained on; to train on cuhk03 or own, --set data.training=cuhk03"]
+    for name in ("cuhk03", "own"):
+        assert datasets.training_set("person", tmp_path, Data(training=name)).name == f"{name}/train"
+    assert datasets.training_set("face", tmp_path, Data(training="cuhk03")).name == "own/train"
+    with pytest.raises(DataError, match="data.training=duke: .* choose auto, market1501, cuhk03, own"):
+        datasets.training_set("person", tmp_path, Data(training="duke"))
+    with pytest.raises(DataError, match="casia-webface: no CASIA-WebFace below .*, which holds Market-1501"):
+        datasets.training_set("face", tmp_path, Data(training="casia-webface"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "top, make", [(MARKET, market), ("PartialREID", lambda top: reid(top)), ("Partial_iLIDS", lambda top: ilids(top))]
+)
+def test_a_doubled_folder_is_found(tmp_path, top, make):
+    make(tmp_path / top / top)
+    assert len(datasets.available(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("folder", ["Partial-REID_Dataset", "PartialREID", "Partial_REID"])
@@ -250,7 +304,7 @@ def test_wrongly_named_file_is_named(tmp_path, dataset, make, folder, name):
 
 
 def test_unknown_set_or_part_names_the_known_ones(tmp_path):
-    with pytest.raises(DataError, match="market1501, partial-reid, partial-ilids"):
+    with pytest.raises(DataError, match="market1501, cuhk03, partial-reid, partial-ilids"):
         datasets.read("market", "query", tmp_path)
     with pytest.raises(DataError, match="query, gallery, occluded"):
         datasets.read("partial-reid", "train", tmp_path)
@@ -266,7 +320,8 @@ def test_training_needs_two_people(tmp_path):
 
 
 def test_check_of_drawn_data(drawn):
-    rows = datasets.check(drawn, "person")
+    everything = datasets.check(drawn, "person")
+    rows = [row for row in everything if row["dataset"] != "cuhk03"]
     assert {row["status"] for row in rows} == {"drawn"}
     counts = {(row["dataset"], row["part"]): (row["pictures"], row["identities"]) for row in rows}
     assert counts == {
@@ -281,7 +336,7 @@ def test_check_of_drawn_data(drawn):
     }
     assert datasets.available(drawn) == PEOPLE
     faces = datasets.check(drawn, "face")
-    assert {row["status"] for row in faces} == {"missing"} and datasets.check(drawn) == rows + faces
+    assert {row["status"] for row in faces} == {"missing"} and datasets.check(drawn) == everything + faces
 
 
 def test_check_tells_missing_from_different(tmp_path):

@@ -52,7 +52,7 @@ def test_everybody_is_for_training_or_for_tests_and_stays_there(tmp_path, nested
     folders_of_people(top, {f"anybody {i}": 3 for i in range(30)})
     (top / "decoded").mkdir()
     for part, before in shown.items():
-        assert before <= {path.parent.name for path in datasets.read("own", part, data, "face").paths}
+        assert before <= {path.parent.name for path in datasets.read("own", part, data, task="face").paths}
 
 
 def test_a_name_is_the_same_however_a_disk_writes_it(tmp_path):

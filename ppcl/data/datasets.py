@@ -15,20 +15,21 @@ import numpy as np
 from ..drawn.records import NOTE, finished, occupied, truth, unfinished
 from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
-from .layouts import is_made, lies, part_folder, record
-from .reading import SUFFIXES, Cut, DataError, PictureSet, people, pictures
+from .layouts import is_made, lies, part_folder, record, tops
+from .reading import SUFFIXES, Cut, DataError, PictureSet, people, pictures, say
 from .sets import SETS, DataSet, sets_of, training_sets
 
 __all__ = ["SUFFIXES", "Cut", "DataError", "PictureSet", "pictures", "truth"]
 
 
-def read(dataset: str, part: str, data: Path | str, task: str = "person") -> PictureSet:
+def read(dataset: str, part: str, data: Path | str, settings: Data | None = None, task: str = "person") -> PictureSet:
     """A part (`train`, `query`, `gallery`, …) of a set below `data`; `task` matters for a folder of identities.
 
     Market-1501's junk (`-1`) is left out; its distractors (`0000`) stay in the gallery alone, as identity 0. Raises
     DataError if the folder is missing or empty, or that lists the names which do not belong to the layout.
     """
-    found, folder = record(dataset, part), part_folder(dataset, part, data)
+    found = record(dataset, part, settings)
+    folder = part_folder(found, part, data)
     if how := unfinished(Path(data), dataset, found.drawn):
         raise DataError(
             f"{dataset}: its drawing in {data} has not come to its end; the same command finishes it: "
@@ -87,12 +88,12 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
     sides, too. Raises DataError where a half is missing or they share nobody.
     """
     recipe, found = recipe or Recipe(), record(dataset)
-    if is_made(dataset, data):
-        whole = read(found.made_from, "test" if found.split else "all", data, recipe.task)
+    if is_made(found, data):
+        whole = read(found.made_from, "test" if found.split else "all", data, recipe.data, recipe.task)
         task = recipe.task if found.task == "any" else found.task
         kinds = ("random",) if task == "face" else KINDS
         return partial_protocol.make_partial(whole, dataset, recipe.partial_lfw, kinds)
-    query, gallery = read(dataset, "query", data), read(dataset, "gallery", data)
+    query, gallery = (read(dataset, part, data, recipe.data) for part in ("query", "gallery"))
     if not set(query.identities) & set(gallery.identities):
         raise DataError(
             f"{dataset}: no query identity of {query.folder} is in {gallery.folder}; are these halves of two sets?"
@@ -113,38 +114,45 @@ def verification_set(dataset: str, data: Path | str) -> tuple[PictureSet, partia
 
 def trained_on(task: str, data: Path | str, settings: Data | None = None) -> DataSet:
     """The set that a task is trained on: the one that `data.training` names, or the first that lies below `data`."""
-    known = training_sets(task)
+    known = {one.name: one for one in training_sets(task)}
     chosen = (settings or Data()).training
-    if chosen != "auto" and chosen not in (names := [one.name for one in known]):
-        raise DataError(f"data.training={chosen}: nothing of task {task} is called so; choose auto, {', '.join(names)}")
-    return next((one for one in known if chosen in ("auto", one.name) and lies("train", one.name, data)), known[0])
+    if chosen in known:
+        return known[chosen]
+    if chosen != "auto" and chosen not in SETS:  # another task's set is none of this task's business
+        raise DataError(f"data.training={chosen}: unknown training set; choose auto, {', '.join(known)}")
+    there = [name for name in known if lies(record(name, settings=settings), "train", data)]
+    if len(there) > 1:
+        say(f"{data}: {there[0]} is trained on; to train on {' or '.join(there[1:])}, --set data.training={there[1]}")
+    return known[(there or [*known])[0]]
 
 
 def training_set(task: str, data: Path | str, settings: Data | None = None) -> PictureSet:
     """The holistic pictures that every stage learns from. Raises DataError for fewer than two people."""
     found = trained_on(task, data, settings)
-    some = read(found.name, "train", data, task)
+    some = read(found.name, "train", data, settings, task)
     if len(set(some.identities)) < 2:
         raise DataError(f"{found.name}: {some.folder} shows fewer than two identities; {found.how_to_get}")
     return some
 
 
-def available(data: Path | str, task: str | None = None) -> list[str]:
+def available(data: Path | str, task: str | None = None, settings: Data | None = None) -> list[str]:
     """The sets (of a task) that can be evaluated on: whose query and gallery, or pairs, can be read below `data`."""
-    found = []
+    found, recipe = [], Recipe(task=task or "person", data=settings or Data())
     for one in sets_of(task):
         try:
-            if one.protocol:
-                verification_set(one.name, data) if one.protocol == "verification" else evaluation_sets(one.name, data)
-                found.append(one.name)
+            if one.protocol == "verification":
+                verification_set(one.name, data)
+            elif one.protocol:
+                evaluation_sets(one.name, data, recipe)
+            found += [one.name] if one.protocol else []
         except DataError:
             pass
     return found
 
 
-def partial_sets(data: Path | str, task: str) -> list[str]:
+def partial_sets(data: Path | str, task: str, settings: Data | None = None) -> list[str]:
     """The available sets of a task whose queries are partial. Raises DataError where there is none."""
-    found = [name for name in available(data, task) if SETS[name].partial]
+    found = [name for name in available(data, task, settings) if SETS[name].partial]
     if not found:
         wanted = next(one for one in sets_of(task) if one.partial)
         wanted = SETS[wanted.made_from or wanted.name]
@@ -157,7 +165,8 @@ def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
     known = finished(Path(data))
     if dataset is None:
         return bool(known)
-    return (record(dataset).made_from if is_made(dataset, data) else dataset) in known
+    found = record(dataset)
+    return (found.made_from if is_made(found, data) else dataset) in known
 
 
 def check(data: Path | str, task: str | None = None) -> list[dict]:
@@ -168,24 +177,31 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
     """
     if not Path(data).is_dir():
         raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")
-    there = [one for one in sets_of(task) if not one.split or lies("train", one.name, data)]  # nobody misses `own`
-    return [_row(one, part, Path(data), task) for one in there for part in one.parts]
+    rows = []
+    for one in sets_of(task):
+        settings = [Data(**{one.name: variant}) for variant in one.variants] or [Data()]
+        there = [how for how in settings if any(lies(record(one.name, settings=how), part, data) for part in one.parts)]
+        if not there and not one.split:  # nobody misses a folder of identities
+            there = settings[:1]
+        for how in there:
+            rows += [_row(record(one.name, settings=how), part, Path(data), task, how) for part in one.parts]
+    return rows
 
 
-def _row(found: DataSet, part: str, data: Path, task: str | None) -> dict:
+def _row(found: DataSet, part: str, data: Path, task: str | None, settings: Data) -> dict:
     """A row of `check`."""
     published = found.parts[part].pictures, found.parts[part].identities
     row = {"dataset": found.name, "part": part, "folder": None, "pictures": 0, "identities": 0}
     row |= {"published": published[0], "published_identities": published[1], "status": "", "note": ""}
     try:
-        if not found.split and is_made(found.name, data):
+        if not found.split and is_made(found, data):
             row |= {"status": "made", "note": f"made from {found.made_from}"}
             some = evaluation_sets(found.name, data)[part == "gallery"]
         else:
-            folder = part_folder(found.name, part, data)
+            folder = part_folder(found, part, data)
             row["folder"] = folder.relative_to(data).as_posix()
             row["pictures"] = 0 if found.split else len(_files(found, folder))
-            some = read(found.name, part, data, task or "person")
+            some = read(found.name, part, data, settings, task or "person")
             if found.protocol == "verification":
                 verification_set(found.name, data)
         row["identities"] = len(set(some.identities) - ({0} if found.distractors else set()))
@@ -199,7 +215,7 @@ def _row(found: DataSet, part: str, data: Path, task: str | None) -> dict:
     except DataError as error:
         there = row["pictures"] or found.split or isinstance(error.__cause__, OSError)  # there, not readable
         row["status"] = "unreadable" if there else "missing"
-        row["note"] = str(error) if there else f"{error} {found.how_to_get}" if row["folder"] else found.how_to_get
+        row["note"] = str(error) if there or next(tops(found, data), None) else found.how_to_get
     return row
 
 
@@ -212,7 +228,7 @@ def contents(data: Path | str) -> dict:
     for found in SETS.values():
         for part in found.parts:
             try:
-                folder = part_folder(found.name, part, Path(data))
+                folder = part_folder(found, part, Path(data))
                 files = read(found.name, part, data).paths if found.split else _files(found, folder)
             except DataError:
                 continue

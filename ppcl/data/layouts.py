@@ -1,67 +1,75 @@
 """Where the sets lie below `--data`: folders are found by their names in circulation, in any case."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from .reading import DataError, people, pictures, subfolder
+from ..recipes import Data
+from .reading import DataError, listing, people, pictures, subfolder
 from .sets import RESERVED, SETS, DataSet
 
 
-def record(dataset: str, part: str | None = None) -> DataSet:
-    """The record of a set. Raises DataError for an unknown set or part."""
+def record(dataset: str, part: str | None = None, settings: Data | None = None) -> DataSet:
+    """The record of a set, with the parts of the variant that `settings` choose. Raises DataError for unknown names."""
     if dataset not in SETS:
         raise DataError(f"unknown data set {dataset!r}: choose from {', '.join(SETS)}")
-    if part is not None and part not in SETS[dataset].parts:
-        raise DataError(f"{dataset} has no part {part!r}: choose from {', '.join(SETS[dataset].parts)}")
-    return SETS[dataset]
+    found = SETS[dataset]
+    if part is not None and part not in found.parts:
+        raise DataError(f"{dataset} has no part {part!r}: choose from {', '.join(found.parts)}")
+    variant = getattr(settings or Data(), dataset, "")
+    return replace(found, parts=found.variants[variant]) if variant in found.variants else found
 
 
-def part_folder(dataset: str, part: str, data: Path | str) -> Path:
+def part_folder(found: DataSet, part: str, data: Path | str) -> Path:
     """The folder of a part of a set below `data`. Raises DataError that says how to get it where there is none."""
-    found, data = record(dataset, part), Path(data)
+    data, leaves = Path(data), found.parts[part].folders
     if not data.is_dir():
         raise DataError(f"{data} is not a folder; {found.how_to_get}")
-    leaves = found.parts[part].folders
-    for top in _tops(found, data):
-        for leaf in leaves if top != data or _is_top(found, data) else ():
+    for top in tops(found, data):
+        for leaf in leaves:
             if folder := subfolder(top, leaf):
                 return folder
     wanted = found.folders[:1] if leaves == (".",) else leaves
-    raise DataError(f"{dataset}: no {' or '.join(wanted)} below {data}{_misnamed(found, data)}; {found.how_to_get}")
+    top = next(tops(found, data), data)
+    remark = _misnamed(found, data)
+    if found.variants:
+        remark += f" (--set data.{found.name}={' or '.join(found.variants)} chooses)"
+    lying = f"no {' or '.join(wanted)} below {top}, which holds {listing(top)}{remark}"
+    raise DataError(f"{found.name}: {lying}; {found.how_to_get}")
 
 
-def _tops(found: DataSet, folder: Path) -> Iterator[Path]:
-    """Folders in a folder that are named like the set, inner ones first, then the folder itself.
+def tops(found: DataSet, data: Path) -> Iterator[Path]:
+    """Folders below `data` that are named like the set, inner ones first, then `data` itself if it is the set.
 
     A zip file unpacked into a folder of its own name doubles the folder.
     """
     for name in found.folders:
-        if inside := subfolder(folder, name):
-            yield from _tops(found, inside)
-    yield folder
+        if inside := subfolder(data, name):
+            yield from tops(found, inside)
+            yield inside
+    if _is_top(found, data):
+        yield data
 
 
 def _is_top(found: DataSet, data: Path) -> bool:
     """True for a folder that has a set's name, and for a folder of identities, which may have any other name."""
-    named = data.resolve().name.lower() in map(str.lower, found.folders)
     if not found.split:
-        return named
+        return data.resolve().name.lower() in map(str.lower, found.folders)
     inside = people(data)
     return not _reserved(data, inside) and any(map(pictures, inside))
 
 
-def lies(part: str, dataset: str, data: Path | str) -> bool:
+def lies(found: DataSet, part: str, data: Path | str) -> bool:
     """True if a part of a set lies below `data`."""
     try:
-        return bool(part_folder(dataset, part, data))
+        return bool(part_folder(found, part, data))
     except DataError:
         return False
 
 
-def is_made(dataset: str, data: Path | str) -> bool:
+def is_made(found: DataSet, data: Path | str) -> bool:
     """True if a set's test is made from another set's pictures: neither half of it lies below `data`."""
-    found = record(dataset)
-    return bool(found.made_from) and (found.split or not any(lies(part, dataset, data) for part in found.parts))
+    return bool(found.made_from) and (found.split or not any(lies(found, part, data) for part in found.parts))
 
 
 def _misnamed(found: DataSet, data: Path) -> str:

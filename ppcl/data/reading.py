@@ -4,13 +4,14 @@ import hashlib
 import io
 import json
 import os
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..disk.files import DataError
+from ..disk.files import DataError, printable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -62,6 +63,16 @@ class PictureSet:
         return replace(self, paths=paths, identities=self.identities[index], cameras=self.cameras[index], boxes=boxes)
 
 
+_SAID = set()
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, once in a process, and in the first process of several only."""
+    if line not in _SAID and os.environ.get("RANK", "") in ("", "0"):
+        _SAID.add(line)
+        print(printable(line), file=sys.stderr, flush=True)
+
+
 def pictures(folder: Path) -> list[Path]:
     """The picture files of a folder by name; hidden files and other kinds (Thumbs.db) are none.
 
@@ -82,6 +93,12 @@ def _entries(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror.lower()}; make the folder readable, or give another") from error
+
+
+def listing(folder: Path, most: int = 6) -> str:
+    """Names in a folder, hidden ones aside, for a message."""
+    names = sorted(path.name for path in _entries(folder) if not path.name.startswith("."))
+    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most) if names else "nothing"
 
 
 def subfolder(folder: Path, names: str) -> Path | None:

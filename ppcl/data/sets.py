@@ -4,7 +4,7 @@ To add a set, add a record. Nothing else in the library tests a set's name. This
 the command line can list the sets.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class DataSet:
     split: bool = False  # people are divided into `train` and `test` by their names
     drawn: str = ""  # what `data synthesise` draws in its layout: "people" or "faces"
     source: str = ""
+    variants: dict[str, dict[str, Part]] = field(default_factory=dict)  # other `parts`, by the recipe's data.<name>
     summary: tuple[str, ...] = ()  # metrics in a run's summary and the README's tables
 
     def of(self, task: str | None) -> bool:
@@ -56,6 +57,19 @@ class DataSet:
         return f"python -m ppcl data synthesise --task {self.task} --out {out}"
 
 
+def _cuhk03(boxes: tuple[str, ...], train: int, gallery: int) -> dict[str, Part]:
+    """The parts of CUHK03-NP with one kind of boxes."""
+    return {
+        "train": Part(tuple(f"{name}/bounding_box_train" for name in boxes), train, 767),
+        "query": Part(tuple(f"{name}/query" for name in boxes), 1400, 700),
+        "gallery": Part(tuple(f"{name}/bounding_box_test" for name in boxes), gallery, 700),
+    }
+
+
+_CUHK03 = {
+    "detected": _cuhk03(("detected",), 7365, 5332),
+    "labelled": _cuhk03(("labeled", "labelled"), 7368, 5328),
+}
 _RANKS = ("rank-1", "mAP")
 # Digits are ASCII's, and no more of them than an int64 holds.
 _MARKET = r"(?P<identity>-1|[0-9]{4,18})_c(?P<camera>[0-9]{1,18})s[0-9]+_[0-9]+_[0-9]+(?i:\.jpe?g)?"  # one: .jpg.jpg
@@ -78,6 +92,17 @@ SETS = {
             distractors=True,
             drawn="people",
             source="zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
+        ),
+        DataSet(
+            "cuhk03",
+            "person",
+            ("cuhk03-np", "cuhk03_np", "cuhk03"),
+            _CUHK03["detected"],
+            variants=_CUHK03,
+            pattern=r"(?P<identity>[0-9]{4,18})_c(?P<camera>[0-9]{1,18})_[0-9]+",
+            example="0001_c1_1.png",
+            protocol="standard",
+            source="the repository zhunzhong07/person-re-ranking (CUHK03-NP)",
         ),
         DataSet(
             "partial-reid",
@@ -157,7 +182,8 @@ TESTS = [name for name, one in SETS.items() if one.protocol]  # what `evaluate` 
 RESERVED = {  # names that no folder of identities, nor a folder in it, may have
     name.lower()
     for one in SETS.values()
-    for path in (*one.folders, *(path for part in one.parts.values() for path in part.folders))
+    for parts in (one.parts, *one.variants.values())
+    for path in (*one.folders, *parts, *(path for part in parts.values() for path in part.folders), "val")
     for name in path.split("/")
 }
 
