@@ -1,9 +1,9 @@
 """Boxes, and the axis-aligned maps between them.
 
 A **box** is `(cx, cy, w, h)` in fractions of its canvas, x to the right and y down; the whole canvas is
-`(.5, .5, 1, 1)`. A box is also a map: it takes its own unit square onto a part of its canvas, so boxes
-compose and invert. *Crop* takes a canvas and a box and gives the view; *place* takes a view and its box and
-gives the canvas. `[-1, 1]`, which `grid_sample` wants, appears only in here and where `data.batches` reads views.
+`(.5, .5, 1, 1)`. A box is also a map from its own unit square onto a part of its canvas, so boxes compose and invert.
+*Crop* reads a view from a canvas at a box; *place* puts a view onto a canvas at its box. The coordinates of
+`grid_sample`, `[-1, 1]`, appear only here and in `data.partial_views`.
 """
 
 from functools import cache
@@ -16,14 +16,14 @@ WHOLE = (0.5, 0.5, 1.0, 1.0)
 
 
 def whole(*shape: int, like: Tensor | None = None) -> Tensor:
-    """The whole canvas as boxes `(*shape, 4)`, on the device and in the dtype of `like`."""
+    """Return the whole canvas as boxes `(*shape, 4)`, on the device and in the dtype of `like`."""
     box = torch.tensor(WHOLE) if like is None else constant(WHOLE, like.dtype, like.device)
     return box.expand(*shape, 4)
 
 
 @cache
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Fixed numbers on a device, brought there once: the host would wait for each such copy. Not to be written to."""
+    """Fixed numbers on a device, read only; copied once, because each copy would make the host wait."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
@@ -41,7 +41,7 @@ def from_corners(corner: Tensor) -> Tensor:
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """The map `outer ∘ inner`: a box given inside `outer`'s unit square, in `outer`'s canvas. `(…, 4)`."""
+    """The map `outer ∘ inner` `(…, 4)`: takes a box in the unit square of `outer` into the canvas of `outer`."""
     size = outer[..., 2:]
     return torch.cat([outer[..., :2] + (inner[..., :2] - 0.5) * size, inner[..., 2:] * size], -1)
 
@@ -53,7 +53,7 @@ def invert(box: Tensor) -> Tensor:
 
 
 def clip(box: Tensor) -> Tensor:
-    """The part of a box inside the canvas. `(…, 4)`; a box wholly outside becomes one of size 0 at the edge."""
+    """The part of a box inside the canvas, `(…, 4)`; a box entirely outside becomes one of size 0 at the edge."""
     return from_corners(corners(box).clamp(0, 1))
 
 
@@ -83,7 +83,7 @@ def points(box: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def unit_grid(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Cell centres in `[-1, 1]`, half-size units of a box: `(rows * columns, 2)` x, y, row by row. A constant, too."""
+    """Cell centres in `[-1, 1]`, in half-sizes of a box: `(rows * columns, 2)` x, y, row by row; read only."""
     return _unit_grid(rows, columns, like.dtype, like.device)
 
 
@@ -98,19 +98,19 @@ def _unit_grid(rows: int, columns: int, dtype: torch.dtype, device: torch.device
 def crop(canvas: Tensor, box: Tensor, size: tuple[int, int], padding: str = "border") -> Tensor:
     """The content of a box, resized: `(B, C, H, W)`, `(B, 4)` -> `(B, C, *size)`, bilinear.
 
-    Where the box leaves the canvas, `padding` says what is seen there (`border` or `zeros`).
+    `padding` (`border` or `zeros`) fills the part of the box outside the canvas.
     """
     return F.grid_sample(canvas, sampling_grid(box, size), padding_mode=padding, align_corners=False)
 
 
 def sampling_grid(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where `crop` reads: `(B, 4)` -> `(B, *size, 2)` in grid_sample's `[-1, 1]`."""
-    where = points(box, *size) * 2 - 1
-    return where.reshape(*box.shape[:-1], *size, 2)
+    """Sampling positions of `crop`: `(B, 4)` -> `(B, *size, 2)` in grid_sample's `[-1, 1]`."""
+    position = points(box, *size) * 2 - 1
+    return position.reshape(*box.shape[:-1], *size, 2)
 
 
 def coverage(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """How much of each cell of a canvas a box covers: `(B, 4)` -> `(B, 1, *size)` in 0..1, differentiable."""
+    """Share of each canvas cell that a box covers: `(B, 4)` -> `(B, 1, *size)` in 0..1, differentiable."""
     low, high = corners(box)[..., :2], corners(box)[..., 2:]
 
     def along(axis: int, cells: int) -> Tensor:
@@ -122,9 +122,9 @@ def coverage(box: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def place(view: Tensor, box: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
-    """Put a view where its box lies: `(B, C, h, w)`, `(B, 4)` -> canvas `(B, C, *size)`, visibility `(B, 1, *size)`.
+    """Put a view onto a canvas at its box: `(B, C, h, w)`, `(B, 4)` -> canvas and visibility `(B, C or 1, *size)`.
 
-    Zero outside the box; the inverse of `crop` inside it. `size` is the view's own unless given.
+    The canvas is zero outside the box; inside it this is the inverse of `crop`. `size` defaults to the view's own.
     """
     size = size or tuple(view.shape[-2:])
     visible = coverage(box, size)
@@ -132,9 +132,9 @@ def place(view: Tensor, box: Tensor, size: tuple[int, int] | None = None) -> tup
 
 
 def bilinear(position: Tensor, cells: int) -> Tensor:
-    """Bilinear reading weights along one axis: positions `(…)` in fractions -> `(…, cells)`; rows sum to 1.
+    """Bilinear sampling weights along one axis: positions `(…)` in fractions -> `(…, cells)`; rows sum to 1.
 
-    What `grid_sample` does with border padding and `align_corners=False`, as a matrix.
+    As a matrix, the sampling of `grid_sample` with border padding and `align_corners=False`.
     """
     index = (position * cells - 0.5).clamp(0, cells - 1)
     cell = torch.arange(cells, device=position.device, dtype=position.dtype)
