@@ -313,7 +313,7 @@ def test_all_rows_are_the_trained_ones():
 
 
 def test_rows_without_ppcl_are_refused_before_anything_is_trained():
-    with pytest.raises(RecipeError, match="must hold ppcl"):
+    with pytest.raises(RecipeError, match="must include ppcl"):
         recipe("person", "demo", **{"ablation.rows": "backbone,+glrec"})
 
 

@@ -1,19 +1,7 @@
-"""The numbers: recipe fields with their sources, profiles as differences, rows of the table, overrides, checks."""
+"""The numbers: recipe fields with their sources, profiles as differences, rows of the table, overrides and checks."""
 
-from .checks import (
-    ARCHITECTURES,
-    KINDS,
-    PROFILES,
-    TASKS,
-    check,
-    check_files,
-    check_processes,
-    keys,
-    override,
-    parse_overrides,
-    rows,
-)
 from .fields import (
+    KINDS,
     Ablation,
     Augmentation,
     BackboneStage,
@@ -25,6 +13,6 @@ from .fields import (
     PartialLFW,
     Recipe,
     Selection,
-    recipe,
 )
 from .methods import ABLATIONS, METHODS, Method, RecipeError, method, trained_by
+from .overrides import PROFILES, TASKS, check_files, check_processes, keys, parse_overrides, recipe, rows

@@ -1,11 +1,18 @@
 """The rows of the result table: what each one trains, and how it is matched."""
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 
 class RecipeError(ValueError):
     """A recipe, key, row or value that does not exist, with the nearest one that does."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> RecipeError:
+    """The error for a name that does not exist."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    return RecipeError(f"unknown {kind} {name!r}: did you mean {near[0]!r}?{more}")
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,7 @@ METHODS |= ABLATIONS
 def method(name: str) -> Method:
     """The row of that name; RecipeError names the nearest one."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
-        raise RecipeError(f"unknown method {name!r}: did you mean {near[0]!r}?")
+        raise unknown("method", name, METHODS)
     return METHODS[name]
 
 
