@@ -75,7 +75,7 @@ def test_the_heldout_gallery_has_a_bound_and_still_everybody(small, drawn, monke
     pictures = stage_batches.training_data(small, drawn, quiet=True)
     queries, ids, gallery, gallery_ids, box = stage_batches.heldout_queries(small, pictures)
     people = len(set(ids))
-    monkeypatch.setattr(stage_batches, "LOOKED_AT", 2 * people + 1)
+    monkeypatch.setattr(stage_batches, "GALLERY", 2 * people + 1)
     same, same_ids, fewer, fewer_ids, same_box = stage_batches.heldout_queries(small, pictures)
     assert torch.equal(queries.images, same.images) and torch.equal(box, same_box) and list(ids) == list(same_ids)
     assert len(gallery) > len(fewer) == len(fewer_ids) == 2 * people and set(fewer_ids) == set(gallery_ids)
@@ -89,7 +89,7 @@ def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):
     for path in (drawn / "Market-1501-v15.09.15/bounding_box_train").glob("*_000*01.jpg"):
         if not list(target.glob(f"{path.name[:4]}_*")):
             shutil.copy(path, target)
-    with pytest.raises(stage_batches.datasets.DataError, match="nobody twice"):
+    with pytest.raises(stage_batches.datasets.DataError, match="one picture of each person"):
         stage_batches.training_data(small, tmp_path, quiet=True)
 
 
