@@ -46,7 +46,6 @@ ALLOWED = {
     "nets._timm: timm.create_model(pretrained)": "the same",
     "recipe_checks._check_architecture: timm": "the same: the nearest name to a wrong one",
     "results.commit: subprocess.run": "git: the commit, and whether the tree differs from it",
-    "bench_data._import_seconds: subprocess.run": "this Python, to measure how long an import takes",
 }
 
 

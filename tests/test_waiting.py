@@ -137,7 +137,7 @@ class Indexing(TorchDispatchMode):
 def test_maps_are_matched_wherever_they_lie(home, monkeypatch):
     chosen = recipe("person", "tiny")
     monkeypatch.setattr(features, "free", lambda device: 2**40)
-    monkeypatch.setattr(matching, "nearest", lambda query, gallery, length: shortlist)
+    monkeypatch.setattr(matching.part_to_part, "nearest", lambda query, gallery, length: shortlist)
     every = lambda views, return_inverse: (views, torch.arange(len(views), device=views.device))  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "unique", every)  # how many differ only a real tensor knows: as if all did
     with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True), Indexing() as indexing:

@@ -149,8 +149,7 @@ def commands(top, drawn):
 def test_a_full_disk_leaves_the_former_file_and_one_line(
     target, trained, drawn, faces, project, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(bench.bench_data, "ITEMS", ())  # measure nothing
-    monkeypatch.setattr(bench.bench_models, "ITEMS", ())
+    monkeypatch.setattr(bench, "ITEMS", ())  # measure nothing
     monkeypatch.setattr(reproduce, "ROOM", {"tiny": 0})
     command, path = commands(tmp_path, drawn)[target], tmp_path / target
     if "project" in target:
@@ -314,7 +313,6 @@ EXEMPT = {
     "stage_on_disk.log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
     "progress.display: Path.write_text": "progress of a notebook's process while it runs; not a result",
     "reproduce._execute: papermill.execute_notebook": "a hidden draft, for whoever looks for what failed",
-    "bench_data.draw_files: Image.fromarray.save": "in a temporary folder, for a measurement",
 }
 MEMORY = ("whole", "small", "buffer", "file", "drawing")  # io.BytesIO
 
