@@ -1,7 +1,7 @@
 """The losses: placement and gate, identity, triplet, PP-Cycle, geometry, PP-Triplet.
 
-The supplement names none of their inner forms; they are reconstructed in METHOD.md §1 and §4. Each is a mean over
-samples, so a batch's size does not change its scale. What a stage adds up are weighted terms by name.
+The supplement does not give their form; they are reconstructed in METHOD.md §1 and §4. Each loss is a mean over
+samples, so the size of the batch does not change its scale. A stage minimises the sum of weighted terms, kept by name.
 """
 
 import math
@@ -40,7 +40,7 @@ def recognition(logits: Tensor, pooled: Tensor, labels: Tensor, recipe: Backbone
 
 
 def identity(logits: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
-    """Cross-entropy with label smoothing; with the margin softmax the true class's cosine loses the margin instead."""
+    """Cross-entropy with label smoothing, or the margin softmax, which lowers the true class's cosine by a margin."""
     if recipe.softmax == "plain":
         return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     less = torch.full_like(logits[:, :1], -recipe.softmax_margin * recipe.softmax_scale)
@@ -70,7 +70,7 @@ def located(box: Tensor, truth: Tensor, known: Tensor) -> Tensor:
 
 
 def true_region(region: Tensor, placed: Tensor, crop: Tensor, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
-    """True place of region p, of a rectified partial view, in another view of the same picture.
+    """True location, in another view of the same picture, of region p of a rectified partial view.
 
     `q* = v(b)⁻¹ ∘ v(a) ∘ crop ∘ placed⁻¹ (p)`; all boxes `(B, 4)`, `placed` detached by the caller. -> q* clipped to
     the canvas, and a mask `(B,)` of those that keep at least half of their area.
@@ -82,7 +82,7 @@ def true_region(region: Tensor, placed: Tensor, crop: Tensor, view_a: Tensor, vi
 
 
 def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: float) -> Tensor:
-    """PP-Triplet: p is nearer to q than to n. d(p, q) `(B,)`, d(p, n) `(B, 3)`, valid bool `(B, 3)` -> scalar.
+    """PP-Triplet: p must be nearer to q than to n. d(p, q) `(B,)`, d(p, n) `(B, 3)`, valid bool `(B, 3)` -> scalar.
 
     The three negatives are another place in the same picture, the region located in the most similar other identity,
     and the one located in a random other identity; two thirds of their summed hinge (METHOD.md §4).
@@ -95,17 +95,17 @@ def region_contrast(distance: Tensor, right: Tensor, others: Tensor, temperature
     """Contrast: cross-entropy of a region's right picture against the regions located in pictures of other people.
 
     d(region i, region located in picture j) `(N, M)`; right `(N,)`: a picture of the same person for each i; others
-    bool `(N, M)`: j shows another person -> scalar. An addition of ours: PP-Triplet compares with two other people,
-    this with all of the batch.
+    bool `(N, M)`: j shows another person -> scalar. This is our addition: PP-Triplet compares with two other people,
+    this term with all of the batch.
     """
     counted = others.scatter(1, right[:, None], True)
     return F.cross_entropy((-distance / temperature).masked_fill(~counted, -1e4), right)
 
 
 def elsewhere(region: Tensor, rng: torch.Generator, tries: int = 8, overlap: float = 0.4) -> tuple[Tensor, Tensor]:
-    """A box of the region's size elsewhere, IoU with it below `overlap`: `(B, 4)` -> `(B, 4)`, found `(B,)`.
+    """A box of the region's size at another location, with IoU below `overlap`: `(B, 4)` -> `(B, 4)`, found `(B,)`.
 
-    It is the first of `tries` random places that qualifies; large regions may have none.
+    The first of `tries` random locations that qualifies; large regions may have none.
     """
     count = len(region)
     size = region[:, None, 2:].clamp(max=1)
@@ -117,7 +117,7 @@ def elsewhere(region: Tensor, rng: torch.Generator, tries: int = 8, overlap: flo
 
 
 def random_parts(count: int, whole_share: float, rng: torch.Generator) -> Tensor:
-    """Parts of the visible box, `(count, 4)`: sides of 0.4-1 anywhere inside, or, for a share of them, all of it."""
+    """Random parts of the visible box `(count, 4)`, with sides of 0.4 to 1; for a share of them, the whole box."""
     size = partial_views.uniform(0.4, 1, count, 2, rng=rng)
     corner = torch.rand(count, 2, generator=rng, device=rng.device) * (1 - size)
     part = torch.cat([corner + size / 2, size], 1)
@@ -135,11 +135,11 @@ def joint_losses(
     logits: Tensor,
     rng: torch.Generator,
 ) -> tuple[Terms, Terms]:
-    """The weighted terms of the joint stage that the model's row has, and CRLoc's accuracy (METHOD.md §4).
+    """Weighted terms of the joint stage for the model's row, and the accuracy of CRLoc (METHOD.md §4).
 
-    box `(4P, 4)`: place of each picture on the canvas, detached; maps `(4P, C, h, w)`, their visibility
+    box `(4P, 4)`: location of each picture on the canvas, detached; maps `(4P, C, h, w)`, their visibility
     `(4P, 1, h, w)`, pooled `(4P, C)`, logits `(4P, classes)`. Regions are located on directed pairs r1→h2 and r2→h1.
-    GLRec's own terms are `placement`, on a batch of its own.
+    GLRec's own terms come from `placement`, on a separate batch.
     """
     how, method, crloc = model.recipe.joint, model.method, model.crloc
     terms, _ = recognition(logits, pooled, batch.labels, model.recipe.backbone)
@@ -170,7 +170,7 @@ def joint_losses(
     weights = stripe_weights(everywhere, crloc.grid, tuple(keys.shape[-2:]), method.stripes)
     found = weights.flatten(1, 2) @ white[b].flatten(2).transpose(1, 2)
     found = describe_stripes(found.unflatten(1, (2 * people, method.stripes)))
-    distance = 1 - torch.einsum("ad,bad->ab", mine, found)  # of each region to what is located in each picture
+    distance = 1 - torch.einsum("ad,bad->ab", mine, found)  # between each region and the one located in each picture
     person = pair % people
     others = person[:, None] != person
     similar = F.normalize(pooled.detach(), dim=1)
@@ -183,7 +183,7 @@ def joint_losses(
         valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
         terms["region"] = how.region_weight * region_triplet(distance[pair, pair], wrong, valid, how.region_margin)
     if method.contrast:
-        again = pair[people:] if how.contrast_pairs == 3 else pair[:0]  # r2 is compared with h2, too
+        again = pair[people:] if how.contrast_pairs == 3 else pair[:0]  # r2 is also compared with h2
         rows, right = torch.cat([pair, again]), torch.cat([pair, again - people])
         contrast = region_contrast(distance[rows], right, others[rows], how.contrast_temperature)
         terms["contrast"] = how.region_weight * (how.contrast_weight * contrast)

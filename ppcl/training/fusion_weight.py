@@ -1,4 +1,4 @@
-"""The fusion weight of global and part distances, chosen on held-out training identities and on nothing else."""
+"""Choice of the weight that fuses global and region distances, on held-out training identities only."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from ..recipes.methods import METHODS, trained_by
 
 
 def choose_fusion(model: PPCL, data: TrainingData) -> tuple[dict[str, float], dict[str, float]]:
-    """For each row that uses this checkpoint: the weight with the best held-out mAP, and that mAP."""
+    """Return, for each row that uses this checkpoint, the weight with the best held-out mAP, and that mAP."""
     queries, query_ids, gallery, gallery_ids, box = heldout_queries(model.recipe, data)
     weights, scores = {}, {}
     grid = np.arange(0, 1 + 1e-9, model.recipe.selection.weight_step)

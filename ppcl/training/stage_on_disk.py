@@ -1,4 +1,4 @@
-"""A stage of training in its run folder: exact resume, checkpoint and log, when to save, and how a signal stops it."""
+"""A training stage in its run folder: steps, checkpoints, log, exact resume, and a clean stop on signals."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from ..disk.files import flush, write_text
 from ..recipes import Recipe
 from . import processes
 
-SAVE_EVERY = 30  # seconds, at least, between two epochs that are saved: a kill costs this much, or an epoch
+SAVE_EVERY = 30  # seconds at least between saves; a killed run loses this much, or one epoch if that is longer
 LOG_EVERY = 10  # steps
 
 
@@ -33,13 +33,13 @@ def of_stage(run: Path | str, task: str, stage: str, row: str | None = None, see
 
 
 def of_a_stage(found: dict) -> bool:
-    """Return True if a header has what every stage saves, of the right types."""
+    """Return True if a header has the fields that every stage saves, with the right types."""
     kinds = {"recipe": dict, "epoch": int, "finished": bool, "step": int}
     return all(isinstance({"step": 0, **found}.get(key), kind) for key, kind in kinds.items())
 
 
 def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remedy: str, **facts) -> None:
-    """Raise CheckpointError if a stage's header is of another recipe, in the parts that its stage depends on."""
+    """Raise CheckpointError if a header's recipe differs in the parts that the stage depends on."""
     if not of_a_stage(found):
         raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
     parts = ("task", "data", "input", "augmentation", "selection", *parts)
@@ -53,7 +53,7 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
 
 
 def read_log(path: Path) -> list[dict]:
-    """Lines of a `log.jsonl`; one that was cut off or damaged is left out."""
+    """Lines of a `log.jsonl`; truncated and damaged lines are skipped."""
     lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):
@@ -92,7 +92,7 @@ class Stage:
         self.model, self.optimiser = model, optimiser
         if processes.is_main():
             for left in self.path.parent.glob(".*.tmp"):
-                left.unlink()  # of a process that was killed while it saved
+                left.unlink()  # from a process that was killed while saving
             log = self.path.with_name("log.jsonl")
             lines = read_log(log) if log.exists() and self.begun else []
             write_text(log, "".join(json.dumps(line) + "\n" for line in lines if line["step"] < self.step))
@@ -123,15 +123,15 @@ class Stage:
         bar.close()
 
     def record(self, terms: dict[str, Tensor], measures: dict[str, Tensor]) -> None:
-        """Take the weighted losses and measures of this step.
+        """Keep the weighted losses and measures of this step.
 
-        They are read when something is logged or saved, so that a step itself does not wait for the device.
+        They are read only for logging and saving, so that no step waits for the device.
         """
         self.values = {name: value.detach() for name, value in (terms | measures).items()}
         self.recent.append((self.step, sum(self.values[name] for name in terms), self.index))
 
     def finish(self, **facts) -> None:
-        """Save the finished model, without its optimiser; all processes wait for it."""
+        """Save the finished model without its optimiser; all processes wait until it is saved."""
         self._save(self.epochs, finished=True, **facts)
         processes.wait()
 
@@ -156,15 +156,15 @@ class Stage:
                 )
 
     def _save(self, epoch: int, finished: bool = False, **facts) -> None:
-        """Save the state after `epoch` epochs, unless one was saved within SAVE_EVERY: a large one takes many steps.
+        """Save the state after `epoch` epochs, at most every SAVE_EVERY seconds, since saving takes time.
 
-        A finished one is always saved, and one inside an epoch, whose `step` is among the facts.
+        A finished state is always saved, and so is one inside an epoch, which has its `step` among the facts.
         """
         self._check()
         due = finished or "step" in facts or time.monotonic() - self.saved >= SAVE_EVERY
         if processes.is_main() and due:
             if (log := self.path.with_name("log.jsonl")).exists():
-                flush(log)  # a checkpoint is never on the disk without the lines before it
+                flush(log)  # the log is on the disk before the checkpoint
             facts = {**self.facts, **facts, "epoch": epoch, "finished": finished, "recipe": self.recipe}
             checkpoints.save(self.path, self.model, None if finished else self.optimiser, **facts)
             self.saved = time.monotonic()
@@ -182,7 +182,7 @@ _signalled = threading.Event()
 
 @contextlib.contextmanager
 def signals_end_a_step():
-    """Let Ctrl-C and SIGTERM stop the stage after its step, saved. A second Ctrl-C does not wait."""
+    """Let Ctrl-C and SIGTERM stop a stage after its current step, saved. A second Ctrl-C does not wait."""
 
     def handle(*_):
         if _signalled.is_set() and processes.size() == 1:
@@ -204,7 +204,7 @@ def signals_end_a_step():
 
 
 def in_run(train):
-    """Wrap `train(recipe, data, run, …)`: alone in its run folder, stopped cleanly by signals, told of a full GPU."""
+    """Give a stage's function the run folder's lock, a clean stop on signals, and advice when GPU memory runs out."""
 
     @functools.wraps(train)
     def wrapped(recipe: Recipe, data: TrainingData, run: Path | str, *args, **kwargs):

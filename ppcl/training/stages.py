@@ -1,9 +1,9 @@
-"""The three stages: one visible loop each, resumable after an epoch, and after any step if a signal stops it.
+"""The three training stages, one visible loop each. They resume after an epoch, or after any step when interrupted.
 
 `train_glrec`, `train_backbone` and `train_joint` each take the recipe, the training pictures and the run folder and
 return the path of a finished checkpoint; a finished stage is left as it is, an unfinished one resumes. The joint stage
-ends by choosing the fusion weight on training identities that were held out of all three. Under torchrun the same
-loops run in every process: the networks on its share of a batch, the losses on all of it (processes.py).
+ends by choosing the fusion weight on training identities that are held out of all three stages. Under torchrun the same
+loops run in every process: the networks see its share of a batch, the losses all of it (processes.py).
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def train_backbone(
         lambda rng: identity_batches(data.labels, how.identities, each, rng), quiet
     ):
         set_lr(optimiser, backbone_lr(recipe, epoch))
-        views = backbone_batch(data.train, index, recipe, rng, views)  # in the memory of the last step's
+        views = backbone_batch(data.train, index, recipe, rng, views)  # reuses the last step's memory
         with autocast(device):
             pooled = model(share(views).contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
             logits = model.classifier(model.neck(pooled)).float()
@@ -93,7 +93,7 @@ def train_joint(
 ) -> Path:
     """Stage 3 (supplement §2.1) for one row of the table, from the checkpoints of stages 1 and 2. -> its checkpoint.
 
-    Every row takes the same steps on batches of the same pictures; only views and losses differ (METHOD.md, Fair rows).
+    All rows take the same steps on batches of the same pictures; only views and losses differ (METHOD.md, Fair rows).
     """
     how, device, row = recipe.joint, data.device, trained_by(row)
     stage = Stage(run, recipe, data, "joint", seed, row)
@@ -120,7 +120,7 @@ def train_joint(
         pictures, ratios, partial = (share(each, 4) for each in (batch.pictures, batch.ratios, batch.partial))
         with autocast(device):
             box, gate = model.predict(pictures, ratios)
-            if placed:  # wide views of whole pictures stay as they are, and no outside gradient reaches the gate
+            if placed:  # wide views of whole pictures are not placed, and the gate gets no gradient from other losses
                 gate = torch.where(partial, gate.detach(), torch.full_like(gate, -1.0))
             layout = model.layout(pictures, ratios, (cap_gradient(box, how.gradient_cap), gate))
             features, visible, pooled = model.features(layout)
@@ -164,7 +164,7 @@ def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def descend(optimiser: torch.optim.Optimizer, terms: dict[str, Tensor]) -> None:
-    """One step down the sum of the weighted terms."""
+    """Take one optimiser step on the sum of the weighted terms."""
     optimiser.zero_grad(set_to_none=True)
     sum(terms.values()).backward()
     processes.average_gradients(optimiser)
