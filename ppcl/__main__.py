@@ -210,7 +210,7 @@ def run_evaluate(given) -> None:
         given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
     )
     if given.json:
-        write_text(given.json, json.dumps(found.rows, indent=1) + "\n")
+        write_text(given.json, results.as_json(found.rows) + "\n")
     table = results.read(given.run)
     table = table[(table.task == given.task) & (table.synthetic == found.drawn) & (table.seed == given.seed)]
     for protocol in dict.fromkeys(row["protocol"] for row in found.rows):

@@ -36,10 +36,10 @@ from .matching.features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
 from .models.ppcl import PPCL
 from .recipes import Recipe, recipe
-from .runs import reproduce
+from .runs import ROOT, versions
 from .training import schedules
 
-RECORD = reproduce.ROOT / "figures" / "benchmarks.json"
+RECORD = ROOT / "figures" / "benchmarks.json"
 KEYS = ("name", "value", "unit", "spread", "ratio", "reference", "bound", "share_of_bound", "note", "threads")
 STAGES = {"glrec": training.train_glrec, "backbone": training.train_backbone, "joint": training.train_joint}
 
@@ -80,7 +80,7 @@ def bench(
         for row in measure(sizes, device):
             print(line(row), flush=True)
             rows.append(row)
-    facts = {"date": time.strftime("%Y-%m-%d"), "commit": results.commit(), "versions": reproduce.versions()}
+    facts = {"date": time.strftime("%Y-%m-%d"), "commit": results.commit(), "versions": versions()}
     facts |= {"device": device, "threads": torch.get_num_threads(), "seconds": round(time.time() - began)}
     entry = facts | {"items": rows}
     write_text(path, json.dumps(read(path) | {machine(device): entry}, indent=1) + "\n")

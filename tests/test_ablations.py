@@ -14,6 +14,7 @@ from ppcl import evaluation, matching
 from ppcl.data import datasets, stage_batches
 from ppcl.disk import checkpoints
 from ppcl.evaluation import known_truth, results
+from ppcl.models.crloc import stripe_weights
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
 from ppcl.recipes.methods import ABLATIONS, METHODS
@@ -83,7 +84,7 @@ def test_without_stripes_a_region_is_one_mean(run, small, drawn):
     query, gallery = (matching.describe(model, bank) for bank in (found.query_bank, found.gallery_bank))
     distances = matching.region_distances(model, query, gallery)
     region, _ = model.crloc.everywhere(query.points[0], query.box[0], gallery.keys, gallery.visible)
-    weights = matching.stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), 1)[:, 0]
+    weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), 1)[:, 0]
     mean = (weights @ gallery.whitened.flatten(2).transpose(1, 2))[:, 0]
     expected = 1 - torch.nn.functional.cosine_similarity(query.stripes[0, 0].mean(0)[None], mean)
     assert torch.allclose(distances[0], expected, atol=1e-5)
@@ -168,10 +169,14 @@ def test_test_labels_change_nothing_that_training_and_selection_make(small, draw
     assert not np.array_equal(*found)  # the queries did move
 
 
-def test_a_query_without_a_valid_match_is_counted_and_reported(run, drawn, tmp_path):
+def test_a_query_without_a_valid_match_is_counted_and_reported(run, drawn, tmp_path, capsys):
     shutil.copytree(drawn / "Partial_iLIDS", tmp_path / "Partial_iLIDS")
     (tmp_path / "Partial_iLIDS/Gallery/001.jpg").unlink()
+    capsys.readouterr()
     found = evaluation.evaluate(run, "person", "partial-ilids", tmp_path, ["ppcl"], quiet=True)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith(f"partial-ilids: 1 of {len(found.query)} queries have no match")
+    assert said[-1].endswith("1 show people who are not in the gallery")
     lost = [row for row in found.rows if row["metric"] == "queries without a match"]
     assert {row["value"] for row in lost} == {1} and len(lost) == 2  # both protocols
     rank1 = next(row for row in found.rows if row["metric"] == "rank-1" and row["subset"] == "all")
@@ -247,7 +252,7 @@ def test_truth_follows_the_camera_above_the_heads():
     part = _from_above(Part(0, (side, top), (side, low), (0.1, 0.1), Cloth((0, 0, 0))), above)
     wide = 0.32  # of the figure's frame, body heights
     box = torch.tensor([[0.5 + side / wide / 2, (top + low) / 2, side / wide, low - top]])
-    seen = known_truth._seen(box, torch.tensor([above]))[0]
+    seen = known_truth._from_above(box, torch.tensor([above]))[0]
     x, y, w, h = seen.tolist()
     assert (y - h / 2, y + h / 2) == pytest.approx((part.p[1], part.q[1]), abs=1e-6)
     middle = (part.p[0] + part.q[0]) / 2 / wide  # the right edge of the box, at half its height
@@ -255,7 +260,7 @@ def test_truth_follows_the_camera_above_the_heads():
     assert part.radii[0] > 0.1 > part.radii[1] and part.p[1] > top
     boxes = torch.rand(20, 4) * 0.4 + 0.3
     tilt = torch.rand(20) * 0.55
-    assert torch.allclose(known_truth._level(known_truth._seen(boxes, tilt), tilt), boxes, atol=1e-4)
+    assert torch.allclose(known_truth._level(known_truth._from_above(boxes, tilt), tilt), boxes, atol=1e-4)
     assert torch.equal(known_truth._level(boxes, torch.zeros(20)), boxes)
 
 

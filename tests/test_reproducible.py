@@ -1,6 +1,7 @@
 """The same seed gives the same table, the manifest says what made it, and a killed `reproduce` goes on where it was."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -59,22 +60,80 @@ def test_the_manifest_says_what_made_the_numbers(run, drawn):
         and found["versions"]["python"] == platform.python_version()
     )
     assert set(found["versions"]) == {"python", *manifest.PACKAGES}
-    assert found["device"] == reproduce.device() and found["device_name"] and found["threads"] and found["processes"]
+    assert found["device"] == manifest.device() and found["device_name"] and found["threads"] and found["processes"]
     assert found["data"] == reproduce.datasets.contents(drawn) and found["data"]["drawn"]
     assert found["data"]["pictures"]["market1501/train"] == 60 and len(found["data"]["sha256"]) == 64
 
 
-def test_people_added_to_ones_own_folder_make_the_notebooks_run_again(drawn, tmp_path):
-    own = tmp_path / "people"
-    for name in ("a", "b"):
-        shutil.copytree(reproduce.datasets.read("partial-ilids", "gallery", drawn).folder, own / name)
-    chosen, path = reproduce.recipes.recipe("person", "tiny"), reproduce.notebooks("01")[0]
-    stamps = []
-    for change in (lambda: None, lambda: None, lambda: shutil.copytree(own / "a", own / "c")):
-        change()
-        pictures = reproduce.datasets.read("own", "all", own).fingerprint
-        stamps.append(reproduce.fingerprint(path, {}, chosen, pictures))
-    assert stamps[0] == stamps[1] != stamps[2]
+@pytest.fixture
+def data(drawn, faces, tmp_path):
+    """A copy of all drawn sets, to be changed."""
+    shutil.copytree(faces, tmp_path / "data")
+    shutil.copytree(drawn, tmp_path / "data", dirs_exist_ok=True)
+    return tmp_path / "data"
+
+
+def swap(folder, pattern):
+    """Exchange the contents of two files of a folder: names and, made equal here, sizes stay."""
+    one, two = sorted(folder.glob(pattern))[0], sorted(folder.glob(pattern))[-1]
+    first, second = one.read_bytes(), two.read_bytes()
+    size = max(len(first), len(second))
+    one.write_bytes(second.ljust(size, b"0"))
+    two.write_bytes(first.ljust(size, b"0"))
+
+
+def bad_pairs(data):
+    path = next(data.rglob("pairs.txt"))
+    first, *lines = path.read_text().splitlines()
+    count = int(first.split()[1])
+    path.write_text("\n".join([first, lines[1], lines[0], *lines[2:]]) + "\n" if count > 1 else "")
+
+
+PROBE, TRAIN = "Partial_iLIDS/Probe", "Market-1501-v15.09.15/bounding_box_train"
+CHANGES = {
+    "nothing": (lambda data: None, set()),
+    "touched": (lambda data: [path.touch() for path in (data / PROBE).iterdir()], set()),
+    "removed": (lambda data: shutil.rmtree(data / "Partial_iLIDS"), {"partial-ilids"}),
+    "thinned": (lambda data: min((data / PROBE).iterdir()).unlink(), {"partial-ilids"}),
+    "training pictures": (lambda data: min((data / TRAIN).iterdir()).unlink(), {"market1501/train", "market1501"}),
+    "pairs": (bad_pairs, {"lfw"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_pictures_is_noticed_and_named(change, data):
+    """Of every set and of the pairs; only notebooks that read the set run again."""
+    chosen, (alter, names) = recipe("person", "tiny"), CHANGES[change]
+    before = reproduce.pictures(data, chosen)
+    alter(data)
+    after = reproduce.pictures(data, chosen)
+    assert {name for name in before | after if before.get(name) != after.get(name)} == names - {"market1501"}
+    for path in reproduce.notebooks():
+        known = [reproduce.read_by(path.stem, "person", one) for one in (before, after)]
+        reads = {name for name in names if path.stem[:2] not in ("02", "03", "04") or "/" in name}
+        reads -= {"lfw"} if path.stem != "07_figures" else set()
+        assert (known[0] != known[1]) == (bool(reads) and path.stem != "08_performance"), path.stem
+
+
+def test_evaluating_other_pictures_is_noticed_by_reproduce(run, data, tmp_path):
+    """The rows of the set are replaced, and notebook 05 is no longer done."""
+    copy, chosen = shutil.copytree(run, tmp_path / "run"), recipe("person", "tiny", **parse_overrides(FAST[3::2]))
+    reads = {name: one for name, one in reproduce.pictures(data, chosen).items() if name.startswith("partial-")}
+    reads.pop("partial-lfw")
+    assert reproduce._left("05_evaluation", copy, chosen, 0, reads)
+    min((data / PROBE).iterdir()).unlink()
+    evaluation.evaluate(copy, "person", "partial-ilids", data, ["ppcl"], quiet=True)
+    assert not reproduce._left("05_evaluation", copy, chosen, 0, reads)
+    now = {name: one for name, one in reproduce.pictures(data, chosen).items() if name in reads}
+    assert now["partial-reid"] == reads["partial-reid"] and reproduce._left("05_evaluation", copy, chosen, 0, now)
+
+
+def test_stages_of_other_training_pictures_are_refused_by_name(run, data, capsys, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    call = ["reproduce", "--task", "person", "--only", "08", "--run", str(copy), "--data", str(data), *FAST]
+    min((data / TRAIN).iterdir()).unlink()
+    status, lines = failure(capsys, call)
+    assert status == 1 and len(lines) == 1 and "the pictures of market1501/train changed since" in lines[0]
 
 
 def test_the_datas_hash_tells_one_changed_byte_and_one_other_name(drawn, tmp_path):
@@ -144,21 +203,78 @@ CELLS = {  # short ones, of the notebooks' form
     ],
 }
 START = """import sys, pathlib
-from ppcl import __main__, reproduce
+from ppcl import __main__
+from ppcl.runs import reproduce
 reproduce.NOTEBOOKS = pathlib.Path(sys.argv[1])
 sys.exit(__main__.main(sys.argv[2:]))"""
 
 
-def test_a_killed_reproduce_goes_on_at_its_notebook_and_suffers_no_second(drawn, tmp_path, capsys, monkeypatch):
-    """Killed (-9) while its second notebook trains; what the first one left stands, and training goes on."""
-    run, here = tmp_path / "run", tmp_path / "notebooks"
+def put(folder, name, *cells):
+    """A notebook of these cells, the first of them the parameters."""
+    cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / f"{name}.ipynb")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty folder, from which `reproduce` takes its notebooks."""
+    here = tmp_path / "notebooks"
     here.mkdir()
     monkeypatch.setattr(reproduce, "NOTEBOOKS", here)
+    return here
+
+
+def test_notebooks_run_in_this_interpreter_and_leave_the_home_folder_alone(project, drawn, tmp_path, monkeypatch):
+    home = tmp_path / "home {env}"
+    kernel = home / ".local/share/jupyter/kernels/python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "x", "language": "python"}))
+    (home / ".ipython/profile_default/startup").mkdir(parents=True)
+    (home / ".ipython/profile_default/startup/a.py").write_text("raise SystemExit")
+    for name in ("XDG_DATA_HOME", "JUPYTER_DATA_DIR", "JUPYTER_PATH", "IPYTHONDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    before = sorted(home.rglob("*"))
+    put(project, "01_first", CELLS["01_first"][0], "import os, sys\nprint(sys.executable, os.getcwd(), run, data)")
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "--task", "person", "--run", "a run", "--data", str(drawn), *FAST]) == 0
+    copy = nbformat.read(tmp_path / "a run/notebooks/person_01_first.ipynb", as_version=4)
+    assert copy.cells[-1].outputs[0].text.strip() == f"{sys.executable} {tmp_path} a run {drawn}"
+    assert copy.metadata.kernelspec.name == "python3" and sorted(home.rglob("*")) == before
+
+
+def test_a_killed_notebook_is_named_with_the_usual_cause(project, drawn, tmp_path, capsys):
+    put(project, "01_first", CELLS["01_first"][0], "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    call = ["reproduce", "--task", "person", "--run", tmp_path / "run", "--data", drawn, *FAST]
+    status, lines = failure(capsys, call)
+    assert status == 1 and len(lines) == 1 and "01_first.ipynb: its process was killed" in lines[0]
+    assert "memory ran out" in lines[0]
+
+
+def test_relative_parameters_are_the_callers_and_nothing_is_drawn_into_a_folder_that_was_given(tmp_path, monkeypatch):
+    from ppcl.disk.files import DataError
+
+    monkeypatch.chdir(tmp_path)
+    reproduce.at_root()
+    assert os.getcwd() == str(tmp_path)
+    with pytest.raises(DataError, match="mydata is not a folder"):
+        reproduce.datasets.ready(recipe("person", "tiny"), "mydata", "myrun")
+    (tmp_path / "mydata").mkdir()
+    with pytest.raises(DataError, match="market1501"):
+        reproduce.datasets.ready(recipe("person", "tiny"), "mydata", "myrun")
+    assert not [*(tmp_path / "mydata").iterdir()] and not (reproduce.ROOT / "mydata").exists()
+    monkeypatch.chdir(reproduce.NOTEBOOKS)
+    reproduce.at_root()
+    assert os.getcwd() == str(reproduce.ROOT)
+
+
+def test_a_killed_reproduce_goes_on_at_its_notebook_and_suffers_no_second(project, drawn, tmp_path, capsys):
+    """Killed (-9) while its second notebook trains; what the first one left stands, and training goes on."""
+    run, here = tmp_path / "run", project
     for name, cells in CELLS.items():
-        cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
-        cells[0].metadata["tags"] = ["parameters"]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), here / f"{name}.ipynb")
+        put(here, name, *cells)
     command = ["reproduce", "--task", "person", "--run", str(run), "--data", str(drawn), *FAST]
     command += ["--set", "glrec.epochs=80"]
     stage = run / "person/glrec/checkpoint.safetensors"

@@ -245,15 +245,18 @@ def _files(found: DataSet, folder: Path) -> list[Path]:
     return [path for each in ([folder] if found.pattern else people(folder)) for path in pictures(each)]
 
 
-def ready(recipe: Recipe, data: Path | str, quiet: bool | None = None) -> Path:
-    """Return the data folder of a run; except in the paper profile, pictures are drawn into one that is empty.
+def ready(recipe: Recipe, data: Path | str, run: Path | str = "", quiet: bool | None = None) -> Path:
+    """Return the data folder of a run; except in the paper profile, pictures are drawn if it is RUN/data.
 
-    A folder with the user's own sets is left as it is. Drawing does not depend on a run's seed, so that seeds can be
-    compared. Raises DataError that says how to get the real training set where it is not there.
+    Drawing does not depend on a run's seed, so that seeds can be compared; a folder with the user's own sets is left as
+    it is. Raises DataError for a folder that is not there, or that says how to get the missing training set.
     """
     data = Path(data)
+    default = bool(run) and data.resolve() == (Path(run) / "data").resolve()
+    if not (default or data.is_dir()):
+        raise DataError(f"{data} is not a folder: give --data (in a notebook: data) a folder that is there")
     drawn = is_drawn(data, trained_on(recipe.task, data, recipe.data).name)
-    if recipe.profile != "paper" and not is_own(data) and not drawn:
+    if recipe.profile != "paper" and not is_own(data) and not drawn and (default or (data / NOTE).is_file()):
         synthesise(recipe.task, data, 0, recipe.scale, quiet)
     training_set(recipe.task, data, recipe.data)
     return data

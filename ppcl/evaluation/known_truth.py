@@ -1,8 +1,10 @@
-"""A test set in memory, and what is known of its pictures: how they were cropped, where in drawn ones the figure is.
+"""A test set, and measurements against what is known of its pictures: true crops, and the figures of drawn ones.
 
-Measured against it: how well GLRec places, how often its gate is right, how well CRLoc locates.
+They say how well GLRec places, how often its gate is right and how well CRLoc locates.
 """
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -18,27 +20,75 @@ from ..models.ppcl import PPCL
 from ..recipes import Recipe
 from . import results
 
-SHARES = tuple(i / 10 for i in range(1, 11))  # of the area, Partial-LFW's curve
+SHARES = tuple(i / 10 for i in range(1, 11))  # of the area, for the curve over the input ratio
 RATIO_BINS = {f"{low}-{high}": (low, high) for low, high in pairwise((0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8))}
 
 
 @dataclass
 class Evaluation:
-    """A data set in memory, and what each method did with it. Of LFW, query and gallery are all of its pictures."""
+    """A test set, each method's distances and the rows. Of LFW, query and gallery are all pictures of its pairs."""
 
     dataset: str
     data: Path
     query: datasets.PictureSet
     gallery: datasets.PictureSet
-    query_bank: image_bank.ImageBank
-    gallery_bank: image_bank.ImageBank
+    size: tuple[int, int]  # (height, width) that pictures are decoded to
     pairs: partial_protocol.Pairs | None = None
+    quiet: bool | None = None
     distances: dict[str, np.ndarray] = field(default_factory=dict)  # method -> (Q, G), or (pairs,) on LFW
     rows: list[dict] = field(default_factory=list)
 
     @cached_property
+    def query_bank(self) -> image_bank.ImageBank:
+        """The queries, decoded."""
+        return image_bank.bank(self.query.pictures, self.size, f"decoding {self.query.name}", self.quiet)
+
+    @cached_property
+    def gallery_bank(self) -> image_bank.ImageBank:
+        """The gallery, decoded."""
+        if self.gallery is self.query:
+            return self.query_bank
+        return image_bank.bank(self.gallery.pictures, self.size, f"decoding {self.gallery.name}", self.quiet)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the pictures, their identities, crops and pairs: of all that a row measured on them depends on."""
+        parts = [self.query.fingerprint, self.gallery.fingerprint]
+        if self.pairs:
+            parts += [one.tobytes() for one in (self.pairs.first, self.pairs.second, self.pairs.same)]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    @property
+    def standard(self) -> bool:
+        """True under Market-1501's protocol: gallery pictures of the query's person and camera do not count."""
+        return SETS[self.dataset].protocol == "standard"
+
+    @cached_property
+    def without_match(self) -> str:
+        """One line on the queries that no gallery picture can answer, which no metric counts; empty if there are none.
+
+        Raises DataError if there is no other query.
+        """
+        people, same = Counter(self.gallery.identities.tolist()), Counter()
+        if self.standard:
+            same = Counter(zip(self.gallery.identities.tolist(), self.gallery.cameras.tolist(), strict=True))
+        asked = list(zip(self.query.identities.tolist(), self.query.cameras.tolist(), strict=True))
+        absent = sum(people[person] == 0 for person, _ in asked)
+        excluded = sum(people[person] == same[person, camera] for person, camera in asked) - absent
+        causes = [f"{absent} show people who are not in the gallery"] * bool(absent)
+        causes += [f"{excluded} match only pictures of their own camera, which do not count"] * bool(excluded)
+        if absent + excluded == len(asked):
+            raise datasets.DataError(f"{self.dataset}: no query has a match that counts: {' and '.join(causes)}")
+        if not causes:
+            return ""
+        lost = (
+            f"{self.dataset}: {absent + excluded} of {len(asked)} queries have no match and are left out of all metrics"
+        )
+        return f"{lost}: {' and '.join(causes)}"
+
+    @cached_property
     def drawn(self) -> bool:
-        """Whether its pictures were drawn, so that `truth.csv` knows them."""
+        """True if the pictures were drawn, so that `truth.csv` lists them."""
         return datasets.is_drawn(self.data, self.dataset)
 
     @cached_property
@@ -56,40 +106,38 @@ class Evaluation:
 
     @property
     def knows_boxes(self) -> bool:
-        """Whether it is known what its queries show of whole pictures: they were drawn, or cropped by us."""
+        """True if each query's box in the whole picture is known: it was drawn, or cropped by us."""
         return self.query.boxes is not None or (self.drawn and SETS[self.dataset].partial)
 
     @cached_property
     def at_ratios(self) -> tuple[datasets.PictureSet, dict[float, image_bank.ImageBank]]:
-        """A query a person of Partial-LFW, and these queries cropped to each share of the area in SHARES."""
+        """One query of each person, and these queries cropped to each share of the area in SHARES."""
         query = self.query.keep(np.unique(self.query.identities, return_index=True)[1])
         cropped = {share: partial_protocol.at_ratio(query, share).pictures for share in SHARES}
-        return query, {
-            share: image_bank.bank(some, self.query_bank.size, quiet=True) for share, some in cropped.items()
-        }
+        return query, {share: image_bank.bank(some, self.size, quiet=True) for share, some in cropped.items()}
 
 
 def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
-    """Read and decode a set's query and gallery, or LFW's pictures that stand in a pair."""
+    """A set's query and gallery, or the pictures of LFW's pairs; they are decoded when a bank is first used.
+
+    Raises DataError for a test of one person and for pairs of one fold, on which no number rests.
+    """
     if dataset in SETS and SETS[dataset].protocol == "verification":
         everybody, pairs = datasets.verification_set(dataset, data)
         if pairs.folds < 2:
-            raise datasets.DataError(f"{data}: {dataset}'s pairs.txt has one fold; a threshold comes from the others")
+            raise datasets.DataError(f"{data}: {dataset}'s pairs have one fold; a threshold comes from the others")
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
-        first, second = places.reshape(2, -1)
         shown = everybody.keep(used)
-        bank = image_bank.bank(shown.pictures, recipe.input.size, f"decoding {dataset}", quiet)
-        pairs = partial_protocol.Pairs(first, second, pairs.same, pairs.folds)
-        return Evaluation(dataset, Path(data), shown, shown, bank, bank, pairs)
+        pairs = partial_protocol.Pairs(*places.reshape(2, -1), pairs.same, pairs.folds)
+        return Evaluation(dataset, Path(data), shown, shown, recipe.input.size, pairs, quiet)
     query, gallery = datasets.evaluation_sets(dataset, data, recipe)
-    banks = [
-        image_bank.bank(part.pictures, recipe.input.size, f"decoding {part.name}", quiet) for part in (query, gallery)
-    ]
-    return Evaluation(dataset, Path(data), query, gallery, *banks)
+    if len(set(gallery.identities)) < 2:
+        raise datasets.DataError(f"{dataset}: {gallery.folder} shows one person, so that every ranking would be right")
+    return Evaluation(dataset, Path(data), query, gallery, recipe.input.size, quiet=quiet)
 
 
 def subsets(found: Evaluation) -> dict[str, np.ndarray]:
-    """Masks of the queries `(Q,)` by kind of crop and by input ratio, where the truth is known; `all` always."""
+    """Masks of the queries `(Q,)`: `all`, and by kind of crop and by input ratio where the truth is known."""
     masks = {"all": np.ones(len(found.query), bool)}
     if found.knows_boxes:
         if found.query.boxes is None:
@@ -101,33 +149,33 @@ def subsets(found: Evaluation) -> dict[str, np.ndarray]:
 
 
 def view_boxes(found: Evaluation) -> torch.Tensor:
-    """What each query shows of its whole picture `(Q, 4)`: as it was cropped by us, or as the truth has it."""
+    """Each query's box in its whole picture `(Q, 4)`: as we cropped it, or from the truth."""
     if found.query.boxes is not None:
         return torch.from_numpy(found.query.boxes).float()
     return boxes(found.truth[0], "view")
 
 
 def boxes(table, prefix: str) -> torch.Tensor:
-    """The `figure` or `view` boxes `(N, 4)` of truth lines."""
+    """The `figure` or `view` boxes `(N, 4)` of lines of the truth."""
     return torch.tensor(table[[f"{prefix}_{side}" for side in ("cx", "cy", "w", "h")]].to_numpy(), dtype=torch.float32)
 
 
 def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
     """Every query with each of its true gallery pictures: (query index, gallery index, true region `(P, 4)`).
 
-    The region is what the query shows, carried over by the two figures' frames and clipped to the canvas.
+    The region is the query's view, mapped from one figure's frame to the other's and clipped to the canvas.
     """
     query, gallery = np.nonzero(found.query.identities[:, None] == found.gallery.identities[None])
-    asked, have = found.truth
-    figure_q, figure_g = boxes(asked, "figure")[query], boxes(have, "figure")[gallery]
-    shown = geometry.compose(geometry.invert(figure_q), view_boxes(found)[query])
-    from_q, from_g = (torch.tensor(one.above.to_numpy(), dtype=torch.float32) for one in (asked, have))
-    shown = _seen(_level(shown, from_q[query]), from_g[gallery])
-    return query, gallery, geometry.clip(geometry.compose(figure_g, shown))
+    of_query, of_gallery = found.truth
+    figure_q, figure_g = boxes(of_query, "figure")[query], boxes(of_gallery, "figure")[gallery]
+    view = geometry.compose(geometry.invert(figure_q), view_boxes(found)[query])
+    above_q, above_g = (torch.tensor(one.above.to_numpy(), dtype=torch.float32) for one in (of_query, of_gallery))
+    view = _from_above(_level(view, above_q[query]), above_g[gallery])
+    return query, gallery, geometry.clip(geometry.compose(figure_g, view))
 
 
 def _level(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Boxes of a figure's frame `(P, 4)` as a level camera would show them: the inverse of `_seen`."""
+    """Boxes of a figure's frame `(P, 4)` as a level camera would show them: the inverse of `_from_above`."""
     k = above.clamp(min=1e-3)
     left, top, right, low = geometry.corners(box).unbind(-1)
     top, low = ((1 + k / 2 - ((1 + k / 2).square() - 2 * k * y).clamp(min=0).sqrt()) / k for y in (top, low))
@@ -136,8 +184,8 @@ def _level(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
     return torch.where(above[:, None] < 1e-3, box, found)
 
 
-def _seen(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Boxes of a figure's frame `(P, 4)` as a camera above the heads sees them (`drawn_figure._from_above`).
+def _from_above(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
+    """Boxes of a figure's frame `(P, 4)` as a camera above the heads shows them (`drawn.figure._from_above`).
 
     A box becomes a trapezium; the box of its mean width stands for it.
     """
@@ -148,11 +196,11 @@ def _seen(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
 
 
 def constant_box(recipe: Recipe) -> torch.Tensor:
-    """The best guess of a query's box without looking at it: the median of training crops `(4,)`."""
-    return _middle(partial_views.training_crops(10_000, recipe.glrec, partial_views.make_rng(0, "constant box")))
+    """The best constant guess of a query's box: the median of training crops `(4,)`."""
+    return _median(partial_views.training_crops(10_000, recipe.glrec, partial_views.make_rng(0, "constant box")))
 
 
-def _middle(boxes: torch.Tensor) -> torch.Tensor:
+def _median(boxes: torch.Tensor) -> torch.Tensor:
     """The box whose sides are the medians of those of boxes `(N, 4)` -> `(4,)`."""
     return geometry.from_corners(geometry.corners(boxes).median(0).values)
 
@@ -160,7 +208,7 @@ def _middle(boxes: torch.Tensor) -> torch.Tensor:
 def rows(
     found: Evaluation, facts: dict, model: PPCL, query: matching.Features, gallery: matching.Features
 ) -> list[dict]:
-    """How well GLRec places, the gate decides and CRLoc locates, on pictures whose truth is known."""
+    """Rows on GLRec's placements, its gate and CRLoc's regions, on pictures whose truth is known."""
     target, placed, everyone = view_boxes(found), query.box[:, 0].cpu(), np.arange(len(found.query))
     measured: dict[str, tuple[torch.Tensor, np.ndarray]] = {}  # values, and the query of each
     if model.method.layout == "glrec" and model.method.region in ("none", "trained") and not model.method.oracle:
@@ -171,21 +219,21 @@ def rows(
         i, j, region = true_pairs(found)
         overlap = geometry.iou(locate_pairs(model, query, gallery, i, j), region)
         far = geometry.iou(placed[i], region) < 0.6
-        middle = _middle(region)  # of the truth itself, which no training could know
+        constant = _median(region)  # of the truth itself, which no training could know
         measured["crloc-IoU"] = overlap, i
         measured["crloc-IoU-where-it-moved"] = overlap[far], i[far.numpy()]
-        measured["constant-region-IoU"] = geometry.iou(middle.expand_as(region), region), i
+        measured["constant-region-IoU"] = geometry.iou(constant.expand_as(region), region), i
     rows, masks = [], subsets(found)
 
     def add(metric: str, subset: str, value: np.ndarray, ids: np.ndarray) -> None:
         counts = len(value), len(found.gallery)
         rows.append(results.row(facts, metric, metrics.bootstrap(value, ids), *counts, subset))
 
-    for metric, (value, asked) in measured.items():
+    for metric, (value, of_query) in measured.items():
         for subset, mask in masks.items():
-            kept = mask[asked]
+            kept = mask[of_query]
             if kept.any():
-                add(metric, subset, value.numpy()[kept], found.query.identities[asked[kept]])
+                add(metric, subset, value.numpy()[kept], found.query.identities[of_query[kept]])
     if "gate-accuracy" in measured:
         right = (gallery.gate.cpu() <= 0).float().numpy()
         add("gate-accuracy-whole", "all", right, found.gallery.identities)
@@ -194,14 +242,14 @@ def rows(
 
 @torch.inference_mode()
 def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Features, i, j) -> torch.Tensor:
-    """Where CRLoc finds query i's first placement in gallery picture j `(P, 4)`; there itself for rows with q = p."""
+    """Regions of query i's first placement, in gallery picture j `(P, 4)`; for rows with q = p, that placement."""
     if model.method.region == "same":
         return matching.in_picture(query.box[i, 0].cpu(), gallery.box[j, 0].cpu())
     found = torch.empty(len(i), 4)
     for one in np.unique(i):
         pairs = np.flatnonzero(i == one)
         there = torch.from_numpy(j[pairs])
-        seen = gallery.as_gallery(there, query.box.device)
-        region, _ = model.crloc.everywhere(query.points[one, :1], query.box[one, :1], seen.keys, seen.visible)
+        some = gallery.as_gallery(there, query.box.device)
+        region, _ = model.crloc.everywhere(query.points[one, :1], query.box[one, :1], some.keys, some.visible)
         found[pairs] = matching.in_picture(region[:, 0].cpu(), gallery.box[there, 0].cpu())
     return found

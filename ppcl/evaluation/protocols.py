@@ -1,7 +1,6 @@
-"""A trained run against a data set's protocol -> rows for the result table.
+"""A trained run against a data set's protocol -> rows of the result table.
 
-Everything is measured for all methods on the same queries, so differences are paired. Where the data were drawn,
-their `truth.csv` also tells how well GLRec and CRLoc place and locate. Nothing in here chooses anything.
+All methods are measured on the same queries, so that differences are paired. Nothing is chosen here.
 """
 
 from contextlib import nullcontext
@@ -22,11 +21,11 @@ from . import known_truth, results
 from .known_truth import Evaluation, prepare
 
 RANKS = (1, 3, 5, 10)
-CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows of Partial-LFW's curve, if all are evaluated
+CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows with a curve over the input ratio
 
 
 def from_header(header: dict) -> Recipe:
-    """The recipe that a checkpoint was trained by."""
+    """The recipe of a checkpoint's training."""
     flat = {}
     for part, value in header["recipe"].items():
         if part in ("task", "profile"):
@@ -36,12 +35,12 @@ def from_header(header: dict) -> Recipe:
 
 
 def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
-    """Where a run keeps the joint stage that a row of the result table is read from."""
+    """The path of the joint checkpoint that a row of the result table is measured with."""
     return Path(run) / task / "joint" / trained_by(method) / f"seed{seed}" / "checkpoint.safetensors"
 
 
 def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
-    """A trained row of a run, in eval mode. Raises CheckpointError that names what is missing and what makes it."""
+    """Load a trained row of a run, in eval mode. Raises CheckpointError with the missing file and its command."""
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
     path = checkpoint(run, task, method, seed)
@@ -58,11 +57,11 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
     classes, weights = header.get("classes"), header.get("fusion_weights")
     fits = type(classes) is int and classes in checkpoints.sides(path, "model.backbone.classifier.")
     if not fits or not isinstance(weights, dict):
-        raise checkpoints.CheckpointError(f"{path} is no checkpoint of joint; delete it and train again")
+        raise checkpoints.CheckpointError(f"{path} is not a checkpoint of joint; delete it and train again")
     try:
         recipe = from_header(header)
     except (KeyError, TypeError, recipes.RecipeError) as error:
-        raise checkpoints.CheckpointError(f"{path} is of a recipe that is not known here ({error})") from None
+        raise checkpoints.CheckpointError(f"{path} has a recipe that this version does not know ({error})") from None
     model = PPCL(recipe, classes, method)
     checkpoints.load(path, model)
     model.fusion_weights = weights
@@ -70,7 +69,7 @@ def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int 
 
 
 def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
-    """The rows of the result table that a run can be evaluated on."""
+    """The rows of the result table that a run can be evaluated for."""
     found = []
     for name in METHODS:
         path = checkpoint(run, task, name, seed)
@@ -89,11 +88,11 @@ def evaluate(
     device: str = "cpu",
     quiet: bool | None = None,
 ) -> Evaluation:
-    """Evaluate the run's methods on a data set and write the rows into `results.csv`.
+    """Evaluate a run's methods on a data set and write the rows into `results.csv`.
 
-    With several methods at once, `ppcl` is also compared with each other row: metric `rank-1 over <row>`, paired.
-    Where Partial-LFW is made from LFW, or `own` from a folder of identities, its boxes are saved in the run folder, and
-    some rows are measured over the input ratio, too.
+    With several methods `ppcl` is also compared with each other row, query by query: metric `rank-1 over <row>`. Where
+    we crop the queries ourselves, their boxes are saved in the run folder and some rows are measured over the input
+    ratio. Queries without a match are reported in one line.
     """
     if dataset in SETS and not SETS[dataset].of(task):
         raise recipes.RecipeError(f"{dataset} belongs to task {SETS[dataset].task}, not {task}")
@@ -102,13 +101,13 @@ def evaluate(
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task} and seed {seed}: run notebook 04_joint_training first"
         )
-    with run_lock.hold(run) if Path(run).is_dir() else nullcontext():  # a wrong path is not made a folder
+    with run_lock.hold(run) if Path(run).is_dir() else nullcontext():  # a wrong path does not become a folder
         return _evaluate(run, task, dataset, data, methods, seed, device, quiet)
 
 
 def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int, device: str, quiet) -> Evaluation:
     found, values, kept = None, {}, {}
-    results.read(run)  # a damaged table is named before the work, not after
+    results.read(run)  # so that a damaged table is reported before the work
     for method in progress.bar(methods, f"evaluating {task} on {dataset}", quiet=quiet, unit="rows"):
         model = load(run, task, method, seed, device)
         if found is None:
@@ -117,36 +116,41 @@ def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int,
             facts |= {"synthetic": found.drawn, "commit": results.commit()}
             if found.query.boxes is not None:
                 write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
+            lost = found.without_match  # early: it may be all of them
         if model.method.oracle and not found.knows_boxes:
-            continue  # nobody knows the true placement of these queries
-        if found.pairs is not None:
+            continue  # the true boxes of these queries are unknown
+        if found.pairs:
             values |= _verify(found, facts | {"method": method}, model, kept)
         else:
             curve = len(methods) == 1 or method in CURVES
             values |= _search(found, facts | {"method": method}, model, curve, kept)
     if not found.rows:
-        raise ValueError(f"{methods[0]} needs the truth, which nobody knows of {dataset}: choose another --method")
+        raise ValueError(
+            f"{methods[0]} needs the true boxes of {dataset}'s queries, which are unknown: choose another --method"
+        )
     for protocol, method in values if "ppcl" in methods else ():
         if method != "ppcl":
             named = facts | {"protocol": protocol, "method": "ppcl"}
             found.rows += _paired_rows(found, named, values[protocol, "ppcl"], values[protocol, method], method)
-    results.add(run, found.rows, f"{found.query.fingerprint} {found.gallery.fingerprint}")
+    results.add(run, found.rows, found.fingerprint)
+    if lost:
+        print(lost)
     return found
 
 
 def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching.Features:
-    """The set's `query` or `gallery` as a row sees it; `kept` from the row before, if that saw them alike.
+    """A row's features of the set's `query` or `gallery`; those in `kept` where the row before has the same.
 
-    Rows that share a checkpoint stand side by side in METHODS but for the oracle, so the last ones are enough.
+    Rows that share a checkpoint are neighbours in METHODS, but for the oracle, so the last features are enough.
     """
-    asking, how = part == "query", model.method
-    key = trained_by(model.row), asking and (how.placements, how.oracle)
+    is_query, method = part == "query", model.method
+    key = trained_by(model.row), is_query and (method.placements, method.oracle)
     if part not in kept or kept[part][0] != key:
-        kept.pop(part, None)  # before others take its room
-        boxes = known_truth.view_boxes(found) if asking and how.oracle else None
-        bank = found.query_bank if asking else found.gallery_bank
-        described = matching.describe(model, bank, asking, boxes)
-        if asking and found.pairs is None:  # whose pairs are matched in both directions
+        kept.pop(part, None)  # free its memory first
+        boxes = known_truth.view_boxes(found) if is_query and method.oracle else None
+        bank = found.query_bank if is_query else found.gallery_bank
+        described = matching.describe(model, bank, is_query, boxes)
+        if is_query and not found.pairs:  # pairs are matched in both directions
             described = described.as_queries(slice(None))
         kept[part] = key, described
     return kept[part][1]
@@ -155,9 +159,9 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
 def _search(
     found: Evaluation, facts: dict, model: PPCL, curve: bool, kept: dict
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """Rank the gallery for each query; with the curve over the input ratio, if asked for and the queries are our crops.
+    """Rank the gallery for each query, with the curve over the input ratio if wanted and if we cropped the queries.
 
-    -> values by query, for (protocol, method).
+    -> (protocol, method): values of each metric by query.
     """
     method = facts["method"]
     query, gallery = (_features(found, model, part, kept) for part in ("query", "gallery"))
@@ -176,7 +180,7 @@ def _search(
 
 
 def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """Judge LFW's pairs. -> accuracy by fold, for (protocol, method)."""
+    """Verify LFW's pairs. -> (protocol, method): accuracy by fold."""
     method, pairs = facts["method"], found.pairs
     pictures = _features(found, model, "query", kept)
     first, second = torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)
@@ -190,12 +194,12 @@ def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> dict[tup
 
 
 def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.Features) -> list[dict]:
-    """Partial-LFW, a query a person, each cropped to the same share of the area, 0.1 … 1: protocol `input-ratio`."""
+    """One query of each person, cropped to the same share of the area, 0.1 … 1: rows of protocol `input-ratio`."""
     (query, banks), ids, rows = found.at_ratios, found.gallery.identities, []
     facts, counts = facts | {"protocol": "input-ratio"}, (len(query), len(found.gallery))
     for share, bank in banks.items():
-        asked = matching.describe(model, bank, several=True)
-        distances = matching.match(model, asked, gallery).cpu().numpy()
+        described = matching.describe(model, bank, several=True)
+        distances = matching.match(model, described, gallery).cpu().numpy()
         values = {"rank-1": metrics.cmc_map(distances, query.identities, ids).hits(1)}
         values["TAR@FAR=1e-3"] = metrics.accepted(distances, query.identities, ids, 1e-3)
         for metric, value in values.items():
@@ -206,22 +210,21 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
 
 def _protocols(found: Evaluation, model: PPCL, query, gallery) -> dict[str, list[metrics.Ranking]]:
     """A row's rankings by protocol; its distances to the whole gallery are kept."""
-    asked, there, method = found.query, found.gallery, model.row
-    if SETS[found.dataset].protocol == "standard":
-        found.distances[method] = matching.match(model, query, gallery).cpu().numpy()
-        cameras = asked.cameras, there.cameras
-        return {"standard": [metrics.cmc_map(found.distances[method], asked.identities, there.identities, *cameras)]}
-    parts = [np.arange(len(there)), *metrics.single_shot_columns(there.identities)]
-    places = [torch.from_numpy(part).to(gallery.embedding.device) for part in parts]
+    row, ids, people = model.row, found.query.identities, found.gallery.identities
+    if found.standard:
+        found.distances[row] = matching.match(model, query, gallery).cpu().numpy()
+        cameras = found.query.cameras, found.gallery.cameras
+        return {"standard": [metrics.cmc_map(found.distances[row], ids, people, *cameras)]}
+    columns = [np.arange(len(people)), *metrics.single_shot_columns(people)]
+    places = [torch.from_numpy(some).to(gallery.embedding.device) for some in columns]
     matched = [one.cpu().numpy() for one in matching.match_within(model, query, gallery, places)]
-    found.distances[method] = matched[0]
-    every = zip(matched, parts, strict=True)
-    whole, *drawn = (metrics.cmc_map(one, asked.identities, there.identities[part]) for one, part in every)
-    return {"single-shot": drawn, "all-shot": [whole]}
+    found.distances[row] = matched[0]
+    whole, *single = (metrics.cmc_map(one, ids, people[some]) for one, some in zip(matched, columns, strict=True))
+    return {"single-shot": single, "all-shot": [whole]}
 
 
 def _values(ranked: list[metrics.Ranking]) -> dict[str, np.ndarray]:
-    """Per-query values of each metric `(Q,)`, mean over the protocol's draws; NaN without a valid match."""
+    """Values of each metric by query `(Q,)`, mean over the protocol's galleries; NaN without a valid match."""
     found = {f"rank-{k}": np.mean([one.hits(k) for one in ranked], 0) for k in RANKS}
     return found | {"mAP": np.mean([one.average_precision for one in ranked], 0)}
 
@@ -252,7 +255,7 @@ def _paired_rows(found: Evaluation, facts: dict, mine: dict, theirs: dict, other
 
 
 def cmc_bands(found: Evaluation, methods: list[str], length: int = 20) -> dict[str, np.ndarray]:
-    """CMC curves, all-shot: for each method `(length, 3)`, rank-k with its 95 % interval."""
+    """All-shot CMC curves: for each method `(length, 3)`, rank-k with its 95 % interval."""
     bands = {}
     for method in methods:
         ranked = metrics.cmc_map(found.distances[method], found.query.identities, found.gallery.identities)
@@ -262,7 +265,7 @@ def cmc_bands(found: Evaluation, methods: list[str], length: int = 20) -> dict[s
 
 
 def roc(found: Evaluation, methods: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """ROC curves of LFW's pairs: for each method false and true accept rates."""
+    """ROC curves of LFW's pairs: for each method the false and the true accept rates."""
     same, folds = found.pairs.same, found.pairs.folds
     judged = {name: metrics.verification(-found.distances[name], same, folds) for name in methods}
     return {name: (one.far, one.tar) for name, one in judged.items()}

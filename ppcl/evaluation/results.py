@@ -1,6 +1,8 @@
-"""Metrics + provenance -> one tidy table, one number a row."""
+"""The result table: one number a row, with its interval and where it comes from."""
 
+import json
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -15,10 +17,11 @@ COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
 ).split(",")
 ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
-DRAWINGS = "drawings.csv"  # there, too: rows on people drawn with several seeds, which stand where a run's seed does
+DRAWINGS = "drawings.csv"  # in figures/: rows on people of several draws, whose number stands in the column of seeds
+README_ROWS = ("backbone", "backbone+crops+pad", "+glrec@7", "same-location", "no-crloc", "ppcl")
 KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile", "synthetic"]
 
-# Published numbers, each with its source; they never share a table with numbers from drawn pictures.
+# Published numbers with their sources; they never share a table with numbers from drawn pictures.
 _LIGHT_REID = "table in light-reid's examples/occluded_reid README"
 _PARTIAL_REPO = "README of lingxiao-he/Partial-Person-ReID"
 _PAPER = "from memory of later papers' tables; not checked against the paper"
@@ -43,23 +46,24 @@ PUBLISHED = pandas.DataFrame(
 
 @cache
 def commit() -> str:
-    """The project's commit, with `-dirty` where the library differs from it; `unknown` outside a checkout."""
+    """The project's commit, with `-dirty` where the library differs from it; `unknown` where git does not say."""
     here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():  # installed, perhaps inside somebody's own repository
         return "unknown"
     try:
         ask = ["git", "-C", str(here)]
-        number = subprocess.run([*ask, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            [*ask, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        how = {"capture_output": True, "text": True, "check": True}
+        number = subprocess.run([*ask, "rev-parse", "--short=12", "HEAD"], **how).stdout.strip()
+        changed = subprocess.run([*ask, "status", "--porcelain", "--", "."], **how).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[0]
+        print(f"git does not read {here.parent} ({why}): the results' commit is unknown", file=sys.stderr)
         return "unknown"
-    return number.stdout.strip() + ("-dirty" if changed else "")
+    return number + ("-dirty" if changed else "")
 
 
 def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
-    """A run's table; empty, with its columns, where nothing was evaluated yet. Raises ValueError if it is damaged."""
+    """A run's table; without rows where nothing was evaluated yet. Raises ValueError if it is damaged."""
     path = Path(run) / name
     if not path.is_file():
         return pandas.DataFrame(columns=COLUMNS)
@@ -73,26 +77,29 @@ def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
 
 
 def row(facts: dict, metric: str, interval, n_query: int, n_gallery: int, subset: str = "all") -> dict:
-    """A line of the table: the columns in `facts`, a metric's (value, low, high), and on how many pictures."""
+    """A line of the table: the columns in `facts`, a metric's (value, low, high), and the number of pictures."""
     value, low, high = interval
     found = {"subset": subset, "metric": metric, "value": value, "low": low, "high": high}
     return facts | found | {"n_query": n_query, "n_gallery": n_gallery}
 
 
 def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFrame:
-    """Write rows into a run's table; a row with the same key is replaced. -> the whole table.
+    """Write rows of one set into a run's table, in place of those with the same key. -> the whole table.
 
-    `pictures`: the fingerprint of those that all these rows are measured on. Rows of the same set that were measured on
-    others go, with a line that says so: two folders' numbers never share a table.
+    `pictures`: the fingerprint of the set's pictures. Rows of the same set that were measured on other pictures are
+    removed, which one line reports.
     """
     fresh = pandas.DataFrame(rows, columns=COLUMNS)
-    with run_lock.hold(run):  # nobody writes between the reading and the writing
+    with run_lock.hold(run):  # no other process writes between the reading and the writing
         table, note = read(run), None
         if pictures and rows:
-            kind = "drawn" if rows[0]["synthetic"] else "photographs"
-            note = Path(run) / rows[0]["task"] / f"{rows[0]['dataset']}.{kind}.txt"
-            if note.is_file() and note.read_text().strip() != pictures:
-                table = _without_set(Path(run), table, fresh.iloc[0])
+            note = _note(run, rows[0]["task"], rows[0]["dataset"], rows[0]["synthetic"])
+            if note.is_file() and note.read_text(encoding="utf-8").strip() != pictures:
+                gone = (table[["task", "dataset", "synthetic"]] == fresh.loc[0, ["task", "dataset", "synthetic"]]).all(
+                    1
+                )
+                print(f"{Path(run) / 'results.csv'}: {fresh.dataset[0]} has other pictures now; {gone.sum()} rows go")
+                table = table[~gone]
         table = pandas.concat([table, fresh]) if len(table) else fresh
         table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
         write_text(Path(run) / "results.csv", as_csv(table))
@@ -101,17 +108,26 @@ def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFra
     return table
 
 
-def _without_set(run: Path, table: pandas.DataFrame, row: pandas.Series) -> pandas.DataFrame:
-    """The table without the rows of this row's set."""
-    gone = (table.task == row.task) & (table.dataset == row.dataset) & (table.synthetic == row.synthetic)
-    if gone.any():
-        print(f"{run / 'results.csv'}: {gone.sum()} rows of {row.dataset}, of other pictures, are left out now")
-    return table[~gone]
+def measured_on(run: Path | str, task: str, dataset: str) -> set[str]:
+    """Fingerprints of the pictures, drawn ones and photographs, that the table's rows of a set were measured on."""
+    notes = [_note(run, task, dataset, drawn) for drawn in (True, False)]
+    return {note.read_text(encoding="utf-8").strip() for note in notes if note.is_file()}
+
+
+def _note(run: Path | str, task: str, dataset: str, drawn: bool) -> Path:
+    return Path(run) / task / f"{dataset}.{'drawn' if drawn else 'photographs'}.txt"
 
 
 def as_csv(table: pandas.DataFrame) -> str:
     """A table as its file holds it."""
     return table.to_csv(index=False, float_format="%.6f")
+
+
+def as_json(rows: list[dict]) -> str:
+    """Rows as JSON; a number that rests on nothing is null."""
+    return json.dumps(
+        [{key: None if value != value else value for key, value in row.items()} for row in rows], indent=1
+    )
 
 
 def wide(
@@ -121,7 +137,7 @@ def wide(
     metrics=("rank-1", "rank-3", "rank-5", "mAP"),
     subset: str = "all",
 ):
-    """One line a method, one column a metric, each `value [low, high]` in per cent, mean over seeds; for the eye."""
+    """One line a method, one column a metric, each `value [low, high]` in per cent, mean over seeds."""
     chosen = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == subset)]
     chosen = chosen[chosen.metric.isin(metrics)]
     if chosen.synthetic.nunique() > 1:
@@ -144,8 +160,8 @@ def over_seeds(table: pandas.DataFrame, dataset: str, protocol: str, metric: str
 def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
     """Points by which `ppcl` lies above each other row on the same queries: set, row -> value, low, high, seeds.
 
-    Mean over seeds of the difference and of its 95 % interval (paired bootstrap over identities), per cent: trainings
-    that are asked about the same people, so that what the interval leaves open is the same in each.
+    Per cent, means over seeds of the difference and of its 95 % interval (paired bootstrap over identities). All seeds
+    have the same queries, so that averaging them does not narrow the interval.
     """
     rows = table[
         (table.protocol == protocol) & (table.subset == "all") & table.metric.str.startswith(f"{metric} over ")
@@ -163,7 +179,7 @@ def over_draws(
     Mean over the draws and its 95 % t-interval, per cent. Draws are independent, so their spread covers everything
     that differs between them: people, queries and training. A single draw has NaN as its interval.
     """
-    from scipy.special import stdtrit  # late, because it is slow to import
+    from scipy.special import stdtrit  # slow to import
 
     rows = table[(table.protocol == protocol) & (table.subset == "all") & (table.metric == metric)]
     reached = 100 * rows.pivot(index=["dataset", "seed"], columns="method", values="value")
@@ -181,26 +197,22 @@ def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
     return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
 
 
-README_ROWS = ("backbone", "backbone+crops+pad", "+glrec@7", "same-location", "no-crloc", "ppcl")
-SUMMARY = {  # the table at the end of a run: data set, protocol, metric; partial sets first
-    task: [
-        (one.name, "verification" if one.protocol == "verification" else "single-shot", metric)
-        for one in sorted(sets_of(task), key=lambda one: not one.partial)
-        for metric in one.summary
-    ]
-    for task in TASKS
-}
-
-
 def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
-    """The table in short, per cent with intervals: one a task, and one more where it holds photographs beside drawn."""
+    """Results in short, per cent with intervals: a table for each task, drawn pictures and photographs apart.
+
+    The columns are the metrics that the sets' records name, partial sets first.
+    """
     found = {}
-    for task, wanted in SUMMARY.items():
+    for task in TASKS:
         for drawn, rows in table[table.task == task].groupby("synthetic"):
-            parts = [wide(rows, *one[:2], one[2:]).rename(columns=lambda m, n=one[0]: f"{n} {m}") for one in wanted]
+            parts = []
+            for one in (one for one in sorted(sets_of(task), key=lambda one: not one.partial) if one.summary):
+                protocol = "verification" if one.protocol == "verification" else "single-shot"
+                shown = wide(rows, one.name, protocol, one.summary)
+                parts.append(shown.rename(columns=lambda metric, name=one.name: f"{name} {metric}"))
             shown = pandas.concat(parts, axis=1).dropna(axis=1, how="all").fillna("").rename_axis(columns=None)
+            shown = shown.loc[[name for name in shown.index if not METHODS[name].oracle]]
             if len(shown):
-                shown = shown.loc[[name for name in shown.index if not METHODS[name].oracle]]
                 found[f"{task}, {'drawn pictures' if drawn else 'photographs'}"] = shown
     return found
 

@@ -1,6 +1,6 @@
 """A whole experiment in a run folder: manifest, notebooks in order, report."""
 
 from .manifest import device, versions
-from .reproduce import at_root, source
+from .reproduce import ROOT, at_root, source
 
-__all__ = ["at_root", "device", "source", "versions"]
+__all__ = ["ROOT", "at_root", "device", "source", "versions"]

@@ -1,4 +1,4 @@
-"""`manifest.json`: what made the numbers of a run: recipe, seed, commit, versions, device, data, times."""
+"""`manifest.json`: recipe, seed, commit, versions, device, data and times of a run."""
 
 import json
 import platform
@@ -16,11 +16,11 @@ PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "
 
 
 class ReproduceError(RuntimeError):
-    """A run that cannot go on: the notebook that failed and its last line, or what is wrong with its folder."""
+    """A run that cannot go on: the notebook that failed and its last line, or the fault of its folder."""
 
 
 def device(name: str = "auto") -> str:
-    """`auto` -> `cuda` where there is one, else `cpu`. Raises ValueError for cuda where there is none."""
+    """Return `cuda` for `auto` if there is one, else `cpu`. Raises ValueError for cuda where there is none."""
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
@@ -29,15 +29,15 @@ def device(name: str = "auto") -> str:
 
 
 def versions() -> dict[str, str]:
-    """What this run was made with."""
+    """Versions of Python and of the packages that numbers depend on."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
 def manifest(run: Path) -> dict:
-    """A run's `manifest.json`; nothing where there is none yet. Raises ReproduceError if it is damaged."""
+    """A run's `manifest.json`; empty if there is none yet. Raises ReproduceError if it is damaged."""
     path = run / "manifest.json"
     try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
     if not isinstance(found, dict):
@@ -55,11 +55,12 @@ def of_profile(run: Path, profile: str) -> dict:
 
 
 def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
-    """`manifest.json`: recipe, seed, commit, versions, device, data, times; what is there already is kept."""
+    """Write recipe, seed, commit, versions, device and `facts` into `manifest.json`; its other entries are kept."""
     known = of_profile(run, recipe.profile)
     name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
     commit = results.commit()
-    known |= {"seed": seed, "commit": commit, "dirty": commit.endswith("-dirty"), "versions": versions()}
+    dirty = None if commit == "unknown" else commit.endswith("-dirty")
+    known |= {"seed": seed, "commit": commit, "dirty": dirty, "versions": versions()}
     known |= {"device": where, "device_name": name, "threads": torch.get_num_threads()}
     known["recipes"] = known.get("recipes", {}) | {recipe.task: recipe.to_dict()}
     if "peak_memory_mib" in facts:

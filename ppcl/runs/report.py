@@ -1,4 +1,4 @@
-"""A run as pages to read: `report/index.html` and each executed notebook beside it; no server, links inside the run."""
+"""A run as pages to read: `report/index.html` and each executed notebook beside it, complete without a network."""
 
 import json
 import re
@@ -11,95 +11,69 @@ from PIL import Image
 from ..disk.files import write_text
 from ..evaluation import results
 
-MATH = re.compile(r"\$[^$]+\$")
-# the only thing from elsewhere, and only where there are formulas: without a network they stand as they are written
-MATHJAX = """<script type="text/x-mathjax-config">MathJax.Hub.Config({tex2jax: {inlineMath: [["$", "$"]]}})</script>
-<script async src="https://cdnjs.cloudflare.com/ajax/libs/mathjax/2.7.7/latest.js?config=TeX-AMS_CHTML-full,Safe">
-</script>"""
-CSS = """body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 62rem;
-padding: 1rem } a { color: #0b57a4 } h1, h2, h3 { line-height: 1.25 } code, pre { font-size: 0.9em; overflow-x: auto }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-caption { text-align: left; padding: 0.3rem 0; color: #444 } th, td { padding: 0.2rem 0.6rem; text-align: right;
-border-bottom: 1px solid #ccc; white-space: nowrap } th[scope=row], tbody th { text-align: left }
-.text_cell_render :is(th, td) { white-space: normal; text-align: left } td { vertical-align: top }
-img { max-width: 100%; height: auto } figure { margin: 0; border: 1px solid #ccc; padding: 0.5rem }
-figcaption { font-size: 0.85em; overflow-wrap: anywhere }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem } dd { margin: 0; overflow-wrap: anywhere }
-.figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)) }
-.input_area { background: #f6f6f6; border-left: 3px solid #0b57a4; padding: 0 0.8rem } .anchor-link { display: none }
-.prompt { color: #555; font: 0.75em monospace } .cell { margin: 1rem 0 }"""
+CSS = """body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem }
+table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0 } caption { text-align: left }
+th, td { padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #ccc; white-space: nowrap }
+tbody th { text-align: left } img { max-width: 100% } dt { font-weight: bold }
+dd, figcaption { overflow-wrap: anywhere }
+.figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)) }"""
+LAB = """{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block data_png -%}{{ super() | replace("<img ", '<img alt="' + cell.metadata.alt | e + '" ') }}{%- endblock -%}
+{%- block body_header -%}{{ super() }}<p style="padding: 1rem"><a href="index.html">← report</a></p>{%- endblock -%}"""
 
 
 def write(run: Path | str, *private: Path) -> Path:
-    """The report of what lies in a run folder; folders in `private`, and the run's, keep only their names. -> index."""
+    """Write the report of a run folder. Of the run's folder and those in `private` only the names stay. -> index."""
     run = Path(run).resolve()
     pages = [_page(path, [run, *private]) for path in sorted(run.glob("notebooks/[!.]*.ipynb"))]
     path = run / "manifest.json"
-    facts = json.loads(path.read_text()) if path.is_file() else {}
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rows = results.read(run)
-    parts = [f"<h1>ppcl: {escape(run.name)}</h1>", _facts(facts), *_short(rows)]
-    parts += [_notebooks(pages, facts.get("seconds", {})), *_figures(run), *_results(rows)]
+    parts = [f"<h1>ppcl: {escape(run.name)}</h1>", _facts(facts)]
+    for name, shown in results.summary(rows).items():
+        parts.append(table(shown, f"{name}: per cent, 95 % intervals in brackets"))
+    if pages:
+        seconds = {name: f", {one:.0f} s" for name, one in facts.get("seconds", {}).items()}
+        parts.append("<h2>Notebooks, executed</h2>\n<ul>")
+        for name, title in pages:
+            link = f'{name.partition("_")[0]}: <a href="{name}.html">{escape(title)}</a>{seconds.get(name, "")}'
+            parts.append(f'<li>{link} (<a href="../notebooks/{name}.ipynb">ipynb</a>)</li>')
+        parts.append("</ul>")
+    parts += [*_figures(run), *_results(rows)]
     files = [name for name in ("results.csv", "manifest.json") if (run / name).is_file()]
-    links = ", ".join(f'<a href="../{name}">{name}</a>' for name in files)
-    parts.append(f"<h2>Files</h2>\n<p>{links}</p>" if files else "")
-    index = run / "report" / "index.html"
-    write_text(index, document(f"ppcl: {run.name}", "\n".join(parts)))
+    parts.append("<p>" + ", ".join(f'<a href="../{name}">{name}</a>' for name in files) + "</p>")
+    index, body = run / "report" / "index.html", "\n".join(parts)
+    head = f'<meta charset="utf-8">\n<title>ppcl: {escape(run.name)}</title>\n<style>{CSS}</style>'
+    write_text(index, f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n')
     return index
 
 
-def document(title: str, body: str, head: str = "") -> str:
-    """A whole page; `body` and `head` are HTML, the title is text."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{CSS}\n</style>\n{head}</head>\n<body>\n<main>\n{body}\n</main>\n"
-        "</body>\n</html>\n"
-    )
-
-
 def table(rows: pandas.DataFrame, caption: str) -> str:
-    """A table with its caption, everything escaped."""
-    head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in rows.columns)
-    lines = []
-    for name, *values in rows.itertuples():
-        cells = "".join(f"<td>{escape(str(value))}</td>" for value in values)
-        lines.append(f'<tr><th scope="row">{escape(str(name))}</th>{cells}</tr>')
-    body = "\n".join(lines)
-    return (
-        f"<table>\n<caption>{escape(caption)}</caption>\n<thead><tr><td></td>{head}</tr></thead>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>"
-    )
+    """A table with its caption as HTML."""
+    caption = f"<caption>{escape(caption)}</caption>"
+    return rows.rename_axis(index=None, columns=None).to_html(border=0).replace("<thead>", f"{caption}<thead>", 1)
 
 
 def _facts(facts: dict) -> str:
-    """What the run was made of: commit, seed, device, versions, data."""
-    if not facts:
-        return ""
+    """What made the run: commit, seed, device, versions, data."""
     known = ("commit", "seed", "device", "device_name", "threads")
     shown = {key.replace("_", " "): facts[key] for key in known if key in facts}
     shown["profile"] = ", ".join(dict.fromkeys(recipe["profile"] for recipe in facts.get("recipes", {}).values()))
     shown["notebooks' time"] = f"{sum(facts.get('seconds', {}).values()):.0f} s"
-    if "peak_memory_mib" in facts:
-        shown["peak memory"] = f"{facts['peak_memory_mib']} MiB"
+    shown["peak memory"] = f"{facts.get('peak_memory_mib', 0)} MiB"
     if pictures := facts.get("data", {}).get("pictures"):
         shown["pictures"] = ", ".join(f"{name} {count}" for name, count in pictures.items())
         shown["their SHA-256"] = facts["data"]["sha256"]
     shown["versions"] = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
     lines = "\n".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in shown.items())
-    return f"<h2>The run</h2>\n<dl>\n{lines}\n</dl>"
-
-
-def _short(rows: pandas.DataFrame) -> list[str]:
-    """The tables with which `reproduce` ends."""
-    found = [table(shown, name) for name, shown in results.summary(rows).items()]
-    words = "<h2>Results in short</h2>\n<p>Per cent, 95 % intervals in brackets. No published number stands here.</p>"
-    return [words, *found] if found else []
+    return f"<dl>\n{lines}\n</dl>" if facts else ""
 
 
 def _results(rows: pandas.DataFrame) -> list[str]:
-    """A table for each set and protocol; drawn pictures and photographs apart, and no published number beside them."""
-    parts = ["<h2>All results</h2>\n<p>Per cent, 95 % intervals in brackets; over several seeds, the mean.</p>"]
-    rows = rows.sort_values("task", key=lambda tasks: tasks.map(list(results.SUMMARY).index), kind="stable")
+    """A table for each set and protocol; drawn pictures and photographs apart, without published numbers."""
+    parts = []
     whole = rows[(rows.subset == "all") & ~rows.metric.str.contains("without")]
     for (task, dataset, protocol, drawn), some in whole.groupby(
         ["task", "dataset", "protocol", "synthetic"], sort=False
@@ -113,69 +87,65 @@ def _results(rows: pandas.DataFrame) -> list[str]:
             if len(chosen):
                 found = results.wide(chosen, dataset, protocol, list(dict.fromkeys(chosen.metric))).fillna("")
                 parts.append(table(found.T if more else found, f"{task}: {about}{more}"))
-    return parts if len(parts) > 1 else []
-
-
-def _notebooks(pages: list[dict], seconds: dict) -> str:
-    if not pages:
-        return ""
-    lines = []
-    for page in pages:
-        took = f", {seconds[page['name']]:.0f} s" if page["name"] in seconds else ""
-        link = f'<a href="{page["name"]}.html">{escape(page["title"])}</a>'
-        lines.append(f'<li>{page["task"]}: {link}{took} (<a href="../notebooks/{page["name"]}.ipynb">ipynb</a>)</li>')
-    return "<h2>Notebooks, executed</h2>\n<ul>\n" + "\n".join(lines) + "\n</ul>"
+    words = "<h2>All results</h2>\n<p>Per cent, 95 % intervals in brackets; over several seeds, the mean.</p>"
+    return [words, *parts] if parts else []
 
 
 def _figures(run: Path) -> list[str]:
-    """Every picture of the run with the caption that its file carries, and the PDF beside it."""
+    """Every figure of the run with the caption in its file, and a link to its PDF."""
     parts = []
     for path in sorted(run.glob("figures/[!.]*.png")):
         with Image.open(path) as picture:
-            words = escape(picture.info.get("Description", ""))
-        name, files = escape(path.stem), [f'<a href="../figures/{path.name}">PNG</a>']
-        if path.with_suffix(".pdf").is_file():
-            files.append(f'<a href="../figures/{path.stem}.pdf">PDF</a>')
-        picture = f'<img src="../figures/{path.name}" alt="{name}: {words}">'
-        parts.append(f"<figure>{picture}\n<figcaption>{name}: {words} ({', '.join(files)})</figcaption></figure>")
+            words = escape(f"{path.stem}: {picture.info.get('Description', '')}")
+        files = [one.name for one in (path, path.with_suffix(".pdf")) if one.is_file()]
+        links = ", ".join(f'<a href="../figures/{name}">{name[-3:].upper()}</a>' for name in files)
+        picture = f'<img src="../figures/{path.name}" alt="{words}">'
+        parts.append(f"<figure>{picture}\n<figcaption>{words} ({links})</figcaption></figure>")
     return ['<h2>Figures</h2>\n<div class="figures">', *parts, "</div>"] if parts else []
 
 
-def _page(path: Path, private: list[Path]) -> dict:
-    """A notebook as a page beside the index, unless that is there already. -> its name, task and title."""
-    title = re.match(r"# (.*)", "".join(json.loads(path.read_text())["cells"][0]["source"]))
-    page = {"name": path.stem, "task": path.stem.partition("_")[0], "title": title[1] if title else path.stem}
+def _page(path: Path, private: list[Path]) -> tuple[str, str]:
+    """Write a notebook as a page beside the index, unless it is there and newer. -> name, title."""
+    source = path.read_text(encoding="utf-8")
+    title = re.match(r"# (.*)", "".join(json.loads(source)["cells"][0]["source"]))
+    title = title[1] if title else path.stem
     target = path.parent.parent / "report" / f"{path.stem}.html"
     if not target.is_file() or target.stat().st_mtime_ns < path.stat().st_mtime_ns:
-        body, head = _converted(path, page)
+        page = _converted(path, title)
         for folder in sorted(private, key=lambda one: -len(str(one))):
-            body = body.replace(escape(str(folder)), escape(folder.name))
-        write_text(target, document(page["title"], f'<p><a href="index.html">← report</a></p>\n{body}', head))
-    return page
+            page = page.replace(escape(str(folder)), escape(folder.name))
+        write_text(target, page)
+    return path.stem, title
 
 
-def _converted(path: Path, page: dict) -> tuple[str, str]:
-    """A notebook's cells as HTML, and what the page's head needs for them."""
+def _converted(path: Path, title: str) -> str:
+    """A notebook as nbconvert's page, without scripts: formulas become MathML, which browsers typeset themselves."""
     import nbformat  # these take seconds
+    from jinja2 import DictLoader
+    from latex2mathml.converter import convert
     from nbconvert import HTMLExporter
-    from pygments.formatters import HtmlFormatter
+
+    def formula(found: re.Match) -> str:
+        text = found[1] or found[2]
+        return convert(text, display="block" if found[1] else "inline") if text else found[0]
 
     def elsewhere(link: re.Match) -> str:
-        other = path.with_name(f"{page['task']}_{link[1]}.ipynb")
+        other = path.with_name(f"{path.stem.partition('_')[0]}_{link[1]}.ipynb")
         return f"]({other.stem}.html)" if other.is_file() else "](index.html)"
 
-    notebook, heading, math = nbformat.read(path, as_version=4), page["title"], False
+    notebook, heading = nbformat.read(path, as_version=4), title
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             heading = (re.findall(r"^#+ (.*)", cell.source, re.M) or [heading])[-1]
-            math = math or bool(MATH.search(cell.source))
             cell.source = re.sub(r"\]\((\w+)\.ipynb\)", elsewhere, cell.source)
+            cell.source = re.sub(r"`[^`]*`|\$\$(.+?)\$\$|\$(.+?)\$", formula, cell.source, flags=re.S)
             continue
+        cell.metadata["alt"] = f"Figure: {heading}"
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
             if "image/png" in output.get("data", {}):
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)  # its model is gone
-                output.metadata["image/png"] = {"alt": f"Figure: {heading}"}
     notebook.metadata.pop("widgets", None)
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)
-    return body, f"<style>{HtmlFormatter().get_style_defs('.highlight')}</style>\n" + MATHJAX * math
+    notebook.metadata["title"] = title
+    loaders, template = [DictLoader({"page.html.j2": LAB})], "page.html.j2"
+    return HTMLExporter(extra_loaders=loaders, template_file=template).from_notebook_node(notebook)[0]

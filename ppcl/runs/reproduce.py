@@ -1,23 +1,24 @@
-"""Every notebook in order, headless, with papermill; resumes where it stopped."""
+"""A whole experiment: every notebook in order, headless, with papermill; interrupted runs resume."""
 
 import hashlib
 import json
 import os
 import shutil
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 from .. import evaluation, recipes
 from ..data import datasets
-from ..disk import progress, run_lock
+from ..data.sets import SETS
+from ..disk import checkpoints, progress, run_lock
 from ..disk.files import replacing, write_text
 from ..evaluation import results
 from ..models import nets
 from ..training import stage_on_disk
 from . import report
-from .manifest import ReproduceError, manifest, of_profile, peak_memory, record
-from .manifest import device as device  # with reproduce, as notebooks meet them
-from .manifest import versions as versions
+from .manifest import ReproduceError, device, manifest, of_profile, peak_memory, record
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -27,12 +28,16 @@ MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # around README's 
 
 
 def at_root() -> None:
-    """Work at the project's root, wherever a notebook was opened."""
-    os.chdir(ROOT)
+    """Leave the notebooks' folder for the project's root, so that `runs/demo` means the same as on the command line.
+
+    A notebook that papermill starts from another folder stays there: its relative paths are the caller's.
+    """
+    if Path.cwd() == NOTEBOOKS:
+        os.chdir(ROOT)
 
 
 def notebooks(only: str | None = None) -> list[Path]:
-    """The numbered notebooks in order, or those whose numbers `only` names ("01,02"). Raises ValueError for others."""
+    """The numbered notebooks in order, or those whose numbers `only` lists ("01,02"). Raises ValueError for others."""
     found = {path.name[:2]: path for path in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))}
     if not found:
         raise ReproduceError(f"no notebooks in {NOTEBOOKS}: clone the project and run it there, as the README shows")
@@ -43,14 +48,34 @@ def notebooks(only: str | None = None) -> list[Path]:
     return [found[number] for number in sorted(set(wanted))]
 
 
-def fingerprint(path: Path, parameters: dict, recipe: recipes.Recipe, pictures: str = "") -> str:
-    """What a finished notebook depends on: its cells, parameters, recipe, own photographs, the library's sources."""
-    digest = hashlib.sha256(json.dumps([parameters, recipe.to_dict(), pictures], sort_keys=True).encode())
-    for cell in json.loads(path.read_text())["cells"]:
+def fingerprint(path: Path, parameters: dict, recipe: recipes.Recipe) -> str:
+    """Hash of a notebook's cells, parameters (its folders aside) and recipe, and of the library's sources.
+
+    The pictures that it reads are compared apart, so that a change of them can be named.
+    """
+    given = {key: value for key, value in parameters.items() if key not in ("run", "data")}
+    digest = hashlib.sha256(json.dumps([given, recipe.to_dict()], sort_keys=True).encode())
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         digest.update("".join(cell["source"]).encode())
     for source in sorted((ROOT / "ppcl").rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()
+
+
+def pictures(data: Path, recipe: recipes.Recipe) -> dict[str, str]:
+    """Fingerprints of the task's training set (`market1501/train`) and test sets below `data` (`partial-reid`)."""
+    training = datasets.training_set(recipe.task, data, recipe.data)
+    tested = {name: evaluation.prepare(name, data, recipe).fingerprint for name in datasets.available(data)}
+    return {training.name: training.fingerprint} | tested
+
+
+def read_by(stem: str, task: str, known: dict[str, str]) -> dict[str, str]:
+    """The fingerprints of the sets that a notebook reads: the stages the training set, 07 the sets of both tasks."""
+    if stem == "08_performance":
+        return {}
+    stage = stem[:2] in ("02", "03", "04")
+    tasks = None if stem == "07_figures" else task
+    return {name: one for name, one in known.items() if "/" in name or (not stage and SETS[name].of(tasks))}
 
 
 def reproduce(
@@ -66,9 +91,9 @@ def reproduce(
 ) -> Path:
     """Run the notebooks for each task; executed copies go to `run/notebooks`. -> the run folder.
 
-    A notebook that ran to its end with the same code and parameters is not run again; inside one, a stage that was
-    cut off goes on after its last epoch. `publish` puts the executed notebooks and figures back into the project; of a
-    run with overrides, such as the whole ablation table, its table of all queries alone, as `figures/ablations.csv`.
+    A notebook that ran to its end with the same code, parameters and pictures is not run again, and an interrupted
+    stage resumes. `publish` copies the executed notebooks and figures into the project; of a run with overrides, such
+    as the whole ablation table, only its rows of all queries, as `figures/ablations.csv`.
     """
     if data and not Path(data).is_dir():
         raise ValueError(f"{data} is not a folder: give one that is there, or leave it out and pictures are drawn")
@@ -77,17 +102,17 @@ def reproduce(
     chosen, where = notebooks(only), device(on)
     tasks = [task]
     own = datasets.is_own(data)
-    if task == "all":  # people last, so that their notebooks can show faces, too
+    if task == "all":  # faces first: the person notebooks show their figures as well
         if own and all(datasets.trained_on(name, data).split for name in recipes.TASKS):
-            raise ValueError(f"{data} is a folder of identities: say whose, with --task person or --task face")
-        drawing = not own and profile != "paper"  # what is not there
+            raise ValueError(f"{data} is a folder of identities: say of which kind, with --task person or --task face")
+        drawing = not own and profile != "paper"
         tasks = [name for name in reversed(recipes.TASKS) if drawing or _there(name, data)] or ["person"]
     if own or profile == "paper":
         for name in tasks:
             datasets.training_set(name, data)
             datasets.partial_sets(data, name)
     wanted = {name: recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])) for name in tasks}
-    for name in tasks:  # weights that are another net's, or cannot be fetched, are no news for after the first stage
+    for name in tasks:  # weights of another network, or out of reach, are an error now and not after the first stage
         how, begun = wanted[name].backbone, stage_on_disk.of_stage(run, name, "backbone").is_file()
         if not begun and any(path.stem == "03_backbone_training" for path in chosen):
             nets.body(how.architecture, how.weights)
@@ -98,33 +123,32 @@ def reproduce(
             f"{run}: {free} MiB are free, a {profile} run needs {ROOM[profile]}: free some room, or give --run"
         )
     began, ran = time.time(), 0
-    grows = any(datasets.trained_on(name, data).split for name in tasks)  # people are added to such a folder
-    pictures = str([datasets.read("own", part, data).fingerprint for part in ("train", "test")]) if grows else ""
     work = [(path, name) for path in chosen for name in tasks]
     with run_lock.hold(run):
         of_profile(run, profile)
+        known = {}
         for name in tasks:
-            for stage in ("glrec", "backbone"):  # one of another recipe or seed is refused before anything is done
-                path, facts = stage_on_disk.of_stage(run, name, stage), {"stage": stage, "task": name, "seed": seed}
-                stage_on_disk.Stage(path, wanted[name], (stage,), stage, **facts)
+            datasets.ready(wanted[name], data, run)
+            known[name] = pictures(data, wanted[name])
+            _check_stages(run, wanted[name], seed, known[name])
         for number, (path, name) in enumerate(work, 1):
-            recipe = wanted[name]
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
             parameters |= {"device": on, "overrides": list(overrides or [])}
-            seconds = _execute(path, run, parameters, recipe, f"[{number}/{len(work)}] {name} {path.stem}", pictures)
+            label, reads = f"[{number}/{len(work)}] {name} {path.stem}", read_by(path.stem, name, known[name])
+            seconds = _execute(path, run, parameters, wanted[name], label, reads)
             if seconds:
                 ran += 1
                 spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": peak_memory()}
-                if path in (chosen[0], chosen[-1]):  # reading every byte takes minutes on the real sets
-                    spent["data"] = datasets.contents(data)
-                record(run, recipe, where, seed, **spent)
-        if "data" not in manifest(run):  # killed while it was read
-            record(run, recipe, where, seed, data=datasets.contents(data))
-        if publish and not overrides and not only:  # as it looks without a hand on its sliders
-            _execute(EXPLORE, run, parameters, recipe, EXPLORE.stem)
+                record(run, wanted[name], where, seed, **spent)
+        if ran or "data" not in manifest(run):
+            record(run, wanted[tasks[-1]], where, seed, data=datasets.contents(data))
+        if publish and not overrides and not only:  # the explorer as it looks before anyone moves a slider
+            _execute(EXPLORE, run, parameters, wanted[tasks[-1]], EXPLORE.stem, {})
         report.write(run, data)
     if publish and overrides:
-        whole = results.read(run).query("subset == 'all'")  # what notebook 06 shows; the kinds of crop are 3 in 4 rows
+        whole = results.read(run).query(
+            "subset == 'all'"
+        )  # what notebook 06 shows; kinds of crop are three in four rows
         write_text(ROOT / "figures" / results.ABLATIONS, results.as_csv(whole))
     elif publish:
         _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
@@ -135,14 +159,14 @@ def reproduce(
 
 
 def source(recipe: recipes.Recipe, data: Path | str, seed: int, seeds: int = 1) -> str:
-    """What numbers and figures come from, for the eye: pictures, profile, seed or seeds."""
-    pictures = "photographs" if datasets.is_own(Path(data)) else "drawn pictures"
+    """A figure's note: kind of pictures, profile, seed or seeds."""
+    kind = "photographs" if datasets.is_own(Path(data)) else "drawn pictures"
     trained = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
-    return f"{pictures}, {recipe.profile} profile, {trained}"
+    return f"{kind}, {recipe.profile} profile, {trained}"
 
 
 def summary(run: Path) -> str:
-    """What a run came to: its results in short, its time and memory, and where everything lies."""
+    """The end of a run's output: results in short, time, memory, and the paths of what was written."""
     known = manifest(run)
     tables = results.summary(results.read(run)).items()
     lines = [f"\n{name}, per cent with 95 % intervals\n{shown.rename_axis(None).to_string()}" for name, shown in tables]
@@ -160,19 +184,37 @@ def _there(task: str, data: Path) -> bool:
         return False
 
 
-def _stamp(copy: Path) -> str | None:
-    """What an executed copy depends on; None where there is none, or a damaged one: it is made again."""
+def _check_stages(run: Path, recipe: recipes.Recipe, seed: int, known: dict[str, str]) -> None:
+    """Refuse stages of another recipe, seed or training set before anything is done."""
+    name, pictures = next(iter(known.items()))
+    for stage in ("glrec", "backbone"):
+        path = stage_on_disk.of_stage(run, recipe.task, stage)
+        found = checkpoints.header(path) if path.is_file() else {}
+        if found:
+            facts = {"stage": stage, "task": recipe.task, "seed": seed}
+            stage_on_disk.compare(path, found, recipe.to_dict(), (stage,), "delete it", **facts)
+        if found.get("pictures", pictures) != pictures:
+            raise ReproduceError(
+                f"the pictures of {name} changed since {path} was trained on them: restore them, or use another --run"
+            )
+
+
+def _stamp(copy: Path) -> dict:
+    """What an executed copy was made of: `code` and `pictures`. Empty where there is no copy or a damaged one."""
     try:
-        return json.loads(copy.read_text())["metadata"]["ppcl"]
+        found = json.loads(copy.read_text(encoding="utf-8"))["metadata"]["ppcl"]
+        return found if isinstance(found["pictures"], dict) else {}
     except (OSError, ValueError, LookupError, TypeError):
-        return None
+        return {}
 
 
-def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int) -> bool:
-    """Whether what a finished notebook made is still there: checkpoints, results, the main figure."""
+def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int, reads: dict[str, str]) -> bool:
+    """True if what a finished notebook made is still there: checkpoints, the main figure, results of these pictures."""
     if stem == "05_evaluation":
         table = results.read(run)
-        return bool(((table.task == recipe.task) & (table.seed == seed)).any())
+        rows = table[(table.task == recipe.task) & (table.seed == seed)]
+        tested = {name: one for name, one in reads.items() if "/" not in name}
+        return len(rows) and all(one in results.measured_on(run, recipe.task, name) for name, one in tested.items())
     seeds = range(seed, seed + recipe.ablation.seeds)
     made = {
         "02_glrec_pretraining": [stage_on_disk.of_stage(run, recipe.task, "glrec")],
@@ -185,26 +227,43 @@ def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int) -> bool:
     return all(path.is_file() for path in made.get(stem, ()))
 
 
-def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str, pictures: str = "") -> float:
-    """One notebook, unless it is done; the copy appears whole under its own name when it ran to its end. -> seconds."""
-    import papermill
+def _kernel():
+    """A kernel manager that starts the interpreter which runs this, whatever kernels other folders describe."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class Kernel(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=command, display_name="Python 3 (ipykernel)", language="python")
+
+    return Kernel
+
+
+def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str, reads: dict) -> float:
+    """Run a notebook unless it is done; its copy appears whole, once it ran to its end. -> seconds; 0: done before."""
+    import papermill  # these take seconds
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     target = run / "notebooks" / f"{parameters['task']}_{path.name}"
-    stamp = fingerprint(path, parameters, recipe, pictures)
+    stamp, before = {"code": fingerprint(path, parameters, recipe), "pictures": reads}, _stamp(target)
     draft = target.with_name(f".{target.name}")
-    if _stamp(target) == stamp and _left(path.stem, run, recipe, parameters["seed"]):
+    if before == stamp and _left(path.stem, run, recipe, parameters["seed"], reads):
         draft.unlink(missing_ok=True)  # of a process that was killed in between
         print(f"{label}: done before", flush=True)
         return 0.0
-    print(f"{label} …", flush=True)
+    old = before.get("pictures", reads)
+    changed = ", ".join(sorted(name for name in old.keys() | reads.keys() if old.get(name) != reads.get(name)))
+    print(f"{label} …" + f" (other pictures than before: {changed})" * bool(changed), flush=True)
     began = time.time()
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with progress.followed(run / ".progress", label):
+        with progress.followed(run / ".progress", label), tempfile.TemporaryDirectory() as home:
             papermill.execute_notebook(
-                str(path), str(draft), parameters, cwd=str(ROOT), kernel_name="python3", progress_bar=False,
-                extra_arguments=["--log-level=CRITICAL"],
+                str(path), str(draft), parameters, kernel_name="python3", progress_bar=False,
+                kernel_manager_class=_kernel(), extra_arguments=["--log-level=CRITICAL", f"--ipython-dir={home}"],
             )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # Ctrl-C reached the notebook's process first
@@ -212,7 +271,12 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
         raise ReproduceError(
             f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue} (so far: {draft})"
         ) from None
-    notebook = json.loads(draft.read_text())
+    except DeadKernelError:
+        raise ReproduceError(
+            f"{path.name}: its process was killed, most often because memory ran out; close other programs or give "
+            f"smaller batches by --set, and start again: finished stages are kept (so far: {draft})"
+        ) from None
+    notebook = json.loads(draft.read_text(encoding="utf-8"))
     notebook["metadata"]["ppcl"] = stamp
     write_text(target, json.dumps(notebook, indent=1) + "\n")
     draft.unlink()
@@ -222,14 +286,15 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
 
 
 def _short(path: Path) -> str:
-    """A path relative to the project where it lies inside, so that executed notebooks carry no absolute ones."""
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+    """A path relative to the working folder where it lies inside, so that executed notebooks name no private folder."""
+    here = Path.cwd()  # from the notebooks' own folder every notebook goes to the project's root
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) and here != NOTEBOOKS else str(path)
 
 
 def _publish(chosen: list[Path], run: Path, task: str) -> None:
-    """Executed notebooks and figures into the project: metadata of papermill removed, outputs kept."""
+    """Copy executed notebooks, without papermill's metadata, figures and the README's tables into the project."""
     for path in chosen:
-        notebook = json.loads((run / "notebooks" / f"{task}_{path.name}").read_text())
+        notebook = json.loads((run / "notebooks" / f"{task}_{path.name}").read_text(encoding="utf-8"))
         notebook["metadata"] = {key: notebook["metadata"][key] for key in ("kernelspec", "language_info")}
         cells = [cell for cell in notebook["cells"] if "injected-parameters" not in cell["metadata"].get("tags", [])]
         for count, cell in enumerate((c for c in cells if c["cell_type"] == "code"), 1):
@@ -246,8 +311,8 @@ def _publish(chosen: list[Path], run: Path, task: str) -> None:
     for picture in sorted((run / "figures").glob("*.png")):
         with replacing(ROOT / "figures" / picture.name) as temporary:
             temporary.write_bytes(picture.read_bytes())
-    write_text(ROOT / "figures" / "results.csv", (run / "results.csv").read_text())
+    write_text(ROOT / "figures" / "results.csv", (run / "results.csv").read_text(encoding="utf-8"))
     begin, end = MARKS
-    before, rest = (ROOT / "README.md").read_text().split(begin)
+    before, rest = (ROOT / "README.md").read_text(encoding="utf-8").split(begin)
     table = results.markdown(results.read(ROOT / "figures"))
     write_text(ROOT / "README.md", f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}")
