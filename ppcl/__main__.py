@@ -3,15 +3,16 @@
 import argparse
 import contextlib
 import errno
-import json
+import io
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from . import __version__
 from .data.sets import TESTS
-from .disk.files import printable, write_text
+from .disk.files import as_json, given_path, printable, write_text
 from .recipes import METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
@@ -30,12 +31,17 @@ and --run.
 The -- keeps torchrun from reading --run as an option of its own. Training sets of more than 256 MiB are decoded once
 into DATA/decoded, which may be deleted at any time.
 """
-PROCESSES = int(os.environ.get("WORLD_SIZE") or 1)  # as torchrun says
 
 
-def tell(line: str) -> None:
-    """One line on stderr, whatever names stand in it: of several processes of torchrun, by the first that fails."""
-    if PROCESSES > 1:
+def world_size() -> int:
+    """Return the number of processes that torchrun started; 0 if WORLD_SIZE is no number."""
+    given = os.environ.get("WORLD_SIZE") or "1"
+    return int(given) if given.isdecimal() else 0
+
+
+def report(line: str) -> None:
+    """Print one line on stderr, whatever names it holds; of torchrun's processes, only the first to fail prints."""
+    if world_size() > 1:
         from .training.processes import reports_failure
 
         if not reports_failure():
@@ -44,105 +50,112 @@ def tell(line: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """One clear line for a wrong call, exit 2."""
+    """A parser that answers a wrong call with one line and exit status 2."""
 
     def error(self, message: str):
-        """Say what was wrong, and end with status 2."""
-        tell(f"{self.prog}: {message} (see {self.prog} --help)")
+        """Print what is wrong, and exit."""
+        report(f"{self.prog}: {message} (see {self.prog} --help)")
         raise SystemExit(2)
 
 
 def at_least(low: int):
-    """An argparse type: a whole number from `low` on, of 63 bits at most."""
+    """Return an argparse type: a whole number from `low` on, below 2^63."""
 
     def number(text: str) -> int:
-        if not text.lstrip("-").isdigit() or not low <= int(text) < 1 << 63:
-            raise argparse.ArgumentTypeError(f"a whole number from {low} on, below 2^63, not {text!r}")
+        if not text.lstrip("-").isdecimal() or not low <= int(text) < 1 << 63:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} on, below 2^63, not {text!r}")
         return int(text)
 
     return number
 
 
-def a_file(text: str) -> Path:
-    """An argparse type: the path of a file, whether it is there or not."""
-    if Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"a file is wanted, and {text} is a folder")
-    above = next(folder for folder in Path(text).absolute().parents if folder.exists())
+def output_file(text: str) -> Path:
+    """Argparse type: a file that exists or can be created."""
+    path = given_path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder, not a file")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text} cannot be written, for {above} is no folder that may be written to")
-    return Path(text)
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {above} is no folder with write permission")
+    return path
 
 
 def parser() -> Parser:
-    """All commands and their options."""
+    """Return the parser of all commands."""
     top = Parser("python -m ppcl", description="Partial person re-identification by part-part correspondence learning.")
     top.add_argument("--version", action="version", version=__version__)
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
+    options = {
+        "--task": {"choices": TASKS, "default": "person"},
+        "--profile": {"choices": PROFILES, "default": "demo"},
+        "--run": {"type": given_path, "metavar": "DIR", "required": True, "help": "run folder"},
+        "--data": {"type": given_path, "metavar": "DIR", "required": True, "help": "folder of the data sets"},
+        "--out": {"type": given_path, "metavar": "DIR", "required": True, "help": "output folder"},
+        "--seed": {"type": at_least(0), "default": 0, "metavar": "N"},
+        "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto"},
+        "--method": {"default": "ppcl", "metavar": "M", "help": "row of the table; default: ppcl"},
+        "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change a recipe field"},
+        "--json": {"type": output_file, "metavar": "FILE"},
+    }
 
-    def command(name: str, text: str, group=commands):
-        return group.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+    def command(name: str, text: str, *names: str, group=commands, **changed):
+        sub = group.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
+        for each in names:
+            sub.add_argument(each, **options[each] | changed.pop(each[2:], {}))
+        return sub
 
-    def common(sub, data: bool = True):
-        sub.add_argument("--task", choices=TASKS, default="person")
-        sub.add_argument("--run", required=True, type=Path, metavar="DIR", help="the run folder")
-        if data:
-            sub.add_argument("--data", required=True, type=Path, metavar="DIR", help="the folder of the data sets")
-        sub.add_argument("--seed", type=at_least(0), default=0, metavar="N")
-        sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    shown = ("--task", "--run", "--seed", "--device")
+    sub = command(
+        "reproduce", "run all notebooks in order; an interrupted run resumes", *shown, "--data", "--profile", "--set",
+        task={"choices": (*TASKS, "all"), "default": "all"},
+        run={"required": False, "help": "run folder; default: runs/PROFILE"},
+        data={"required": False, "help": "folder of the data sets; default: RUN/data, drawn if missing (not by paper)"},
+    )  # fmt: skip
+    sub.add_argument("--only", metavar="01,02", help="run these notebooks only")
+    sub.add_argument("--publish", action="store_true", help="copy executed notebooks and figures into the project")
 
-    sub = command("reproduce", "run every notebook in order; resumes where it stopped")
-    sub.add_argument("--profile", choices=PROFILES, default="demo")
-    sub.add_argument("--task", choices=(*TASKS, "all"), default="all")
-    sub.add_argument("--run", default="", metavar="DIR", help="default: runs/PROFILE")
-    sub.add_argument("--data", default="", metavar="DIR", help="default: RUN/data, drawn when missing (not by paper)")
-    sub.add_argument("--seed", type=at_least(0), default=0, metavar="N")
-    sub.add_argument("--only", metavar="01,02", help="these notebooks only")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
-    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    sub.add_argument("--publish", action="store_true", help="put executed notebooks and figures back into the project")
-
-    data = command("data", "check or draw data sets").add_subparsers(dest="action", required=True, parser_class=Parser)
-    sub = command("check", "which sets are there, whole, and how to get the others", data)
-    sub.add_argument("--data", required=True, type=Path, metavar="DIR")
+    data = commands.add_parser("data", help="check data sets, or draw stand-ins")
+    data = data.add_subparsers(dest="action", required=True, parser_class=Parser)
+    sub = command(
+        "check", "list the data sets found, their completeness, and sources of the others", "--data", group=data
+    )
     sub.add_argument("--json", action="store_true", help="print JSON")
-    sub = command("synthesise", "draw people or faces in the real sets' layouts", data)
-    sub.add_argument("--task", choices=TASKS, default="person")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR")
-    sub.add_argument("--seed", type=at_least(0), default=0, metavar="N")
+    sub = command(
+        "synthesise", "draw people or faces in the layouts of the real sets", "--task", "--out", "--seed", group=data
+    )
     sub.add_argument("--scale", choices=("demo", "market", "tiny"), default="demo")
 
-    sub = command("train", "train one stage; a finished one is left, a half-finished one goes on")
+    sub = command(
+        "train", "train one stage; an interrupted stage resumes, a finished one is kept", *shown, "--data", "--profile",
+        "--method", "--set", data={"required": False, "help": "folder of the data sets; default: RUN/data"},
+        method={"help": "row of the table, for the joint stage; default: ppcl"},
+    )  # fmt: skip
     sub.epilog, sub.formatter_class = SEVERAL_GPUS, argparse.RawDescriptionHelpFormatter
     sub.add_argument("stage", choices=STAGES)
-    common(sub, data=False)
-    sub.add_argument("--data", type=Path, metavar="DIR", help="the folder of the data sets; default: RUN/data")
-    sub.add_argument("--profile", choices=PROFILES, default="demo")
-    sub.add_argument("--method", default="ppcl", metavar="M", help="the row of the table, for joint")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
 
-    sub = command("evaluate", "evaluate a run on a data set; writes RUN/results.csv")
-    common(sub)
+    sub = command(
+        "evaluate", "evaluate a run on a data set; writes RUN/results.csv", *shown, "--data", "--method", "--json",
+        method={"default": None, "help": f"one row of the table ({', '.join(METHODS)}); default: all trained rows"},
+        json={"help": "also write the rows as JSON"},
+    )  # fmt: skip
     sub.add_argument("--dataset", required=True, choices=TESTS)
-    sub.add_argument("--method", metavar="M", help=f"one row ({', '.join(METHODS)}); default: all that are trained")
-    sub.add_argument("--json", type=a_file, metavar="FILE", help="write the rows as JSON, too")
 
-    sub = command("rank", "rank your own photographs: a CSV and a picture")
-    common(sub, data=False)
-    sub.add_argument("--query", required=True, nargs="+", type=Path, metavar="IMAGE")
-    sub.add_argument("--gallery", required=True, type=Path, metavar="FOLDER")
-    sub.add_argument("--top", type=at_least(1), default=10, metavar="N")
-    sub.add_argument("--method", default="ppcl", metavar="M")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR")
+    sub = command("rank", "rank your own pictures: a CSV and a figure", *shown, "--method", "--out")
+    sub.add_argument("--query", required=True, nargs="+", type=given_path, metavar="IMAGE")
+    sub.add_argument("--gallery", required=True, type=given_path, metavar="FOLDER")
+    sub.add_argument("--top", type=at_least(1), default=10, metavar="N", help="gallery pictures shown per query")
 
-    sub = command("bench", "measure speed and memory against references and this machine's bounds; two to five minutes")
-    sub.add_argument("--json", type=a_file, metavar="FILE", help="the record; default: figures/benchmarks.json")
+    command(
+        "bench", "measure speed and memory against references and this machine's limits, 2 to 5 minutes", "--json",
+        json={"help": "output file; default: figures/benchmarks.json"},
+    )  # fmt: skip
     return top
 
 
 def run_reproduce(given) -> None:
-    """Every notebook in order."""
+    """Run every notebook in order."""
     from .runs.reproduce import reproduce
 
     reproduce(
@@ -151,7 +164,7 @@ def run_reproduce(given) -> None:
 
 
 def run_data(given) -> None:
-    """Check the sets below a folder, or draw some into it."""
+    """Check the data sets in a folder, or draw some into it."""
     from .data import datasets
 
     if given.action == "synthesise":
@@ -159,17 +172,17 @@ def run_data(given) -> None:
         return print(f"drawn: {given.out}")
     rows = datasets.check(given.data)
     if given.json:
-        return print(json.dumps(rows, indent=1))
+        return print(as_json(rows))
     for row in rows:
         line = f"{row['dataset']:14} {row['part']:9} {row['status']:10} {row['pictures']:6} pictures, "
         print(line + f"{row['identities']:4} people  {row['folder'] or ''} {row['note']}".rstrip())
 
 
 def run_train(given) -> None:
-    """One stage, alone or as one of torchrun's processes."""
+    """Train one stage, alone or as one of torchrun's processes."""
     chosen = recipe(given.task, given.profile, **parse_overrides(given.set))
     method(given.method)
-    check_processes(chosen, given.stage, PROCESSES)
+    check_processes(chosen, given.stage, world_size())
 
     from . import training
     from .data import datasets
@@ -194,13 +207,13 @@ def run_train(given) -> None:
             path = train(chosen, pictures, given.run, given.seed)
         if processes.is_main():
             known = {} if "data" in manifest(given.run) else {"data": datasets.contents(data)}  # reads every byte
-            record(given.run, chosen, where, given.seed, processes=PROCESSES, **known)
+            record(given.run, chosen, where, given.seed, processes=world_size(), **known)
             print(path)
     processes.stop()
 
 
 def run_evaluate(given) -> None:
-    """A run on a data set, and its table printed."""
+    """Evaluate a run on a data set and print its table."""
     from . import evaluation
     from .evaluation import results
     from .runs.manifest import device
@@ -210,7 +223,7 @@ def run_evaluate(given) -> None:
         given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
     )
     if given.json:
-        write_text(given.json, results.as_json(found.rows) + "\n")
+        write_text(given.json, as_json(found.rows) + "\n")
     table = results.read(given.run)
     table = table[(table.task == given.task) & (table.synthetic == found.drawn) & (table.seed == given.seed)]
     for protocol in dict.fromkeys(row["protocol"] for row in found.rows):
@@ -222,7 +235,7 @@ def run_evaluate(given) -> None:
 
 
 def run_rank(given) -> None:
-    """Photographs against a folder of others."""
+    """Rank a folder of pictures for each query picture."""
     from . import search
     from .runs.manifest import device
 
@@ -235,58 +248,96 @@ def run_rank(given) -> None:
 
 
 def run_bench(given) -> None:
-    """What this machine measures."""
+    """Measure this machine."""
     from . import bench
     from .runs.manifest import device
 
     path = given.json or bench.RECORD
     if not (given.json or path.parent.is_dir()):
-        raise RecipeError(f"there is no {path.parent}, as ppcl is no checkout: say where to, by --json FILE")
+        raise RecipeError(f"{path.parent} does not exist, since ppcl is not run from a checkout: give --json FILE")
     bench.bench(path, device=device())
     print(path)
 
 
+COMMANDS = {
+    "reproduce": run_reproduce,
+    "data": run_data,
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "rank": run_rank,
+    "bench": run_bench,
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and run; 0 done, 1 the work failed, 2 the call was wrong, 130 stopped by Ctrl-C."""
+    """Parse and run; -> 0 done, 1 the work failed, 2 wrong call, 130 stopped by Ctrl-C."""
     given = parser().parse_args(arguments)
     try:
-        if PROCESSES > 1 and given.command != "train":
-            raise RecipeError(f"{given.command} runs in one process: start it without torchrun, which is for train")
-        {
-            "reproduce": run_reproduce,
-            "data": run_data,
-            "train": run_train,
-            "evaluate": run_evaluate,
-            "rank": run_rank,
-            "bench": run_bench,
-        }[given.command](given)
+        if world_size() < 1:
+            raise RecipeError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, not a number of processes: unset it")
+        if world_size() > 1 and given.command != "train":
+            raise RecipeError(f"{given.command} runs in one process: start it without torchrun (only train uses it)")
+        COMMANDS[given.command](given)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        goes_on = given.command in ("reproduce", "train", "data")
-        tell(f"stopped; the same command {'goes on where it stopped' if goes_on else 'begins anew, nothing is lost'}")
+        resumes = given.command in ("reproduce", "train", "data")
+        report(f"stopped; the same command {'resumes' if resumes else 'starts again, and nothing is lost'}")
         return 130
     except RecipeError as error:
-        tell(f"python -m ppcl: {error}")
+        report(f"python -m ppcl: {error}")
         return 2
     except Exception as error:
         if given.debug:
             raise
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error = RuntimeError("no room left on the disk: free some and start again, what is finished is kept")
+            error = RuntimeError("no room left on the disk: free some and start again, finished work is kept")
         elif isinstance(error, OSError) and error.filename:
             name = printable(os.fsdecode(error.filename))
             error = RuntimeError(f"{name}: {error.strerror.lower()}; give another folder or file")
         lines = str(error).strip().splitlines() or [""]
         command = f"{given.command} {given.action}" if given.command == "data" else given.command
-        tell(f"python -m ppcl {command}: {lines[0] or type(error).__name__}")
+        report(f"python -m ppcl {command}: {lines[0] or type(error).__name__}")
         return 1
     return 0
 
 
+class Output(io.FileIO):
+    """Standard output or error whose reader may leave (`… | head -1`): the rest is discarded, the work goes on."""
+
+    lost = False
+
+    def write(self, data) -> int:
+        """Write, or discard; a full disk is raised once."""
+        try:
+            return len(data) if self.lost else super().write(data)
+        except OSError as error:
+            self.lost = True
+            if error.errno != errno.EPIPE:
+                raise
+            return len(data)
+
+
+def prepare_process() -> None:
+    """Set up a process started by a shell: standard streams that may be closed, SIGTERM like Ctrl-C, a home folder."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by `>&-`; the file takes its free number
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
+            setattr(sys, f"__{name}__", getattr(sys, name))
+    for name in ("stdout", "stderr"):
+        old = getattr(sys, name)
+        raw = io.BufferedWriter(Output(old.fileno(), "w", closefd=False))
+        new = io.TextIOWrapper(raw, old.encoding, "backslashreplace", None, old.line_buffering, old.write_through)
+        setattr(sys, name, new)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not os.access(os.environ.get("HOME", os.path.expanduser("~")), os.W_OK):
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="ppcl-")  # Jupyter does not run without one
+
+
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files that a terminal has no letters for
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a stage ends its step and saves
+    if sys.stdout is sys.__stdout__:  # not in a notebook by %run
+        prepare_process()
     status = main()
-    if status and PROCESSES > 1:  # an orderly end would wait for the others, who wait for this one
+    if status and world_size() > 1:  # a normal exit would wait for the others, who wait for this process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
