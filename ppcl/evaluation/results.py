@@ -1,6 +1,5 @@
 """The result table: one number a row, with its interval and where it comes from."""
 
-import json
 import subprocess
 import sys
 from functools import cache
@@ -121,13 +120,6 @@ def _note(run: Path | str, task: str, dataset: str, drawn: bool) -> Path:
 def as_csv(table: pandas.DataFrame) -> str:
     """A table as its file holds it."""
     return table.to_csv(index=False, float_format="%.6f")
-
-
-def as_json(rows: list[dict]) -> str:
-    """Rows as JSON; a number that rests on nothing is null."""
-    return json.dumps(
-        [{key: None if value != value else value for key, value in row.items()} for row in rows], indent=1
-    )
 
 
 def wide(
