@@ -268,10 +268,10 @@ def test_a_box_of_an_uncut_face_is_a_part_of_its_centre():
 def test_how_many_pictures_were_cut_is_said(capsys):
     pictures = [Cut(numbered(side), uncut) for side, uncut in ((250, 250), (100, 250), (250, 250), (250, 0))]
     bank(pictures, (8, 8), "my faces")
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.count("\n") == 1 and "my faces: 2 of 4" in said and "250 x 250" in said and "data.uncut" in said
     bank(pictures[1:2] + pictures[3:], (8, 8), "my faces")
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kept", [2, 20, 200, 600, 700, -2])

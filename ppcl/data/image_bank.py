@@ -15,7 +15,7 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from torch import Tensor
 
-from ..disk.files import replacing
+from ..disk.files import replacing, warn_once
 from ..disk.progress import bar
 from ..geometry import constant
 from .image_files import central_box, cut, open_picture
@@ -71,10 +71,8 @@ def bank(
         try:
             return _decode_into(kept, pictures, shape, label, quiet)
         except OSError as error:
-            print(
-                f"{kept}: decoded pictures cannot be kept there ({error.strerror or error}); decoding into memory",
-                flush=True,
-            )
+            why = error.strerror or error
+            warn_once(f"{kept}: decoded pictures cannot be kept there ({why}); they are decoded into memory")
     images = np.empty(shape, np.uint8)  # in huge pages, unlike torch.empty: a quarter of the time
     return ImageBank(torch.from_numpy(images), _decode(pictures, images, label, quiet))
 
@@ -108,7 +106,7 @@ def _mapped(kept: Path, shape: tuple[int, ...]) -> ImageBank | None:
     except OSError:  # no ratios beside it, or no memory map: decoding will say so
         return None
     except Exception:  # NumPy raises almost anything on a damaged header
-        print(f"{kept} is damaged: its pictures are decoded again", flush=True)
+        warn_once(f"{kept} is damaged: its pictures are decoded again")
         return None
     return ImageBank(read_only(images), torch.from_numpy(ratios))
 
@@ -154,59 +152,57 @@ def _decode(pictures: list, images: np.ndarray, label: str, quiet: bool | None) 
     if uncut.any() and not quiet:
         side = pictures[uncut.argmax()].uncut
         counts = f"{uncut.sum()} of {len(uncut)} pictures have {side} x {side} pixels"
-        print(f"{label}: {counts} and are cut to their central half; data.uncut=0 keeps them whole", flush=True)
+        warn_once(f"{label}: {counts} and are cut to their central half; data.uncut=0 keeps them whole")
     return ratios
 
 
 def on(device: torch.device, values: Tensor) -> Tensor:
-    """Indices or pictures on a device; a GPU takes them from pinned memory, without the host waiting."""
+    """Move indices or pictures to a device; to a GPU from pinned memory, so that the host does not wait."""
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 
 
 def free(device: torch.device) -> int:
-    """Bytes that are free on a GPU, with what PyTorch keeps there for later."""
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
+    """Free bytes of a GPU, including those that PyTorch has reserved and does not use."""
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserved
 
 
 def take(images: Tensor, index: Tensor, device: torch.device | str) -> Tensor:
-    """Pictures `index` of a bank `(N, 3, H, W)` on a device; the bank may lie on another one, or in a mapped file."""
+    """Pictures `index` of a bank `(N, 3, H, W)` on a device; the bank may be on another one, or in a mapped file."""
     return on(torch.device(device), images.index_select(0, on(images.device, index)))
 
 
 def affine(images: Tensor, scale: Tensor, offset: Tensor, out: Tensor | None = None) -> Tensor:
-    """`images * scale + offset`, rounded once; float pictures `(B, 3, H, W)`, constants that broadcast `(…, 1, 1)`.
+    """`images * scale + offset`, rounded once: float pictures `(B, 3, H, W)`, constants broadcast from `(…, 1, 1)`.
 
-    The constants are spread along a row: so the inner loop reads consecutive numbers, four times as fast on a CPU.
+    The constants are repeated along a row, so that a CPU reads consecutive numbers: four times as fast.
     """
     width = images.shape[-1]
-    return torch.addcmul(along_row(offset, width), images, along_row(scale, width), out=out)
+    return torch.addcmul(_along_row(offset, width), images, _along_row(scale, width), out=out)
 
 
-def along_row(constant: Tensor, width: int) -> Tensor:
-    """`(…, 1)` -> `(…, width)`, written out."""
+def _along_row(constant: Tensor, width: int) -> Tensor:
     return constant.expand(*constant.shape[:-1], width).contiguous()
 
 
 def constants(width: int = 1, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """What `normalise` multiplies by and adds, `(3, 1, width)` each."""
+    """Scale and offset of `normalise`, `(3, 1, width)` each."""
     mean, std = (constant(v, torch.float32, torch.device(device)).view(3, 1, 1) * 255 for v in (MEAN, STD))
-    return along_row(1 / std, width), along_row(-mean / std, width)
+    return _along_row(1 / std, width), _along_row(-mean / std, width)
 
 
 def normalise(images: Tensor, out: Tensor | None = None) -> Tensor:
-    """Pictures in 0..255 `(B, 3, H, W)`, uint8 or float -> float, ImageNet's mean 0, deviation 1; 0 is grey.
+    """Normalise pictures in 0..255 `(B, 3, H, W)`, uint8 or float, by ImageNet's mean and deviation: float; 0 is grey.
 
-    Written into `out` where given, which may be the pictures themselves.
+    Written into `out` if given, which may be the pictures themselves.
     """
     scale, offset = constants(images.shape[-1], images.device)
     return torch.addcmul(offset, images.float(), scale, out=out)
 
 
 def denormalise(images: Tensor) -> Tensor:
-    """The inverse of `normalise`, for the eye: float `(…, 3, H, W)` -> float in 0..1."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
+    """The inverse of `normalise`, for display: float `(…, 3, H, W)` -> float in 0..1."""
+    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (MEAN, STD))
     return (images * std + mean).clamp(0, 1)
