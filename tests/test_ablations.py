@@ -1,6 +1,7 @@
 """Each row of the ablation table leaves out what it names, and no test label has a say in any of them."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from conftest import SMALL as SHORT
 from conftest import train
 
 from ppcl import evaluation, matching
+from ppcl.__main__ import main
 from ppcl.data import datasets, stage_batches
 from ppcl.disk import checkpoints
 from ppcl.evaluation import known_truth, results
@@ -181,6 +183,41 @@ def test_a_query_without_a_valid_match_is_counted_and_reported(run, drawn, tmp_p
     assert {row["value"] for row in lost} == {1} and len(lost) == 2  # both protocols
     rank1 = next(row for row in found.rows if row["metric"] == "rank-1" and row["subset"] == "all")
     assert rank1["n_query"] == len(found.query) - 1
+
+
+@pytest.mark.parametrize("lost", ["none", "one person", "everybody"])
+def test_queries_that_match_only_their_own_camera_are_reported(run, drawn, tmp_path, capsys, lost):
+    market = shutil.copytree(drawn / "Market-1501-v15.09.15", tmp_path / "Market-1501-v15.09.15")
+    queries = datasets.read("market1501", "query", drawn).identities
+    people = {"none": [], "one person": [queries[0]], "everybody": list(queries)}[lost]
+    for path in [*(market / "query").iterdir(), *(market / "bounding_box_test").iterdir()]:
+        if int(path.name.split("_")[0]) in people:
+            path.rename(path.with_name(re.sub(r"_c\d+s", "_c1s", path.name)))
+    call = ["evaluate", "--run", run, "--data", tmp_path, "--dataset", "market1501", "--method", "ppcl"]
+    status = main([str(word) for word in [*call, "--json", tmp_path / "rows.json"]])
+    said, count = capsys.readouterr(), sum(query in people for query in queries)
+    if lost == "everybody":
+        assert status == 1 and f"no query has a match that counts: {count} match only pictures of their" in said.err
+        return
+    rows = json.loads((tmp_path / "rows.json").read_text(), parse_constant=pytest.fail)
+    told = f"market1501: {count} of {len(queries)} queries have no match and are left out of all metrics"
+    assert status == 0 and (told in said.out) == bool(count)
+    assert [row["value"] for row in rows if row["metric"] == "queries without a match"] == [count] * bool(count)
+    assert {row["n_query"] for row in rows if row["metric"] == "rank-1"} == {len(queries) - count}
+
+
+def test_a_test_of_one_person_is_refused(run, drawn, tmp_path):
+    """Every ranking would be right."""
+    shutil.copytree(drawn / "Partial_iLIDS", tmp_path / "Partial_iLIDS")
+    for path in [*tmp_path.rglob("*.jpg")]:
+        path.unlink() if path.stem != "001" else None
+    with pytest.raises(datasets.DataError, match="one (person|identity)"):
+        evaluation.evaluate(run, "person", "partial-ilids", tmp_path, ["ppcl"], quiet=True)
+
+
+def test_a_number_that_rests_on_nothing_is_null():
+    row = results.row({"task": "person"}, "rank-1", (float("nan"),) * 3, 0, 5)
+    assert json.loads(results.as_json([row]), parse_constant=pytest.fail)[0]["value"] is None
 
 
 def test_shuffled_gallery_gives_the_same_metrics_ties_included(run, small, drawn):

@@ -14,8 +14,8 @@ from ..evaluation import results
 CSS = """body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem }
 table { border-collapse: collapse; display: block; overflow-x: auto; margin: 1rem 0 } caption { text-align: left }
 th, td { padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid #ccc; white-space: nowrap }
-tbody th { text-align: left } img { max-width: 100% } dt { font-weight: bold }
-dd, figcaption { overflow-wrap: anywhere }
+tbody th { text-align: left } img { max-width: 100% }
+figcaption { overflow-wrap: anywhere }
 .figures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)) }"""
 LAB = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}{%- block html_head_js_mathjax -%}{%- endblock -%}
@@ -31,7 +31,7 @@ def write(run: Path | str, *private: Path) -> Path:
     path = run / "manifest.json"
     facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rows = results.read(run)
-    parts = [f"<h1>ppcl: {escape(run.name)}</h1>", _facts(facts)]
+    parts = [f"<h1>ppcl: {escape(run.name)}</h1>"]
     for name, shown in results.summary(rows).items():
         parts.append(table(shown, f"{name}: per cent, 95 % intervals in brackets"))
     if pages:
@@ -42,6 +42,9 @@ def write(run: Path | str, *private: Path) -> Path:
             parts.append(f'<li>{link} (<a href="../notebooks/{name}.ipynb">ipynb</a>)</li>')
         parts.append("</ul>")
     parts += [*_figures(run), *_results(rows)]
+    if facts:
+        made = pandas.json_normalize({key: one for key, one in facts.items() if key not in ("recipes", "seconds")})
+        parts.append(table(made.T.set_axis(["value"], axis=1), "What the run was made with"))
     files = [name for name in ("results.csv", "manifest.json") if (run / name).is_file()]
     parts.append("<p>" + ", ".join(f'<a href="../{name}">{name}</a>' for name in files) + "</p>")
     index, body = run / "report" / "index.html", "\n".join(parts)
@@ -54,21 +57,6 @@ def table(rows: pandas.DataFrame, caption: str) -> str:
     """A table with its caption as HTML."""
     caption = f"<caption>{escape(caption)}</caption>"
     return rows.rename_axis(index=None, columns=None).to_html(border=0).replace("<thead>", f"{caption}<thead>", 1)
-
-
-def _facts(facts: dict) -> str:
-    """What made the run: commit, seed, device, versions, data."""
-    known = ("commit", "seed", "device", "device_name", "threads")
-    shown = {key.replace("_", " "): facts[key] for key in known if key in facts}
-    shown["profile"] = ", ".join(dict.fromkeys(recipe["profile"] for recipe in facts.get("recipes", {}).values()))
-    shown["notebooks' time"] = f"{sum(facts.get('seconds', {}).values()):.0f} s"
-    shown["peak memory"] = f"{facts.get('peak_memory_mib', 0)} MiB"
-    if pictures := facts.get("data", {}).get("pictures"):
-        shown["pictures"] = ", ".join(f"{name} {count}" for name, count in pictures.items())
-        shown["their SHA-256"] = facts["data"]["sha256"]
-    shown["versions"] = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
-    lines = "\n".join(f"<dt>{escape(key)}</dt><dd>{escape(str(value))}</dd>" for key, value in shown.items())
-    return f"<dl>\n{lines}\n</dl>" if facts else ""
 
 
 def _results(rows: pandas.DataFrame) -> list[str]:

@@ -107,15 +107,14 @@ def reproduce(
             raise ValueError(f"{data} is a folder of identities: say of which kind, with --task person or --task face")
         drawing = not own and profile != "paper"
         tasks = [name for name in reversed(recipes.TASKS) if drawing or _there(name, data)] or ["person"]
-    if own or profile == "paper":
-        for name in tasks:
-            datasets.training_set(name, data)
-            datasets.partial_sets(data, name)
     wanted = {name: recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])) for name in tasks}
-    for name in tasks:  # weights of another network, or out of reach, are an error now and not after the first stage
-        how, begun = wanted[name].backbone, stage_on_disk.of_stage(run, name, "backbone").is_file()
+    for name, recipe in wanted.items():
+        if own or profile == "paper":
+            datasets.training_set(name, data, recipe.data)
+            datasets.partial_sets(data, name)
+        begun = stage_on_disk.of_stage(run, name, "backbone").is_file()
         if not begun and any(path.stem == "03_backbone_training" for path in chosen):
-            nets.body(how.architecture, how.weights)
+            nets.body(recipe.backbone.architecture, recipe.backbone.weights)  # fails now, not after the first stage
     run.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(run).free >> 20
     if free < ROOM[profile]:
@@ -126,11 +125,11 @@ def reproduce(
     work = [(path, name) for path in chosen for name in tasks]
     with run_lock.hold(run):
         of_profile(run, profile)
-        known = {}
-        for name in tasks:
-            datasets.ready(wanted[name], data, run)
-            known[name] = pictures(data, wanted[name])
-            _check_stages(run, wanted[name], seed, known[name])
+        for recipe in wanted.values():
+            datasets.ready(recipe, data, run)
+        known = {name: pictures(data, recipe) for name, recipe in wanted.items()}
+        for name, recipe in wanted.items():
+            _check_stages(run, recipe, seed, known[name])
         for number, (path, name) in enumerate(work, 1):
             parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
             parameters |= {"device": on, "overrides": list(overrides or [])}
@@ -146,9 +145,7 @@ def reproduce(
             _execute(EXPLORE, run, parameters, wanted[tasks[-1]], EXPLORE.stem, {})
         report.write(run, data)
     if publish and overrides:
-        whole = results.read(run).query(
-            "subset == 'all'"
-        )  # what notebook 06 shows; kinds of crop are three in four rows
+        whole = results.read(run).query("subset == 'all'")  # notebook 06 shows no others, and they are one row in four
         write_text(ROOT / "figures" / results.ABLATIONS, results.as_csv(whole))
     elif publish:
         _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
