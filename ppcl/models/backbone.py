@@ -29,7 +29,7 @@ class Backbone(nn.Module):
     def pool(self, features: Tensor, visible: Tensor) -> Tensor:
         """Mean over visible positions: map `(B, C, h, w)`, visibility `(B, 1, h, w)` -> `(B, C)` before the BN-neck.
 
-        A picture that is nowhere visible gives 0.
+        A picture without visible positions gives 0.
         """
         features = features.float()
         return (features * visible).sum((2, 3)) / visible.sum((2, 3)).clamp(min=1e-4)
@@ -64,5 +64,5 @@ def _classifier(recipe: BackboneStage, channels: int, classes: int) -> nn.Module
 
 
 def on_map(visible: Tensor, cells: tuple[int, int]) -> Tensor:
-    """A visibility mask `(B, 1, H, W)` on a feature map's cells: `(B, 1, h, w)`, the share of each that is visible."""
+    """Visible share of each cell of a feature map: mask `(B, 1, H, W)` -> `(B, 1, h, w)`."""
     return F.adaptive_avg_pool2d(visible, cells)

@@ -1,7 +1,7 @@
-"""CRLoc, the corresponding region locator: where in picture b is what region p of picture a shows?
+"""CRLoc, the corresponding region locator: finds the region of picture b that shows the same part as region p of a.
 
-Closed form, differentiable, and it reads the same in both directions, as PP-Cycle needs. The abstract names the
-module and its duty; its form here is a reconstruction (METHOD.md §3).
+The form is closed, differentiable, and the same in both directions, as PP-Cycle requires. The abstract names the module
+and its purpose; this form is a reconstruction (METHOD.md §3).
 """
 
 import torch
@@ -15,7 +15,7 @@ MIN_HALF, MAX_HALF = 0.06, 0.6  # of the canvas; the whole canvas has 0.5
 
 
 class CRLoc(nn.Module):
-    """Points of p attend to b by appearance and by a positional prior; a box is fitted to where they went."""
+    """Points of p attend to b by appearance and by a positional prior; a box is fitted to their expected positions."""
 
     def __init__(self, channels: int, recipe: JointStage, min_visible: float = 0.3, prior: bool = True):
         super().__init__()
@@ -29,100 +29,100 @@ class CRLoc(nn.Module):
         return F.normalize(self.project(features).float(), dim=1)
 
     def queries(self, keys: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-        """φ at the grid's points in a region: `(B, D, h, w)`, `(B, 4)` -> `(B, K, D)`, their places `(B, K, 2)`."""
-        where = geometry.points(region, *self.grid)
+        """φ at the grid points of a region: `(B, D, h, w)`, `(B, 4)` -> `(B, K, D)`, and the points `(B, K, 2)`."""
+        points = geometry.points(region, *self.grid)
         sampled = geometry.crop(keys, region, self.grid).flatten(2)
-        return F.normalize(sampled, dim=1).transpose(1, 2), where
+        return F.normalize(sampled, dim=1).transpose(1, 2), points
 
-    def prior(self, where: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """`−|x − x_k|² / 2σ²` as a product, but for what is the same for all x and makes no difference to a softmax.
+    def prior(self, points: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """`−|x − x_k|² / 2σ²` as a product of two factors, up to a constant over x, which softmax ignores.
 
-        Points `(…, K, 2)` -> `(…, K, 3)` and, of every position of a map, `(h * w, 3)`.
+        Points `(…, K, 2)` -> factor of the points `(…, K, 3)`, factor of all positions of a map `(h * w, 3)`.
         """
-        positions = geometry.points(geometry.whole(like=where), *cells)
+        positions = geometry.points(geometry.whole(like=points), *cells)
         sharp = (-2 * self.log_sigma).exp() * self.has_prior
-        here = torch.cat([where * sharp, torch.ones_like(where[..., :1])], -1)
+        here = torch.cat([points * sharp, torch.ones_like(points[..., :1])], -1)
         return here, torch.cat([positions, -sharp / 2 * positions.square().sum(-1, keepdim=True)], -1)
 
     def forward(self, keys_a: Tensor, keys_b: Tensor, region: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys `(B, D, h, w)`, a region of a `(B, 4)`, b's visibility -> region of b `(B, 4)`, confidence `(B,)`."""
+        """Locate a region: keys `(B, D, h, w)`, regions of a `(B, 4)`, visibility of b -> regions of b, confidences."""
         query, _ = self.queries(keys_a, region)
-        located, sure = self.everywhere(query[:, None], region[:, None], keys_b, visible_b)
-        return located[:, 0], sure[:, 0]
+        located, confidence = self.everywhere(query[:, None], region[:, None], keys_b, visible_b)
+        return located[:, 0], confidence[:, 0]
 
     def everywhere(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Each of A regions in each of B pictures: `(A, K, D)`, `(A, 4)`, keys and visibility of B -> `(B, A, 4)`.
+        """Locate each of A regions in each of B pictures -> regions `(B, A, 4)`, confidences `(B, A)`.
 
-        `forward` pair by pair, as one batched product; with confidences `(B, A)`. Points `(B, A, K, D)` and regions
-        `(B, A, 4)` are others for each picture.
+        Queries `(A, K, D)` and regions `(A, 4)`, or `(B, A, …)` if they differ between pictures; keys and visibility of
+        the B pictures. Equal to `forward` for each pair, as one batched product.
         """
         if query.dim() == 3:
             query, region = query[None], region[None]
-        shape, where = query.shape[1:3], geometry.points(region, *self.grid)
-        positions = geometry.points(geometry.whole(like=where), *keys.shape[-2:]).T
-        attention, seen = self._attention(query.flatten(1, 2), where.flatten(1, 2), keys, visible)
+        shape, points = query.shape[1:3], geometry.points(region, *self.grid)
+        positions = geometry.points(geometry.whole(like=points), *keys.shape[-2:]).T
+        attention, any_visible = self._attention(query.flatten(1, 2), points.flatten(1, 2), keys, visible)
         moments = torch.cat([torch.ones_like(positions[:1]), positions]) @ attention.transpose(1, 2)
-        sharp = torch.linalg.vector_norm(attention, dim=-1).square()
-        moments = (moments * seen[:, None, None]).unflatten(2, shape).transpose(1, 2)
-        return fit(moments, (sharp * seen[:, None]).unflatten(1, shape), region, self.grid)
+        sharpness = torch.linalg.vector_norm(attention, dim=-1).square()
+        moments = (moments * any_visible[:, None, None]).unflatten(2, shape).transpose(1, 2)
+        return fit(moments, (sharpness * any_visible[:, None]).unflatten(1, shape), region, self.grid)
 
-    def attention(self, query: Tensor, where: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
+    def attention(self, query: Tensor, points: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
         """`A_k(x)`: `(B, K, D)`, `(B, K, 2)`, `(B, D, h, w)`, `(B, 1, h, w)` -> `(B, K, h * w)`; rows sum to 1.
 
-        One set of points `(1, K, …)` serves all pictures. Positions that are hardly visible are masked; where none is
-        left the row is 0.
+        One set of points `(1, K, …)` serves all pictures. Positions less visible than `min_visible` are masked; if none
+        remains the row is 0.
         """
-        attention, seen = self._attention(query, where, keys, visible)
-        return attention * seen[:, None, None]
+        attention, any_visible = self._attention(query, points, keys, visible)
+        return attention * any_visible[:, None, None]
 
-    def _attention(self, query: Tensor, where: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """`attention` with rows that still sum to 1 where nothing is visible; in which pictures something is `(B,)`."""
+    def _attention(self, query: Tensor, points: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """`attention` whose rows always sum to 1, and a mask `(B,)` of the pictures that have a visible cell."""
         masked = visible.flatten(1) < self.min_visible
-        here, there = self.prior(where, tuple(keys.shape[-2:]))
-        there = there.T - F.pad(1e4 * masked[:, None], (0, 0, 2, 0))  # out of sight is far away
+        here, there = self.prior(points, tuple(keys.shape[-2:]))
+        there = there.T - F.pad(1e4 * masked[:, None], (0, 0, 2, 0))  # invisible positions count as far away
         query = torch.cat([query / self.log_temperature.exp(), here], -1)
         keys = torch.cat([keys.flatten(2).to(there.dtype), there], 1)
         logits = query.expand(len(keys), -1, -1) @ keys
-        over = None if torch.is_grad_enabled() else logits  # the largest tensor of matching: made once
-        return torch.softmax(logits, -1, out=over), ~masked.all(-1)
+        out = None if torch.is_grad_enabled() else logits  # the largest tensor of matching: its memory is reused
+        return torch.softmax(logits, -1, out=out), ~masked.all(-1)
 
 
 def fit(moments: Tensor, sharp: Tensor, region: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The box that best explains where the points went: for each axis `e ≈ centre + half-size · u`, weighted.
+    """Weighted least-squares box of the points' expected positions: for each axis `e ≈ centre + half-size · u`.
 
     moments `(…, 3, K)`: Σ A, Σ A·x, Σ A·y; sharp `(…, K)`: Σ A²; region p `(…, 4)` -> q `(…, 4)`, confidence `(…)` in
-    0..1. Where nothing was visible q is p and the confidence 0.
+    0..1. Where nothing is visible, q is p and the confidence is 0.
     """
     mass = moments[..., :1, :]
     expected = moments[..., 1:, :] / mass.clamp(min=1e-6)
     count = grid[0] * grid[1]
-    sure = 0.7 * sharp / sharp.sum(-1, keepdim=True).clamp(min=1e-6) + 0.3 / count  # how sure each point is
-    sure = (sure / sure.sum(-1, keepdim=True))[..., None, :]
+    weight = 0.7 * sharp / sharp.sum(-1, keepdim=True).clamp(min=1e-6) + 0.3 / count
+    weight = (weight / weight.sum(-1, keepdim=True))[..., None, :]
     u = geometry.unit_grid(*grid, like=moments).T
-    mean_e, mean_u = (sure * expected).sum(-1, keepdim=True), (sure * u).sum(-1, keepdim=True)
-    off = sure * (u - mean_u)
+    mean_e, mean_u = (weight * expected).sum(-1, keepdim=True), (weight * u).sum(-1, keepdim=True)
+    off = weight * (u - mean_u)
     spread = (off * (u - mean_u)).sum(-1).clamp(min=1e-6)
     half = (off * (expected - mean_e)).sum(-1) / spread
     centre = mean_e.squeeze(-1) - half * mean_u.squeeze(-1)
     located = torch.cat([centre, 2 * half.clamp(MIN_HALF, MAX_HALF)], -1)
-    seen = (mass > 1e-6).all(-1)
-    return torch.where(seen, located, region), sharp.mean(-1) * seen[..., 0]
+    any_visible = (mass > 1e-6).all(-1)
+    return torch.where(any_visible, located, region), sharp.mean(-1) * any_visible[..., 0]
 
 
 def stripes(features: Tensor, region: Tensor, grid: tuple[int, int], count: int = 3) -> Tensor:
-    """Region descriptor: map `(B, C, h, w)` sampled at a grid in the region `(B, 4)`, mean over horizontal stripes.
+    """Region descriptor: map `(B, C, h, w)` sampled at a grid in the region `(B, 4)`, averaged in horizontal stripes.
 
-    -> `(B, count, C)`; whitening and normalisation are the caller's (`describe_stripes`).
+    -> `(B, count, C)`, neither whitened nor normalised (see `describe_stripes`).
     """
     weights = stripe_weights(region, grid, tuple(features.shape[-2:]), count)
     return weights @ features.float().flatten(2).transpose(1, 2)
 
 
 def stripe_weights(region: Tensor, grid: tuple[int, int], cells: tuple[int, int], count: int) -> Tensor:
-    """Bilinear reading of `count` stripes of a region as weights: `(…, 4)` -> `(…, count, h * w)`; rows sum to 1."""
-    where = geometry.points(region, *grid).unflatten(-2, grid)
-    rows = geometry.bilinear(where[..., :, 0, 1], cells[0]).unflatten(-2, (count, -1)).mean(-2)
-    columns = geometry.bilinear(where[..., 0, :, 0], cells[1]).mean(-2)
+    """Bilinear weights that read `count` stripes of a region: `(…, 4)` -> `(…, count, h * w)`; rows sum to 1."""
+    points = geometry.points(region, *grid).unflatten(-2, grid)
+    rows = geometry.bilinear(points[..., :, 0, 1], cells[0]).unflatten(-2, (count, -1)).mean(-2)
+    columns = geometry.bilinear(points[..., 0, :, 0], cells[1]).mean(-2)
     return (rows[..., :, None] * columns[..., None, None, :]).flatten(-2)
 
 

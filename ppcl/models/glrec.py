@@ -1,6 +1,6 @@
-"""GLRec, the gated layout rectifier: where does a partial picture belong on the canvas of a whole one?
+"""GLRec, the gated layout rectifier: places a partial picture on the canvas of a whole one.
 
-The abstract names the module and what it is for; its form here is a reconstruction (METHOD.md §1).
+The abstract names the module and its purpose; this form is a reconstruction (METHOD.md §1).
 """
 
 import math
@@ -14,10 +14,10 @@ from ..recipes import GLRecStage
 
 
 class GLRec(nn.Module):
-    """Predicts the box that a picture came from, and a gate that says whether it is partial at all.
+    """Predicts the box that a picture was cropped from, and a gate: is the picture partial at all?
 
-    The box's shape follows the file's own ratio, up to a small correction; the gate sees the picture alone, or it
-    would learn to read "the ratio is odd" and take odd whole pictures for partial ones.
+    The box's shape follows the file's aspect ratio, up to a small correction. The gate does not see the ratio, or it
+    would take whole pictures of unusual shape for partial ones.
     """
 
     def __init__(self, size: tuple[int, int], recipe: GLRecStage):
@@ -29,7 +29,7 @@ class GLRec(nn.Module):
             layers += [nn.Conv2d(before, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(True)]
             before = channels
         self.trunk = nn.Sequential(*layers)
-        rows, columns = (math.ceil(side / 32) for side in size)  # of half the input after four strides of 2
+        rows, columns = (math.ceil(side / 32) for side in size)  # half the input, then four strides of 2
         self.hidden = nn.Linear(before * rows * columns, 8 * width)
         self.box_head = nn.Linear(8 * width + 1, 4)
         self.gate_head = nn.Linear(8 * width, 1)
@@ -45,19 +45,19 @@ class GLRec(nn.Module):
         return self.box(raw, ratios), gate.float()
 
     def box(self, raw: Tensor, ratios: Tensor) -> Tensor:
-        """Centre by a sigmoid, sides from a size and the corrected ratio. `(B, 4)`, `(B,)` -> `(B, 4)`."""
+        """Boxes from raw outputs: a centre, and sides from a size and the corrected ratio. `(B, 4)` -> `(B, 4)`."""
         centre = raw[:, :2].sigmoid()
-        size = (raw[:, 2] - 0.4).exp()  # an untrained net starts near the mean crop
+        size = (raw[:, 2] - 0.4).exp()  # an untrained network starts near the mean crop
         half_log = (ratios + self.max_correction * raw[:, 3].tanh()) / 2
         sides = torch.stack([size * half_log.exp(), size * (-half_log).exp()], 1)
         return torch.cat([centre, sides.clamp(self.min_side, 1)], 1)
 
 
 def rectify(images: Tensor, box: Tensor, partial: Tensor) -> tuple[Tensor, Tensor]:
-    """`g · place(x, b) + (1 − g) · x` and the visibility `(B, 1, H, W)`: partial pictures placed, whole ones untouched.
+    """Place partial pictures on the canvas, leave whole ones unchanged -> canvas, visibility `(B, 1, H, W)`.
 
-    images `(B, 3, H, W)`, boxes `(B, 4)`, partial bool `(B,)`. The visibility carries no gradient into the box; the
-    canvas does, by what it shows and by where it ends.
+    images `(B, 3, H, W)`, boxes `(B, 4)`, partial bool `(B,)`. The box receives a gradient from the canvas, by its
+    content and its border, but none from the visibility.
     """
     placed, visible = geometry.place(images, box)
     visible = visible.detach()
@@ -66,14 +66,14 @@ def rectify(images: Tensor, box: Tensor, partial: Tensor) -> tuple[Tensor, Tenso
 
 
 def padded_box(ratios: Tensor) -> Tensor:
-    """The largest centred box of a picture's own ratio: `(B,)` -> `(B, 4)`. For the baseline that pads."""
+    """The largest centred box with a picture's own ratio: `(B,)` -> `(B, 4)`; for the padded baseline."""
     width, height = ratios.exp().clamp(max=1), (-ratios).exp().clamp(max=1)
     centre = torch.full_like(width, 0.5)
     return torch.stack([centre, centre, width, height], 1)
 
 
 def placements(box: Tensor, shift: float, growth: float) -> Tensor:
-    """Seven placements of a box `(B, 4)` -> `(B, 7, 4)`: itself, shifted in x and y, grown and shrunk a side."""
+    """Seven placements of a box: itself, shifted in x and y, grown and shrunk. `(B, 4)` -> `(B, 7, 4)`."""
     moves = box.new_tensor(
         [
             [0, 0, 0, 0],
@@ -90,7 +90,7 @@ def placements(box: Tensor, shift: float, growth: float) -> Tensor:
 
 
 def cap_gradient(box: Tensor, cap: float) -> Tensor:
-    """The box, with the gradient that comes back into it capped at `cap * 2 / B` a sample (METHOD.md §4)."""
+    """The box, with its incoming gradient capped at `cap * 2 / B` for each sample (METHOD.md §4)."""
     if box.requires_grad:
         limit = cap * 2 / len(box)
         box.register_hook(lambda g: g * (limit / g.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1))
