@@ -326,8 +326,8 @@ def prepare_process() -> None:
     for name in ("stdout", "stderr"):
         old = getattr(sys, name)
         raw = io.BufferedWriter(Output(old.fileno(), "w", closefd=False))
-        new = io.TextIOWrapper(raw, old.encoding, "backslashreplace", None, old.line_buffering, old.write_through)
-        setattr(sys, name, new)
+        how = {"line_buffering": old.line_buffering, "write_through": old.write_through}
+        setattr(sys, name, io.TextIOWrapper(raw, encoding=old.encoding, errors="backslashreplace", **how))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not os.access(os.environ.get("HOME", os.path.expanduser("~")), os.W_OK):
         os.environ["HOME"] = tempfile.mkdtemp(prefix="ppcl-")  # Jupyter does not run without one

@@ -97,7 +97,7 @@ def machine(device: str = "cpu") -> str:
     """The name of this machine: its GPU with CUDA, its processor, and the cores that this process may use."""
     name = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     named = f"{name}, {cores} core{'s' * (cores > 1)}"

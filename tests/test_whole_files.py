@@ -31,6 +31,7 @@ from ppcl.evaluation import results
 from ppcl.runs import reproduce
 from ppcl.training import stage_on_disk
 
+ROOT, SOURCES = Path(ppcl.__file__).parent.parent, (".py", ".ipynb")
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 FORMER = {"manifest.json": "{}", "record.json": "{}", "results.csv": ",".join(results.COLUMNS) + "\n\n"}
 FORMER |= {"person_01_one.ipynb": '{"metadata": {}}', "drawn.txt": "people: drawing 2, seed 0, scale tiny\n\n"}
@@ -304,13 +305,14 @@ WRITERS += "to_pickle touch symlink_to hardlink_to rename copytree copyfile copy
 WRITERS = (WRITERS + "execute_notebook NamedTemporaryFile").split()
 OURS = "write_text files.write_text kept_features.save plots.save stage.save self.save checkpoints.save".split()
 EXEMPT = {
+    "__main__.prepare_process: open": "in place of a closed stream",
     "files.replacing: os.replace": "what all others go through",
     "files.replacing: temporary.touch": "the same",
     "records.keep: part.write_bytes": "as files.replacing, but thousands: truth.csv is written once all are there",
     "records.keep: os.replace": "the same",
     "kept_features._write: open": "in a folder that gets its name once it is whole",
     "kept_features.save: temporary.rename": "that name",
-    "stage_on_disk.log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
+    "stage_on_disk._log: open": "only ever grows; a last line that was cut off is dropped when the stage goes on",
     "progress.display: Path.write_text": "progress of a notebook's process while it runs; not a result",
     "reproduce._execute: papermill.execute_notebook": "a hidden draft, for whoever looks for what failed",
 }
@@ -394,3 +396,53 @@ def test_a_writer_that_goes_another_way_is_found(line):
     source = f"def f():\n    {line}\n    with replacing(path) as temporary:\n        {line}\n"
     source += "    open(path), path.open(), open(path, 'rb'), table.to_csv(index=False), one.replace(a, b)\n"
     assert len(written(source, "a")) == 1
+
+
+# --- text is UTF-8 whatever the locale ---
+
+
+def unencoded(source):
+    """Calls that read or write text in the locale's encoding."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            name, given = called(node.func), [ast.unparse(each) for each in node.args]
+            named = {each.arg: ast.unparse(each.value) for each in node.keywords}
+            last, mode = name.rpartition(".")[2], named.get("mode", "".join(given[name == "open" :][:1]))
+            text = last in ("TextIOWrapper", "NamedTemporaryFile") or named.get("text") == "True"
+            text |= last == "read_text" and not given or "." in name and last == "write_text" and len(given) == 1
+            text |= name == "open" and "b" not in mode or last == "open" and mode[:1] == "'" and "b" not in mode
+            if text and "encoding" not in named:
+                found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for top in ("ppcl", "notebooks") for path in sorted((ROOT / top).rglob("*.*")) if path.suffix in SOURCES],
+    ids=lambda path: path.name,
+)
+def test_text_is_utf_8_whatever_the_locale(path):
+    if path.suffix == ".py":
+        assert unencoded(path.read_text(encoding="utf-8")) == []
+    else:
+        cells = nbformat.read(path, as_version=4).cells
+        assert [line for cell in cells if cell.cell_type == "code" for line in unencoded(cell.source)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "open(path)",
+        "open(path, 'w')",
+        "path.open('a')",
+        "path.read_text()",
+        "path.write_text(text)",
+        "subprocess.run(one, text=True)",
+    ],
+)
+def test_text_in_the_locales_encoding_is_found(line):
+    assert unencoded(line) and not unencoded(
+        line[:-1].rstrip("(") + ("(" if line[-2] == "(" else ", ") + "encoding='utf-8')"
+    )
+    assert not unencoded("open(path, 'rb'), files.write_text(path, text), path.read_bytes(), Image.open(path)")

@@ -46,6 +46,6 @@ def _sizes(logs: dict[str, Path]) -> dict[str, int]:
 
 def read(logs: dict[str, Path]) -> dict[str, pandas.DataFrame]:
     """The logs that are there, without a last line that is being written."""
-    texts = {name: logs[name].read_text() for name in _sizes(logs)}
+    texts = {name: logs[name].read_text(encoding="utf-8") for name in _sizes(logs)}
     whole = {name: text[: text.rfind("\n") + 1] for name, text in texts.items()}
     return {name: pandas.read_json(io.StringIO(text), lines=True) for name, text in whole.items() if text}
