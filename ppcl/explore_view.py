@@ -4,7 +4,6 @@ Drawn with Pillow, because a change should be seen within 300 ms and a matplotli
 nobody can drag, the widgets leave a picture.
 """
 
-import base64
 import html
 import io
 
@@ -19,7 +18,7 @@ from .data import datasets
 from .explore import TOP, Choice, Crop, Described, Found, Gallery, cut, own, rows, search, table
 from .plots import cells
 from .plots.charts import PALETTE
-from .plots.figure_style import few_colours
+from .plots.figure_style import notebook_picture
 
 HIGH, GAP, LINE = 150, 8, 16  # pixels: a picture, between pictures, a line of text
 STYLE = "<style>.ppcl td, .ppcl th {padding: 0 8px; text-align: right; font-size: 12px}</style>"
@@ -159,7 +158,7 @@ def show(drawing: Image.Image, label: str = "") -> None:
     """A drawing in a notebook, as a small picture."""
     from IPython.display import display
 
-    display({"image/png": base64.b64encode(few_colours(drawing)).decode(), "text/plain": label}, raw=True)
+    display(notebook_picture(drawing) | {"text/plain": label}, raw=True)
 
 
 # --- the widgets ---
@@ -216,11 +215,11 @@ def panel(described: Described, names=()) -> None:
     choose(state["chosen"])
     left = ipywidgets.VBox([query, path, upload, says])
     whole = ipywidgets.VBox([ipywidgets.HBox([left, ipywidgets.VBox(edges), chosen_rows]), drawing, ranking])
-    still = base64.b64encode(few_colours(Image.open(io.BytesIO(drawing.value)))).decode()
+    still = notebook_picture(Image.open(io.BytesIO(drawing.value)))
     view = {
         "application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": whole.model_id}
     }
-    display(view | {"image/png": still, "text/plain": "the panel: open this notebook in JupyterLab"}, raw=True)
+    display(view | still | {"text/plain": "the panel: open this notebook in JupyterLab"}, raw=True)
 
 
 def _html(lines: pandas.DataFrame) -> str:

@@ -1,5 +1,6 @@
 """The look of the figures: readable in print, axes with their names, captions that say data, seed and count."""
 
+import base64
 import io
 
 import matplotlib
@@ -8,49 +9,47 @@ import pandas
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from ppcl import bench, plots
 from ppcl.data import image_bank, partial_views
 from ppcl.evaluation import known_truth, results
-from ppcl.plots import cells, charts, figure_style
+from ppcl.plots import charts, figure_style
 from ppcl.recipes import recipe
 from ppcl.recipes.methods import METHODS
 from ppcl.runs import reproduce
 
 NOTE = "drawn pictures, demo profile, seed 0"
+PUBLISHED = reproduce.ROOT / "figures"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def look():
-    with matplotlib.rc_context():
-        plots.style(note=NOTE)
-        yield
-        plots.style()
+def note():
+    plots.note(NOTE)
+    yield
+    plots.note("")
 
 
 def _bank(count=6, size=(64, 32)):
-    draw = torch.Generator().manual_seed(0)
-    shown = torch.randint(256, (count, 3, *size), generator=draw, dtype=torch.uint8)
+    rng = torch.Generator().manual_seed(0)
+    shown = torch.randint(256, (count, 3, *size), generator=rng, dtype=torch.uint8)
     return image_bank.ImageBank(shown, torch.zeros(count))
 
 
 def _charts():
-    table = results.read(reproduce.ROOT / "figures")
+    table = results.read(PUBLISHED)
     single = table[(table.protocol == "single-shot") & (table.task == "person") & (table.metric == "rank-1")]
     few = ["backbone", "backbone+crops+pad", "+glrec@7", "ppcl"]
-    bins = [*known_truth.RATIO_BINS]
-    yield plots.comparison(single[single.subset == "all"], "rank-1, %")
+    yield plots.forest(results.over_draws(results.read(PUBLISHED, results.DRAWINGS)), "points of rank-1")
     yield plots.by_subset(single, partial_views.KINDS, "kind of crop", few, False)
-    yield plots.by_subset(single, bins, "input ratio", few, True)
-    band = np.linspace(0.2, 1, 20)[:, None].repeat(3, 1)
-    yield plots.cmc({"partial-reid, n = 600": dict.fromkeys(few, band)})
-    yield plots.roc({"lfw, 2000 pairs": dict.fromkeys(few, (np.array([0.001, 0.1, 1]), np.array([0.5, 0.9, 1])))})
+    yield plots.by_subset(single, [*known_truth.RATIO_BINS], "input ratio", few, True)
+    x, band = np.arange(1, 21), np.linspace(0.2, 1, 20)[:, None].repeat(3, 1)
+    yield plots.method_curves({"partial-reid, n = 600": dict.fromkeys(few, (x, band))}, "rank k", "found, %")
+    far, tar = np.array([0.001, 0.1, 1]), np.array([0.5, 0.9, 1])
+    yield plots.method_curves({"lfw, 2000 pairs": dict.fromkeys(few, (far, tar))}, "far", "tar, %", "log")
     log = pandas.DataFrame({"step": [0, 10, 20], "box": [3.0, 2.0, 1.0], "gate": 0.5, "iou": 0.6, "lr": 1e-4})
-    panels = {name: name for name in ("box", "gate", "iou", "lr")}
-    yield plots.curves({"GLRec": log}, panels)
+    yield plots.curves({"GLRec": log}, {name: name for name in ("box", "gate", "iou", "lr")})
     yield plots.curves(dict.fromkeys(METHODS, log), {"box": "box loss", "gate": "gate loss"})
     yield plots.gate_histogram(
         {name: torch.randn(30) for name in ("partial", "partial, canvas's shape", "whole", "odd")}
@@ -61,13 +60,17 @@ def _charts():
 
 
 def _boards():
-    bank, whole, faces = _bank(), torch.tensor([[0.5, 0.5, 1, 1.0]] * 6), _bank(size=(32, 32))
-    partial = torch.ones(6, dtype=torch.bool)
-    for some in (bank, faces):
-        yield plots.located(some, whole, partial, some, {"truth": whole, "p": whole, "q": whole}, range(6))
-        yield plots.ranking(some, whole, partial, some, np.arange(36).reshape(6, 6) % 6, whole.expand(6, 6, 4))
-        yield plots.placements(some, whole, whole, range(6))
-    pictures = [picture.permute(1, 2, 0).numpy() for picture in bank.images[:5]]
+    whole, partial = torch.tensor([[0.5, 0.5, 1, 1.0]] * 6), torch.ones(6, dtype=torch.bool)
+    for bank in (_bank(), _bank(size=(32, 32))):
+        yield plots.grid(bank.images, titles=[f"{i} %" for i in range(6)], columns=3, labels=["one", "another"])
+        yield plots.partial_views(bank.images, whole, bank.images, bank.ratios)
+        yield plots.sketch(bank.images[0], whole[0])
+        yield plots.located(bank, whole, partial, bank, {"truth": whole, "p": whole, "q": whole}, torch.arange(6))
+        yield plots.ranking(bank, whole, partial, bank, np.arange(36).reshape(6, 6) % 6, whole.expand(6, 6, 4))
+        yield plots.placements(bank, whole, whole, torch.arange(6))
+        points, maps = torch.rand(3, 2), torch.rand(3, 4, 4)
+        yield plots.attention(bank.images[0], points, bank.images[1], maps)
+    pictures = [picture.permute(1, 2, 0).numpy() for picture in _bank().images[:5]]
     group = {"partial": pictures, "whole": pictures, "boxes": whole[:5] * torch.tensor([1, 1, 0.5, 0.5])}
     yield plots.figure_one({"Partial-REID": group, "Partial-iLIDS": group, "Partial-LFW": group})
 
@@ -77,17 +80,17 @@ def texts(figure):
 
 
 @pytest.fixture(scope="module")
-def drawings(look):
+def drawings(note):
     """Every kind of chart, and every kind of board, as they are shown."""
     return list(_charts()), list(_boards())
 
 
-def test_no_letter_is_smaller_than_7_points_on_a_page(drawings):
+def test_figures_fit_a_page_and_no_letter_is_smaller_than_7_points(drawings):
     for figure in (*drawings[0], *drawings[1]):
-        fits = min(1, figure_style.WIDTH / figure.get_figwidth())
+        assert figure.get_figwidth() <= figure_style.WIDTH + 1e-6
         figure.draw_without_rendering()
         with figure_style.captioned(figure):
-            small = {one.get_text(): one.get_fontsize() * fits for one in texts(figure)}
+            small = {one.get_text(): one.get_fontsize() for one in texts(figure)}
         assert min(small.values()) > 6.99, small
 
 
@@ -123,50 +126,108 @@ def test_pale_colours_draw_no_line():
     assert len({(look["color"], look["ls"], look["marker"]) for look in looks}) == len(looks)
 
 
-def test_a_notebooks_png_is_small_and_thin_lines_keep_their_colours():
-    sides = np.mgrid[:400, :400] / 399
-    photograph = np.stack([sides[0], sides.prod(0), 1 - sides[1]], -1) * 255  # many colours, none of the lines'
-    photograph += np.random.default_rng(0).normal(0, 12, photograph.shape)
-    picture = photograph.clip(0, 255).astype(np.uint8)
-    colours = [np.round(255 * np.array(colour)).astype(int) for colour, _, _ in cells.BOXES.values()]
-    for at, colour in enumerate(colours):
-        picture[50 + 80 * at : 52 + 80 * at, 100:300] = colour
-    encoded, whole = figure_style.few_colours(Image.fromarray(picture)), io.BytesIO()
-    Image.fromarray(picture).save(whole, "png", optimize=True)
-    assert len(encoded) < len(whole.getvalue()) / 3
-    seen = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
-    for at, colour in enumerate(colours):
-        assert abs(seen[50 + 80 * at, 100:300] - colour).max() < 30
-    assert abs(seen - picture).mean() < 12
+@pytest.mark.parametrize("key, value", [("text.usetex", True), ("font.size", 30.0), ("figure.dpi", 30.0),
+                                        ("font.family", ["No Such Font"]), ("axes.facecolor", "black")])  # fmt: skip
+def test_a_users_settings_change_nothing(tmp_path, key, value):
+    """They may say that letters are set by TeX, which may not be there. Our settings change theirs as little."""
+    table = pandas.DataFrame({"value": [1.0], "low": [0.5], "high": [2.0]}, index=[("set", "ppcl")])
+    table.index = pandas.MultiIndex.from_tuples(table.index)
+    bank, box, partial = _bank(2), torch.tensor([[0.5, 0.5, 1, 0.5]] * 2), torch.ones(2, dtype=torch.bool)
+
+    def drawn():
+        ranking = plots.ranking(bank, box, partial, bank, np.array([[0, 1], [1, 0]]), correct=np.eye(2) > 0)
+        return [plots.save(one, tmp_path / "a").read_bytes() for one in (ranking, plots.forest(table, "points"))]
+
+    plain = drawn()
+    with matplotlib.rc_context({key: value}):
+        assert drawn() == plain and matplotlib.rcParams[key] == value
+
+
+def shown(figure):
+    """The picture that a notebook shows, and its kind."""
+    ((kind, data),) = ((k, v) for k, v in plots.notebook_picture(figure).items() if k != "text/plain")
+    return Image.open(io.BytesIO(base64.b64decode(data))), kind
+
+
+def test_a_notebook_shows_figures_in_all_their_colours_as_wide_as_its_text(drawings):
+    for figure in drawings[0]:
+        picture, kind = shown(figure)
+        assert kind == "image/png" and picture.width > 690
+    photograph = torch.linspace(0, 255, 128 * 64).view(1, 128, 64).byte().expand(3, -1, -1)
+    picture, kind = shown(plots.grid(photograph.expand(24, -1, -1, -1)))
+    assert kind == "image/jpeg" and picture.width > 690
+    assert len(picture.convert("L").getcolors()) > 250  # a smooth ramp has no steps
+    colours = [[round(255 * part) for part in colour] for colour, _, _ in plots.BOXES.values()]
+    for meaning, colour in zip(plots.BOXES, colours, strict=True):
+        figure = plots.grid(photograph.expand(12, -1, -1, -1))
+        plots.outline(figure.axes[3], torch.tensor([0.5, 0.5, 0.6, 0.6]), meaning)
+        pixels = np.asarray(shown(figure)[0].convert("RGB")).astype(int)
+        assert abs(pixels - colour).max(-1).min() < 40, meaning
 
 
 def test_a_caption_stands_below_and_in_the_file_and_not_twice(tmp_path):
     figure = plots.caption(plots.gallery_cost(bench.read()), "3 of 12 pictures")
     words = f"3 of 12 pictures; {NOTE}"
-    first, again = plots.small_png(figure), plots.small_png(figure)
-    assert first == again and figure.texts == []
+    first, again = plots.notebook_picture(figure), plots.notebook_picture(figure)
+    assert first == again and figure.texts == [] and first["text/plain"] == words
     path = plots.save(figure, tmp_path / "a.png")
     with Image.open(path) as picture:
         assert picture.info["Description"] == words
     pdf = path.with_suffix(".pdf").read_bytes()
     plots.save(figure, path)
     assert pdf == path.with_suffix(".pdf").read_bytes() and words.encode() in pdf
-    plots.style()
+    plots.note("")
     try:
-        bare = Image.open(io.BytesIO(plots.small_png(plots.gallery_cost(bench.read()))))
+        bare = shown(plots.gallery_cost(bench.read()))[0]
     finally:
-        plots.style(note=NOTE)
-    assert Image.open(io.BytesIO(first)).height > bare.height  # the caption takes room of its own
+        plots.note(NOTE)
+    assert shown(figure)[0].height > bare.height  # the caption takes room of its own
+
+
+def test_a_frame_and_an_outline_do_not_cover_each_other():
+    """Also where the located region is the whole picture: both colours are there, on all four sides."""
+    bank, box, one = _bank(1), torch.tensor([[0.5, 0.5, 1, 1.0]]), torch.ones(1, 1, dtype=torch.bool)
+    figure = plots.ranking(bank, box, one[0] & False, bank, np.zeros((1, 1), int), box[None], one)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=200)
+    pixels = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    cell = figure.axes[1].get_window_extent().transformed(figure.transFigure.inverted())
+    wide, high = pixels.shape[1], pixels.shape[0]
+    for colour in (plots.PALETTE[2], plots.BOXES["q"][0]):
+        there = abs(pixels - np.array(colour) * 255).max(-1) < 25
+        y, x = (cell.y0 + cell.y1) / 2, (cell.x0 + cell.x1) / 2
+        across, along = there[round((1 - y) * high)], there[:, round(x * wide)]
+        for line, low, right in (
+            (across, cell.x0 * wide, cell.x1 * wide),
+            (along, (1 - cell.y1) * high, (1 - cell.y0) * high),
+        ):
+            edges = [line[max(0, round(at) - 14) : round(at) + 14].sum() for at in (low, right)]
+            assert min(edges) >= 2, (colour, edges)
 
 
 def test_counts_come_from_the_rows():
-    table = results.read(reproduce.ROOT / "figures")
+    table = results.read(PUBLISHED)
     some = table[(table.dataset == "partial-reid") & (table.protocol == "single-shot") & (table.metric == "rank-1")]
     figure = plots.by_subset(some, partial_views.KINDS, "kind", ["ppcl"], False)
     assert "left\nn = 118" in [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     two = pandas.concat([some, some.assign(seed=1)])
-    titles = [plots.comparison(rows[rows.subset == "all"], "rank-1, %").axes[0].get_title() for rows in (some, two)]
-    assert titles == ["partial-reid, n = 600", "partial-reid, n = 600, mean of 2 seeds"]
+    figure = plots.by_subset(two, partial_views.KINDS, "kind", ["ppcl"], False)
+    assert figure.axes[0].get_title() == "partial-reid, mean of 2 seeds"
+
+
+def test_a_forest_plot_tells_what_is_shown_from_what_is_not():
+    index = pandas.MultiIndex.from_product([["one", "two"], ["no-cycle", "no-prior"]])
+    table = pandas.DataFrame({"value": [1, 2, 3, -4.0], "low": [-1, 1, 2, -6.0], "high": [3, 3, 4, -2.0]}, index)
+    figure = plots.forest(table.assign(seeds=[6, 3, 6, 3]), "points")
+    assert [one.get_title() for one in figure.axes] == ["one", "two"]
+    for one, name in zip(figure.axes, ("one", "two"), strict=True):
+        words, rows = [text.get_text() for text in one.texts], table.loc[name]
+        counted = zip(rows.itertuples(), (6, 3), strict=True)
+        assert words == [f"{r.value:.1f} [{r.low:.1f}, {r.high:.1f}] ({n})" for r, n in counted]
+        points = [line for line in one.lines if line.get_marker() == "o"]
+        hollow = [line.get_markerfacecolor() == "white" for line in points]
+        assert hollow == [low < 0 < high for low, high in zip(rows.low, rows.high, strict=True)]
+        assert [line.get_xdata()[0] for line in points] == rows.value.tolist()
 
 
 def test_the_note_of_a_run_tells_drawn_pictures_from_photographs(drawn, tmp_path):
@@ -176,7 +237,3 @@ def test_the_note_of_a_run_tells_drawn_pictures_from_photographs(drawn, tmp_path
     (tmp_path / "own").mkdir()
     (tmp_path / "own/picture.jpg").write_bytes(b"")
     assert reproduce.source(tiny, tmp_path / "own", 0).startswith("photographs, ")
-
-
-def test_an_empty_figure_can_be_captioned():
-    assert plots.small_png(plots.caption(Figure(figsize=(2, 1)), "nothing"))[:4] == b"\x89PNG"

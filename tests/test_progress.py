@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ppcl.disk import progress
-from ppcl.plots import live_curves
+from ppcl.plots import charts, live_curves
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_progress_of_a_started_process_is_shown(monkeypatch, tmp_path, out):
 
 
 class Handle(list):
-    def update(self, figure):
+    def update(self, figure, raw):
         self.append(figure)
 
 
@@ -143,7 +143,8 @@ def notebook(monkeypatch):
     handle = Handle()
     monkeypatch.delenv(progress.HEADLESS, raising=False)
     monkeypatch.setattr(progress, "in_notebook", lambda: True)
-    monkeypatch.setattr(live_curves, "display", lambda *_, **how: handle if how == {"display_id": True} else 1 / 0)
+    monkeypatch.setattr(charts, "display", lambda *_, **how: handle if how == {"display_id": True} else 1 / 0)
+    monkeypatch.setattr(charts, "notebook_picture", lambda figure: figure)
     return handle
 
 
@@ -153,7 +154,7 @@ def write(path, steps, tail=""):
 
 def test_curves_grow_in_place_while_a_stage_writes_its_log(notebook, tmp_path):
     log = tmp_path / "log.jsonl"
-    with live_curves.curves({"GLRec": log, "later": tmp_path / "none"}, {"box": "box loss"}, every=0.05):
+    with live_curves({"GLRec": log, "later": tmp_path / "none"}, {"box": "box loss"}, every=0.05):
         write(log, 3, tail='{"step": 3, "bo')  # a line that is being written
         until(lambda: notebook)
         write(log, 50)
@@ -165,12 +166,12 @@ def test_curves_grow_in_place_while_a_stage_writes_its_log(notebook, tmp_path):
 def test_no_curves_for_a_finished_stage_or_where_nobody_watches(notebook, monkeypatch, tmp_path):
     log = tmp_path / "log.jsonl"
     write(log, 5)
-    with live_curves.curves({"GLRec": log}, {"box": "box loss"}, every=0.01):
+    with live_curves({"GLRec": log}, {"box": "box loss"}, every=0.01):
         time.sleep(0.1)
     assert notebook == []
     monkeypatch.setenv(progress.HEADLESS, "30 somewhere")
-    monkeypatch.setattr(live_curves, "display", lambda *_, **__: pytest.fail("something was shown"))
-    with live_curves.curves({"GLRec": log}, {"box": "box loss"}, every=0.01):
+    monkeypatch.setattr(charts, "display", lambda *_, **__: pytest.fail("something was shown"))
+    with live_curves({"GLRec": log}, {"box": "box loss"}, every=0.01):
         write(log, 9)
         time.sleep(0.1)
 
@@ -178,6 +179,6 @@ def test_no_curves_for_a_finished_stage_or_where_nobody_watches(notebook, monkey
 def test_a_failing_stage_is_not_held_up_by_its_curves(notebook, tmp_path):
     with (
         pytest.raises(FloatingPointError),
-        live_curves.curves({"a": tmp_path / "log.jsonl"}, {"box": "box"}, every=0.01),
+        live_curves({"a": tmp_path / "log.jsonl"}, {"box": "box"}, every=0.01),
     ):
         raise FloatingPointError("the loss is nan")

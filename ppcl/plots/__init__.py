@@ -1,7 +1,6 @@
-"""Arrays -> matplotlib figures: style, charts of numbers, figures of pictures, live curves."""
+"""Arrays -> matplotlib figures: their look, charts of numbers, figures of pictures, curves that grow while training."""
 
-from . import live_curves
 from .cells import BOXES, board, judge, legend, outline, pixels, placed, show
-from .charts import PALETTE, by_subset, cmc, comparison, curves, gallery_cost, gate_histogram, roc, speed
-from .figure_style import caption, enlarged, save, small_png, style
+from .charts import PALETTE, by_subset, curves, forest, gallery_cost, gate_histogram, live_curves, method_curves, speed
+from .figure_style import caption, note, notebook_picture, save, styled
 from .pictures import attention, figure_one, grid, located, overview, partial_views, placements, ranking, sketch

@@ -1,6 +1,7 @@
-"""What figures of pictures are laid out from: cells for pictures, boxes on them, what a box means.
+"""The parts that figures of pictures are made of: cells for pictures, boxes on them, frames, legends.
 
-Axes with pictures run from 0 to 1 in x and y, so boxes are drawn as they are.
+Axes with pictures run from 0 to 1 in x and y, so boxes are drawn as they are. Colour never speaks alone: boxes differ
+in stroke, right and wrong in stroke and sign.
 """
 
 import numpy as np
@@ -14,18 +15,19 @@ from torch import Tensor
 
 from .. import geometry
 from .charts import PALETTE
+from .figure_style import WIDTH, Page, styled
 
-BOXES = {  # what a box means: colour, stroke, legend
+BOXES = {  # meaning of a box: colour, stroke, legend
     "p": (PALETTE[9], "--", "p, the query's visible box"),
     "p″": (PALETTE[1], ":", "p″, back again"),
     "q": (PALETTE[6], "-", "q, located by CRLoc"),
     "truth": (PALETTE[8], "-", "truth"),
 }
-GAP, TITLE, LABEL = 0.06, 0.2, 0.75  # inches: between pictures, above one that has a title, left of a labelled row
+GAP, TITLE, LINE, LABEL, LARGEST = 0.1, 0.2, 0.14, 0.8, 0.9  # inches: between pictures, title, line, row label, cell
 
 
 def pixels(picture) -> np.ndarray:
-    """A picture for the eye: uint8 or 0..1 `(3, H, W)`, a PIL image or `(H, W, 3)` -> `(H, W, 3)` in 0..1."""
+    """A picture to draw: uint8 or 0..1 `(3, H, W)`, a PIL image or `(H, W, 3)` -> `(H, W, 3)` in 0..1."""
     if isinstance(picture, Tensor):
         picture = picture.detach().cpu().movedim(0, -1).numpy()
     picture = np.asarray(picture)
@@ -33,10 +35,9 @@ def pixels(picture) -> np.ndarray:
 
 
 def show(axes: Axes, picture, ratio: float = 0.0, title: str = "") -> Axes:
-    """A picture on axes from 0 to 1, undistorted: `ratio` is its log(width / height) relative to its pixels'."""
-    seen = pixels(picture)
-    aspect = seen.shape[0] / seen.shape[1] * float(np.exp(-float(ratio)))
-    axes.imshow(seen, extent=(0, 1, 1, 0), aspect=aspect)
+    """Draw a picture undistorted on axes from 0 to 1; `ratio` is its log(width / height) relative to its pixels'."""
+    drawn = pixels(picture)
+    axes.imshow(drawn, extent=(0, 1, 1, 0), aspect=drawn.shape[0] / drawn.shape[1] * float(np.exp(-float(ratio))))
     axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0), frame_on=False)
     axes.set_title(title, fontsize=8, pad=4)  # room for boxes that reach over the edge
     axes.grid(False)
@@ -44,7 +45,7 @@ def show(axes: Axes, picture, ratio: float = 0.0, title: str = "") -> Axes:
 
 
 def outline(axes: Axes, box: Tensor, meaning: str) -> None:
-    """A box `(4,)` on a picture, in the colour and stroke of what it means (`BOXES`), on a dark seam."""
+    """Draw a box `(4,)` on a picture in the colour and stroke of its meaning (`BOXES`), with a dark seam."""
     x, y, right, low = geometry.corners(torch.as_tensor(box).detach().cpu().float()).tolist()
     colour, stroke, _ = BOXES[meaning]
     drawn = Rectangle((x, y), right - x, low - y, fill=False, ec=colour, ls=stroke, lw=1.6, clip_on=False)
@@ -53,45 +54,65 @@ def outline(axes: Axes, box: Tensor, meaning: str) -> None:
 
 
 def judge(axes: Axes, correct: bool) -> None:
-    """A frame and a sign on a picture: solid, green, tick; or dashed, red, cross."""
+    """Frame a picture and sign it: solid, green, tick; or dashed, red, cross."""
     colour = PALETTE[2] if correct else PALETTE[3]
+    axes.set_axis_on()
     axes.set_frame_on(True)
-    axes.spines[:].set(visible=True, color=colour, lw=2.2, ls="-" if correct else (0, (2, 1)), capstyle="butt")
+    axes.spines[:].set_visible(False)
+    axes.patch.set(ec=colour, lw=7, ls="-" if correct else (0, (1, 0.5)))  # behind the picture: its outer half remains
     sign = axes.text(0.06, 0.02, "✓" if correct else "✗", color=colour, fontsize=11, fontweight="bold", va="top")
     sign.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 
 
 def placed(view: Tensor, box: Tensor, partial: bool = True) -> Tensor:
-    """What the networks see: a view `(3, H, W)` of 0..255 put where its box lies, pale grey elsewhere."""
+    """The network input: a view `(3, H, W)` of 0..255 at its box, grey elsewhere; whole pictures as they are."""
     if not partial:
         return view
     canvas, visible = geometry.place(view[None].cpu().float(), torch.as_tensor(box).detach()[None].cpu().float())
     return ((canvas + 232 * (1 - visible)) / 255)[0]
 
 
-def board(rows: int, columns: int, cell=(0.6, 1.2), title: float = 0, labels=(), foot: float = 0):
-    """Cells for pictures, sizes in inches: room over each for a title, left for row labels, below for a legend."""
-    left = LABEL if len(labels) else 0
-    width = left + columns * (cell[0] + GAP)
-    height = foot + rows * (cell[1] + title + GAP)
-    figure = Figure(figsize=(width, height))
-    room = {"left": left / width, "right": 1 - GAP / width, "bottom": (foot + GAP) / height, "top": 1 - title / height}
-    axes = figure.subplots(
-        rows, columns, squeeze=False, gridspec_kw=room | {"wspace": GAP / cell[0], "hspace": (title + GAP) / cell[1]}
-    )
+@styled()
+def board(
+    rows: int,
+    columns: int,
+    aspect: float = 2.0,
+    title: float = 0,
+    labels=(),
+    heads=(),
+    explained: bool = False,
+    gap=GAP,
+):
+    """A figure of cells for pictures, as wide as a page allows. -> figure, axes `(rows, columns)`.
+
+    aspect: height / width of a cell; title: inches above each; labels: one a row, at its left; heads: one a column, at
+    the top; explained: there is room for a legend below; gap: inches between columns.
+    """
+    left, foot = LABEL if len(labels) else 0, 0.25 * explained
+    top = LINE * max((1.5 + text.count("\n") for text in heads), default=0)
+    wide = min(LARGEST, (WIDTH - left) / columns - gap)
+    width, height = left + columns * (wide + gap), top + foot + rows * (wide * aspect + title + GAP)
+    figure = Page(figsize=(width, height))
+    room = {"left": left / width, "right": 1 - gap / width, "bottom": (foot + GAP) / height}
+    room |= {"top": 1 - (title + top) / height, "wspace": gap / wide, "hspace": (title + GAP) / (wide * aspect)}
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=room)
     for y, text in enumerate(labels):
-        place = axes[y, 0].get_position()
-        at = (left - 0.1) / width, (place.y0 + place.y1) / 2
+        cell = axes[y, 0].get_position()
+        at = (left - 0.1) / width, (cell.y0 + cell.y1) / 2
         figure.text(*at, text, ha="right", va="center", fontsize=8, parse_math=False)  # it may be a file's name
+    for text, one in zip(heads, axes[0], strict=False):
+        cell = one.get_position()
+        at = (cell.x0 + cell.x1) / 2, cell.y1 + 0.06 / height
+        figure.text(*at, text, ha="center", va="bottom", fontsize=8)
     for one in axes.flat:
         one.set_axis_off()
     return figure, axes
 
 
 def legend(figure: Figure, meanings) -> None:
-    """Below a board, what its boxes mean: keys of `BOXES`."""
+    """Explain the boxes of a board below it; `meanings` are keys of `BOXES`."""
     seam = [withStroke(linewidth=3, foreground="black", alpha=0.6)]
     lines = [Line2D([], [], color=c, ls=s, lw=1.8, label=t, path_effects=seam) for c, s, t in map(BOXES.get, meanings)]
-    where = {"bbox_to_anchor": (0, 0, 1, 1), "bbox_transform": figure.transFigure}  # stays above a caption
-    how = {"ncols": len(lines), "frameon": False, "borderaxespad": 0, "fontsize": 8}
-    figure.legend(handles=lines, loc="lower center", **how, **where)
+    place = {"bbox_to_anchor": (0, 0, 1, 1), "bbox_transform": figure.transFigure}  # stays above a caption
+    look = {"ncols": len(lines), "frameon": False, "borderaxespad": 0, "fontsize": 8}
+    figure.legend(handles=lines, loc="lower center", **place, **look)

@@ -1,16 +1,21 @@
-"""Numbers -> matplotlib Figures: curves, histograms, bars with their intervals (`plots` shows these, too).
+"""Charts of numbers: curves, histograms, points with their intervals. Colour never speaks alone."""
 
-Colour never speaks alone: lines differ in stroke and marker.
-"""
+import io
+import os
+import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas
 import seaborn
+from IPython.display import HTML, display
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from ..disk import progress
 from ..recipes.methods import ABLATIONS, METHODS
+from .figure_style import WIDTH, Page, notebook_picture, styled
 
 PALETTE = seaborn.color_palette("colorblind")
 INK = [*PALETTE[:6], (0.2, 0.2, 0.2), PALETTE[7], (0.5, 0.45, 0.0), PALETTE[9]]  # its pink and yellow, dark for lines
@@ -18,93 +23,114 @@ LOOKS = (0, 6, 2, 8, 4, 3, 1, 5, 9, 7)  # of INK, for METHODS from the last to t
 STROKES, MARKERS = ("-", "--", "-.", ":"), "osD^vPX<>*"
 
 
-def _look(name: str, joined: bool = True) -> dict:
-    """The same colour, stroke and marker for a method in every figure."""
+def _look(name: str, stroke: str | None = None) -> dict:
+    """The colour, stroke and marker of a method, the same in every figure."""
     order = [*reversed([method for method in METHODS if method not in ABLATIONS]), *ABLATIONS]
     i = order.index(name) if name in METHODS else sum(map(ord, name))
-    stroke = STROKES[i % 4] if joined else "none"
-    return {"label": name, "color": INK[LOOKS[i % 10]], "ls": stroke, "marker": MARKERS[i % 10], "markersize": 4}
+    look = {"label": name, "color": INK[LOOKS[i % 10]], "marker": MARKERS[i % 10], "markersize": 4}
+    return look | {"ls": stroke or STROKES[i % 4]}
 
 
-def _charts(count: int, width: float, height: float, **how) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(width * count + 0.4, height), layout="constrained")
+def _panels(count: int, height: float, **how) -> tuple[Figure, np.ndarray]:
+    figure = Page(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False, **how)[0]
 
 
-def _shared_legend(figure: Figure, axes) -> None:
+def _legend(figure: Figure, axes) -> None:
+    """One legend for all panels, below them."""
     known = {text: line for one in axes for line, text in zip(*one.get_legend_handles_labels(), strict=True)}
-    columns = min(len(known), max(1, int(figure.get_figwidth() / 1.5)))
-    figure.legend(known.values(), known, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(known.values(), known, loc="outside lower center", ncols=min(len(known), 4), frameon=False)
 
 
+@styled()
 def curves(logs: dict[str, pandas.DataFrame], columns: dict[str, str]) -> Figure:
     """Training curves against steps: a panel for each column (name -> label), a line for each log that has it."""
-    figure, axes = _charts(len(columns), min(2.2, 6.8 / len(columns)), 2.0 + 0.3 * (len(logs) > 1))
+    figure, axes = _panels(len(columns), 2.2 + 0.25 * (len(logs) > 1))
     for one, (column, label) in zip(axes, columns.items(), strict=True):
         for name, log in logs.items():
             if column in log:
                 kept = log[["step", column]].dropna()
-                alone = {"marker": "", "label": None, "color": PALETTE[0], "ls": "-"}
-                look = _look(name) | ({} if len(logs) > 1 else alone)
+                look = _look(name) if len(logs) > 1 else {"color": PALETTE[0]}
                 one.plot(kept.step, kept[column], color=look["color"], alpha=0.25, lw=0.8)
                 one.plot(kept.step, kept[column].rolling(5, 1, center=True).mean(), markevery=0.2, **look)
         one.set(title=label, xlabel="step")
     if len(logs) > 1:
-        _shared_legend(figure, axes)
+        _legend(figure, axes)
     return figure
 
 
+@contextmanager
+def live_curves(logs: dict[str, Path | str], columns: dict[str, str], every: float = 5.0):
+    """In an open notebook, redraw `curves` of `log.jsonl` files (name -> path) in place while the block trains.
+
+    Headless runs show nothing, and so does a stage that was finished before. The logs are read from the disk, so that
+    training knows nothing of it.
+    """
+    if progress.HEADLESS in os.environ or not progress.in_notebook():
+        yield
+        return
+    logs = {name: Path(path) for name, path in logs.items()}
+    handle, before = display(HTML(""), display_id=True), _sizes(logs)
+    with progress.meanwhile(_redraw, handle, logs, columns, every, before):
+        yield
+
+
+def _redraw(handle, logs: dict, columns: dict, every: float, before: dict, done: threading.Event) -> None:
+    ended = False
+    while not ended:
+        ended = done.wait(every)
+        if (now := _sizes(logs)) != before:
+            before = now
+            handle.update(notebook_picture(curves(_written(logs), columns)), raw=True)
+
+
+def _sizes(logs: dict[str, Path]) -> dict[str, int]:
+    return {name: path.stat().st_size for name, path in logs.items() if path.is_file() and path.stat().st_size}
+
+
+def _written(logs: dict[str, Path]) -> dict[str, pandas.DataFrame]:
+    """The logs on disk, without a last line that is still being written."""
+    texts = {name: logs[name].read_text(encoding="utf-8") for name in _sizes(logs)}
+    whole = {name: text[: text.rfind("\n") + 1] for name, text in texts.items()}
+    return {name: pandas.read_json(io.StringIO(text), lines=True) for name, text in whole.items() if text}
+
+
+@styled()
 def gate_histogram(logits: dict[str, Tensor]) -> Figure:
-    """How sure the gate is, a panel for each kind of picture; right of 0 it takes a picture for partial."""
-    figure, axes = _charts(len(logits), min(2.0, 6.8 / len(logits)), 2.0, sharex=True, sharey=True)
+    """The gate's logits, a panel for each kind of picture; right of 0 it takes a picture for partial."""
+    figure, axes = _panels(len(logits), 2.1, sharex=True, sharey=True)
     for colour, one, (name, values) in zip(PALETTE, axes, logits.items(), strict=False):
         values = values.cpu().numpy().clip(-12, 12)
         weights = np.full(len(values), 100 / len(values))
         one.hist(values, np.linspace(-12, 12, 33), weights=weights, color=colour, edgecolor="white", lw=0.3)
         one.axvline(0, color="black", lw=1, ls="--")
-        right = f"taken for partial: {100 * np.mean(values > 0):.0f} %"
-        one.set_title(f"{name}\n{right}", fontsize=8)
+        one.set_title(f"{name}\ntaken for partial: {100 * np.mean(values > 0):.0f} %", fontsize=8)
         one.set_xlabel(f"gate's logit, n = {len(values)}")
     axes[0].set_ylabel("pictures, %")
     return figure
 
 
-def cmc(bands: dict[str, dict[str, np.ndarray]]) -> Figure:
-    """CMC curves: a panel for each set, a line for each method from `(K, 3)`: rank-k and its 95 % interval, 0..1."""
-    figure, axes = _charts(len(bands), 3.3, 3.0, sharey=True)
-    for one, (name, methods) in zip(axes, bands.items(), strict=True):
-        for method, band in methods.items():
-            k = np.arange(1, len(band) + 1)
-            one.plot(k, 100 * band[:, 0], markevery=max(1, len(k) // 5), **_look(method))
-            one.fill_between(k, 100 * band[:, 1], 100 * band[:, 2], color=_look(method)["color"], alpha=0.12, lw=0)
-            one.set(title=name, xlabel="rank k", xlim=(0.5, len(k) + 0.5), xticks=[1, *range(5, len(k) + 1, 5)])
-    axes[0].set_ylabel("queries found up to rank k, %")
-    axes[-1].legend(loc="lower right")
-    return figure
+@styled()
+def method_curves(panels: dict[str, dict[str, tuple]], x: str, y: str, scale: str = "linear") -> Figure:
+    """CMC or ROC curves: a panel for each set, a line for each method from x `(T,)` and y in 0..1.
 
-
-def _interval(table: pandas.DataFrame, key: str, order: list[str]) -> tuple[pandas.DataFrame, np.ndarray]:
-    """Per cent by `key` in this order, mean over seeds, and what an error bar reaches below and above it."""
-    rows = 100 * table.groupby(key)[["value", "low", "high"]].mean().reindex(order)
-    return rows, np.clip([rows.value - rows.low, rows.high - rows.value], 0, None)
-
-
-def _seeds(rows: pandas.DataFrame) -> str:
-    return f", mean of {rows.seed.nunique()} seeds" if rows.seed.nunique() > 1 else ""
-
-
-def roc(panels: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
-    """ROC curves, false accept rate on a log scale: a panel for each set, a line for each method: far, tar `(T,)`."""
-    figure, axes = _charts(len(panels), 3.3, 3.0)
+    y is `(T,)`, or `(T, 3)` with the ends of the 95 % interval.
+    """
+    figure, axes = _panels(len(panels), 2.9, sharey=True)
     for one, (name, methods) in zip(axes, panels.items(), strict=True):
-        for method, (far, tar) in methods.items():
-            seen = far > 0
-            one.step(far[seen], 100 * tar[seen], where="post", markevery=0.2, **_look(method))
-        one.set(title=name, xlabel="false accept rate", xscale="log", ylabel="true accept rate, %")
-        one.legend(loc="lower right")
+        for method, (at, values) in methods.items():
+            band, look = 100 * values.reshape(len(at), -1), _look(method)
+            one.plot(at, band[:, 0], markevery=0.2, **look)
+            one.fill_between(
+                at, band[:, 0 if len(band[0]) < 3 else 1], band[:, -1], color=look["color"], alpha=0.12, lw=0
+            )
+        one.set(title=name, xlabel=x, xscale=scale)
+    axes[0].set_ylabel(y)
+    _legend(figure, axes)
     return figure
 
 
+@styled()
 def by_subset(
     table: pandas.DataFrame, subsets: list[str], label: str, methods: list[str], joined: bool, value: str = "rank-1, %"
 ) -> Figure:
@@ -113,72 +139,83 @@ def by_subset(
     n: the queries (of regions: pairs of one person) behind each point.
     """
     table = table[table.subset.isin(subsets)]
-    figure, axes = _charts(table.dataset.nunique(), 3.3, 2.8, sharey=True)
+    figure, axes = _panels(table.dataset.nunique(), 2.9, sharey=True)
     for one, (name, rows) in zip(axes, table.groupby("dataset", sort=False), strict=True):
         there = [subset for subset in subsets if subset in set(rows.subset)]
         rows = rows[rows.method.isin(methods)]
         counts = rows.groupby("subset").n_query.max().reindex(there, fill_value=0)
-        names, alike = [f"{subset}\nn = {counts[subset]}" for subset in there], counts.nunique() == 1
         for i, method in enumerate(methods):
-            values, spread = _interval(rows[rows.method == method], "subset", there)
+            points = rows[rows.method == method].groupby("subset")[["value", "low", "high"]].mean().reindex(there) * 100
+            spread = np.clip([points.value - points.low, points.high - points.value], 0, None)
             x = np.arange(len(there)) + 0.14 * (i - (len(methods) - 1) / 2)
-            one.errorbar(x, values.value, spread, capsize=2, elinewidth=1, **_look(method, joined))
-        one.set(title=f"{name}, n = {counts.iloc[0]}{_seeds(rows)}" if alike else f"{name}{_seeds(rows)}", xlabel=label)
-        one.set(xlim=(-0.6, len(there) - 0.4), xticks=range(len(there)), xticklabels=there if alike else names)
+            look = _look(method, None if joined else "none")
+            one.errorbar(x, points.value, spread, capsize=2, elinewidth=1, **look)
+        alike = f", n = {counts.iloc[0]}" if counts.nunique() == 1 else ""
+        one.set(title=name + alike + _seeds(rows.seed.nunique()), xlabel=label, xlim=(-0.6, len(there) - 0.4))
+        one.set_xticks(range(len(there)), there if alike else [f"{one}\nn = {counts[one]}" for one in there])
     axes[0].set_ylabel(value)
-    _shared_legend(figure, axes)
+    _legend(figure, axes)
     return figure
 
 
-def comparison(table: pandas.DataFrame, label: str) -> Figure:
-    """Methods beside one another: bars with 95 % intervals, a panel for each set, n queries; rows as in results.csv."""
-    sets, methods = list(dict.fromkeys(table.dataset)), list(dict.fromkeys(table.method))
-    figure, axes = _charts(len(sets), 3.5, 0.26 * len(methods) + 0.8, sharey=True)
-    for one, name in zip(axes, sets, strict=True):
-        rows, spread = _interval(table[table.dataset == name], "method", methods)
-        colours = [PALETTE[0] if method == "ppcl" else PALETTE[7] for method in methods]
-        one.barh(methods, rows.value, xerr=spread, color=colours, alpha=0.85, error_kw={"elinewidth": 1, "capsize": 2})
-        for y, (value, high) in enumerate(zip(rows.value, rows.high, strict=True)):
-            at = (max(value, high), y)
-            one.annotate(f"{value:.1f}", at, (4, 0), textcoords="offset points", va="center", fontsize=8)
-        counted = table[table.dataset == name]
-        one.set(title=f"{name}, n = {counted.n_query.max()}{_seeds(counted)}", xlabel=label)
+def _seeds(count: int) -> str:
+    return f", mean of {count} seeds" if count > 1 else ""
+
+
+@styled()
+def forest(table: pandas.DataFrame, label: str, zero: bool = True) -> Figure:
+    """A point and its 95 % interval for each row, in figures beside it: a panel for each set; hollow where it spans 0.
+
+    table: index (set, row), columns value, low, high; `seeds`, if there, are counted behind the figures. Without
+    `zero`, values are no differences.
+    """
+    panels = {name: rows.droplevel(0) for name, rows in table.groupby(level=0, sort=False)}
+    names = list(dict.fromkeys(table.index.get_level_values(1)))
+    figure, axes = _panels(len(panels), 0.9 + 0.19 * len(names), sharey=True)
+    for one, (title, rows) in zip(axes, panels.items(), strict=True):
+        for y, row in ((names.index(name), row) for name, row in rows.iterrows()):
+            spans = zero and not (row.low > 0 or row.high < 0)
+            one.plot([row.low, row.high], [y, y], color=PALETTE[0], lw=1.4, ls=":" if spans else "-")
+            one.plot(row.value, y, "o", ms=5, color=PALETTE[0], mfc="white" if spans else PALETTE[0])
+            text = f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]" + (
+                f" ({row.seeds:.0f})" if "seeds" in row else ""
+            )
+            one.annotate(text, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
+        one.set(title=title, xlabel=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
         one.grid(axis="y", visible=False)
-        one.margins(x=0.2)
-    axes[0].invert_yaxis()
+        if zero:
+            one.axvline(0, color="black", lw=1)
     return figure
 
 
+@styled()
 def speed(entries: dict[str, dict]) -> Figure:
-    """Recorded benchmarks: how many times the reference, and the share of the bound; a bar for each machine's run."""
+    """Recorded benchmarks, a bar for each machine's run: speed against the reference, and share of the bound."""
     tables = {name: pandas.DataFrame(entry["items"]).set_index("name") for name, entry in entries.items()}
-    columns = {"ratio": (1, "speed, times the reference"), "share_of_bound": (100, "speed, % of the machine's bound")}
+    columns = {"ratio": "speed, times the reference", "share_of_bound": "share of the machine's bound"}
     whole = pandas.concat({name: table[list(columns)] for name, table in tables.items()}, axis=1).astype(float)
     whole = whole.dropna(how="all")
-    figure, axes = _charts(2, 3.5, 0.8 + 0.26 * len(whole), sharey=True)
-    for one, (column, (scale, label)) in zip(axes, columns.items(), strict=True):
-        rows = scale * whole.xs(column, axis=1, level=1)
-        for i, name in enumerate(rows):
-            y = np.arange(len(rows)) + 0.8 * (i + 0.5) / len(rows.columns) - 0.4
-            one.barh(y, rows[name], 0.75 / len(rows.columns), color=PALETTE[i % 10], label=name, hatch="/" * (i % 3))
-            for at, value in zip(y, rows[name], strict=True):
-                if np.isfinite(value):
-                    text = f"{value:.3g}"
-                    shown = one.annotate(text, (value, at), (3, 0), textcoords="offset points", va="center", fontsize=8)
-                    shown.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
-        one.set(yticks=range(len(rows)), yticklabels=rows.index, xlabel=label)
+    figure, axes = _panels(2, 0.8 + 0.13 * len(whole) * len(entries), sharey=True)
+    for one, (column, label) in zip(axes, columns.items(), strict=True):
+        whole.xs(column, axis=1, level=1).plot.barh(ax=one, width=0.8, legend=False, color=PALETTE, xlabel=label)
+        for i, bars in enumerate(one.containers):
+            one.bar_label(bars, [f"{v:.3g}" if v else "" for v in bars.datavalues], padding=2, fontsize=7)
+            for bar in bars:
+                bar.set_hatch("/" * (i % 3))
+        one.set_ylabel("")
         one.grid(axis="y", visible=False)
         one.margins(x=0.2)
     axes[0].invert_yaxis()
     axes[0].axvline(1, color="black", lw=1, ls="--")
     axes[0].set_xscale("log")
-    _shared_legend(figure, axes)
+    _legend(figure, axes)
     return figure
 
 
+@styled()
 def gallery_cost(entries: dict[str, dict]) -> Figure:
-    """What a larger gallery costs: seconds a query of the global and of the part step, and what has to be kept."""
-    figure, axes = _charts(2, 3.3, 2.6)
+    """The cost of a larger gallery: seconds a query of the global and of the part step, and GiB of kept features."""
+    figure, axes = _panels(2, 2.7)
     for i, (machine, entry) in enumerate(entries.items()):  # in `speed`'s colours
         found = {row["name"]: row["value"] for row in entry["items"]}
         look = {"label": machine, "color": PALETTE[i % 10], "ls": STROKES[i % 4], "marker": MARKERS[i % 10]}
@@ -188,9 +225,9 @@ def gallery_cost(entries: dict[str, dict]) -> Figure:
                 one.plot(*zip(*points, strict=True), **look)
         if "part step" in found:
             axes[0].axhline(found["part step"], color=look["color"], lw=1, ls=":")
-    axes[0].set(title="a query: global step, and (dotted) part step", ylabel="time, s", xlabel="gallery pictures")
-    axes[1].set(title="features that are kept", ylabel="size, GiB", xlabel="gallery pictures")
+    axes[0].set(title="one query: global step, and (dotted) part step", ylabel="time, s", xlabel="gallery pictures")
+    axes[1].set(title="kept features", ylabel="size, GiB", xlabel="gallery pictures")
     for one in axes:
         one.set(xscale="log", yscale="log")
-    _shared_legend(figure, axes)
+    _legend(figure, axes)
     return figure

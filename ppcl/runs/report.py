@@ -131,7 +131,7 @@ def _converted(path: Path, title: str) -> str:
         cell.metadata["alt"] = f"Figure: {heading}"
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
-            if "image/png" in output.get("data", {}):
+            if {"image/png", "image/jpeg"} & output.get("data", {}).keys():
                 output.data.pop("application/vnd.jupyter.widget-view+json", None)  # its model is gone
     notebook.metadata.pop("widgets", None)
     notebook.metadata["title"] = title
