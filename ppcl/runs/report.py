@@ -21,6 +21,7 @@ LAB = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}{%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block data_png -%}{{ super() | replace("<img ", '<img alt="' + cell.metadata.alt | e + '" ') }}{%- endblock -%}
+{%- block data_jpg -%}{{ super() | replace("<img ", '<img alt="' + cell.metadata.alt | e + '" ') }}{%- endblock -%}
 {%- block body_header -%}{{ super() }}<p style="padding: 1rem"><a href="index.html">← report</a></p>{%- endblock -%}"""
 
 
