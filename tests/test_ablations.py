@@ -15,6 +15,7 @@ from ppcl import evaluation, matching
 from ppcl.__main__ import main
 from ppcl.data import datasets, stage_batches
 from ppcl.disk import checkpoints
+from ppcl.disk.files import as_json
 from ppcl.evaluation import known_truth, results
 from ppcl.models.crloc import stripe_weights
 from ppcl.models.ppcl import PPCL
@@ -217,7 +218,7 @@ def test_a_test_of_one_person_is_refused(run, drawn, tmp_path):
 
 def test_a_number_that_rests_on_nothing_is_null():
     row = results.row({"task": "person"}, "rank-1", (float("nan"),) * 3, 0, 5)
-    assert json.loads(results.as_json([row]), parse_constant=pytest.fail)[0]["value"] is None
+    assert json.loads(as_json([row]), parse_constant=pytest.fail)[0]["value"] is None
 
 
 def test_shuffled_gallery_gives_the_same_metrics_ties_included(run, small, drawn):

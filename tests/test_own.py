@@ -246,7 +246,7 @@ def test_two_folders_of_ones_own_never_share_a_table(tmp_path, capsys):
     assert added("+crloc", 0.2, "A")[1:] == [("own", "ppcl", 0.1), ("own", "+crloc", 0.2)]
     assert capsys.readouterr().out == ""
     assert added("ppcl", 0.3, "B") == [("lfw", "ppcl", 0.5), ("own", "ppcl", 0.3)]
-    assert "2 rows of own, of other pictures, are left out now" in capsys.readouterr().out
+    assert "2 rows of own are removed: they were measured on other pictures" in capsys.readouterr().out
 
 
 def test_other_pictures_have_another_fingerprint(people, tmp_path):

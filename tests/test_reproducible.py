@@ -193,6 +193,20 @@ def test_a_table_made_by_a_changed_library_says_so(checkout, run, drawn, tmp_pat
     assert f"{commit}-dirty" not in set(table[table.dataset == "partial-reid"].commit)
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_checkout_that_git_refuses_to_read_is_not_called_clean(checkout, tmp_path, monkeypatch, capsys):
+    checkout("init", "-q")
+    checkout("add", ".")
+    checkout("commit", "-qm", "one")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    results.commit.cache_clear()
+    manifest.record(tmp_path / "run", recipe("person", "tiny"), "cpu", 0)
+    found = manifest.manifest(tmp_path / "run")
+    assert found["commit"] == "unknown" and found["dirty"] is None
+    assert "git does not read" in (said := capsys.readouterr().err) and "dubious ownership" in said
+
+
 CELLS = {  # short ones, of the notebooks' form
     "01_first": ["task, profile, run, data, seed, device, overrides = [None] * 7", "1 + 1"],
     "02_second": [

@@ -90,19 +90,18 @@ def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFra
     """
     fresh = pandas.DataFrame(rows, columns=COLUMNS)
     with run_lock.hold(run):  # no other process writes between the reading and the writing
-        table, note = read(run), None
-        if pictures and rows:
-            note = _note(run, rows[0]["task"], rows[0]["dataset"], rows[0]["synthetic"])
+        table, path = read(run), Path(run) / "results.csv"
+        if pictures:
+            task, dataset, drawn = fresh.loc[0, ["task", "dataset", "synthetic"]]
+            note = _note(run, task, dataset, drawn)
             if note.is_file() and note.read_text(encoding="utf-8").strip() != pictures:
-                gone = (table[["task", "dataset", "synthetic"]] == fresh.loc[0, ["task", "dataset", "synthetic"]]).all(
-                    1
-                )
-                print(f"{Path(run) / 'results.csv'}: {fresh.dataset[0]} has other pictures now; {gone.sum()} rows go")
-                table = table[~gone]
+                old = (table.task == task) & (table.dataset == dataset) & (table.synthetic == drawn)
+                table = table[~old]
+                print(f"{path}: {old.sum()} rows of {dataset} are removed: they were measured on other pictures")
         table = pandas.concat([table, fresh]) if len(table) else fresh
         table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
-        write_text(Path(run) / "results.csv", as_csv(table))
-        if note:
+        write_text(path, as_csv(table))
+        if pictures:
             write_text(note, pictures + "\n")
     return table
 
