@@ -1,1 +1,1 @@
-"""People and faces, drawn in the real sets' layouts."""
+"""People and faces, drawn in the file layouts of the real data sets."""

@@ -1,4 +1,4 @@
-"""What stays with a drawn face from picture to picture: its shape, eyes, nose, mouth, hair, skin and marks.
+"""Identity of a drawn face, the same in all its pictures: shape, eyes, nose, mouth, hair, skin and marks.
 
 Lengths are shares of the side of an aligned picture. The origin lies in the middle between eyes and mouth, x runs to
 the right and y down, so that the eyes are about y = -0.165, the mouth 0.165 and the chin 0.345. Colours are sRGB in
@@ -14,7 +14,7 @@ from .looks import HAIR_COLOURS, SKINS, Colour, Rng, pick, vary
 
 IRISES: tuple[Colour, ...] = ((0.20, 0.12, 0.07), (0.30, 0.20, 0.11), (0.30, 0.36, 0.25), (0.33, 0.43, 0.52))
 GREYS: tuple[Colour, ...] = ((0.55, 0.54, 0.52), (0.78, 0.77, 0.75))
-SPREAD = 1.6  # factor on the deviations of shapes: how far people differ, set by what a small net can tell apart
+SPREAD = 1.6  # factor on the deviations of shapes: how far people differ, so that a small network can distinguish them
 GLASSES = {"none": 0.82, "thin": 0.07, "dark": 0.11}
 BEARDS = {"none": 0.52, "stubble": 0.20, "moustache": 0.08, "goatee": 0.08, "full": 0.12}
 
@@ -91,7 +91,7 @@ class Lower:
 
 @dataclass(frozen=True)
 class Face:
-    """Everything by which a face can be known again."""
+    """All features that identify a face."""
 
     upper: Upper
     lower: Lower
@@ -111,7 +111,7 @@ class Face:
 
 
 def _about(rng: Rng, mean: float, spread: float) -> float:
-    """A normal value, at most two deviations off, so that no single feature singles a face out."""
+    """A normal value, at most two deviations from the mean, so that no single feature identifies a face."""
     return float(mean + SPREAD * spread * np.clip(rng.normal(), -2, 2))
 
 
@@ -164,7 +164,7 @@ def _draw_lower(rng: Rng, woman: bool, hair: Colour, skin: Colour) -> Lower:
 
 
 def draw_face_looks(rng: Rng) -> Face:
-    """A face at random."""
+    """Draw a random face."""
     woman = bool(rng.random() < 0.45)
     tones = HAIR_COLOURS + GREYS
     tone = int(rng.choice(4, p=[0.45, 0.28, 0.15, 0.12]))

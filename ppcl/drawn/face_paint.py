@@ -1,4 +1,4 @@
-"""How a face is painted: hair, clothes, skin and parts on a frontal sheet, and the light that falls on its relief."""
+"""Painting of a face: hair, clothes, skin and parts on a frontal sheet, and the light on its relief."""
 
 from math import hypot
 
@@ -92,7 +92,7 @@ def _paint_skin(sheet: Sheet, face: Face, mood: Mood, level: np.ndarray, noise: 
 
 
 def _raise(sheet: Sheet, face: Face, mood: Mood, level: np.ndarray) -> None:
-    """The relief that the light falls on: dome, sockets, brow ridge, nose, cheeks, lips, chin."""
+    """Relief for the lighting: dome, eye sockets, brow ridge, nose, cheeks, lips, chin."""
     (tip, wing, ridge), (eye_x, eye_y), lower = face.nose, face.upper.eye, face.lower
     relief = sheet.relief
     relief += np.float32(0.30) * np.sqrt(np.maximum(1 - 0.86 * np.minimum(level, 1) ** 2, 0.02))

@@ -1,4 +1,4 @@
-"""The parts of a drawn face, each painted on the frontal sheet: eyes, brows, nose, mouth, beard, and what is worn."""
+"""Parts of a drawn face, painted on the frontal sheet: eyes, brows, nose, mouth, beard, glasses and caps."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def pair(x: float, y: float, wide: float, high: float) -> np.ndarray:
 
 
 def edge(distance: np.ndarray, soft: float = 1.0) -> np.ndarray:
-    """0..1: how much of a pixel lies inside, by its signed distance, over `soft` pixels."""
+    """Covered share of a pixel, 0..1, from its signed distance to the edge, softened over `soft` pixels."""
     return np.clip(distance * np.float32(GRID / soft) + np.float32(0.5), 0, 1)
 
 
@@ -41,7 +41,7 @@ class Sheet:
         self.ragged = np.convolve(rough, (0.25, 0.5, 0.25), "same").astype(np.float32)
 
     def lay(self, mask: np.ndarray, colour: Colour | np.ndarray, at: tuple[slice, slice] = np.s_[:, :]) -> None:
-        """Lay a colour, or pixels, where a mask 0..1 says; on the whole sheet, the mask adds to the cover."""
+        """Paint a colour, or pixels, by a mask 0..1; on the whole sheet the mask also adds to the cover."""
         if at == np.s_[:, :]:
             self.cover += mask * (1 - self.cover)
         under = self.colour[:, *at]
@@ -152,7 +152,7 @@ def paint_beard(sheet: Sheet, face: Face, level: np.ndarray) -> None:
 
 
 def paint_worn(sheet: Sheet, face: Face, mood: Mood, rng: Rng) -> None:
-    """Glasses that belong to the face, and now and then sunglasses or a cap."""
+    """Glasses that belong to the face, and sometimes sunglasses or a cap."""
     upper, shades = face.upper, mood.hat == "shades"
     wide, high, thick = upper.frame
     if upper.glasses != "none" or shades:

@@ -1,8 +1,8 @@
-"""Pose, expression and light of a drawn face, and how a painted sheet is turned into the picture under them.
+"""Pose, expression and light of a drawn face, and the projection of the painted sheet into a picture.
 
-A face is painted frontally on a sheet with the coordinates of `drawn_face_looks`: one unit is the side of an aligned
-picture, and depth runs to the camera in the same unit. That keeps every shape axis-aligned and cheap; `turn` looks up,
-for every pixel of the picture, the point of the sheet that shows there under the head's pose.
+A face is painted frontally on a sheet with the coordinates of `face_looks`: one unit is the side of an aligned picture,
+and depth points to the camera in the same unit. All shapes stay axis-aligned and cheap; for every pixel of the picture,
+`turn` looks up the visible point of the sheet under the head's pose.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ AXIS = 0.6  # where a head turns about, as a share of that: aligners hold the fe
 
 @dataclass(frozen=True)
 class Mood:
-    """What changes from picture to picture: pose, expression and light."""
+    """The variation between pictures of a face: pose, expression and light."""
 
     yaw: float  # radians; positive: the nose moves to the right
     pitch: float  # positive: down
@@ -44,7 +44,7 @@ class Mood:
 
 
 def draw_mood(rng: Rng) -> Mood:
-    """A pose, an expression and a light; the spreads are choices, after what aligners leave and photographs show."""
+    """Draw pose, expression and light. The spreads are choices, after the variation left in aligned photographs."""
     side = rng.normal(0, 0.4)
     return Mood(
         yaw=float(np.clip(rng.normal(0, 0.19), -0.44, 0.44)),
@@ -73,7 +73,7 @@ def _depth(x: np.ndarray, y: np.ndarray, face: Face) -> np.ndarray:
 
 
 def turn(sheet: np.ndarray, face: Face, mood: Mood, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture (3, side, side) of a sheet under a pose, and how much of each pixel the face covers."""
+    """Picture (3, side, side) of a sheet under a pose, and the share of each pixel that the face covers."""
     steps = (np.arange(side, dtype=np.float32) + 0.5) / side
     px, py = steps[None] - MIDDLE[0] - mood.shift[0], steps[:, None] - MIDDLE[1] - mood.shift[1]
     c, s = np.float32(cos(mood.roll) / mood.scale), np.float32(sin(mood.roll) / mood.scale)

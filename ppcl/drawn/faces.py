@@ -1,7 +1,7 @@
-"""Drawn faces on disk, in the layouts of CASIA-WebFace and LFW with LFW's pairs, and the truth beside them.
+"""Drawn faces on disk, in the layouts of CASIA-WebFace and LFW with its pairs, and a table of the truth.
 
-The stand-in for photographs where no data set is at hand. As with drawn people, every picture comes from its own
-generator, made from (seed, set, person, picture), and a run that was stopped is completed to the same bytes.
+They replace photographs where no data set is available. As with drawn people, every picture has its own generator, made
+from (seed, set, person, picture), so an interrupted run is completed with the same bytes.
 """
 
 import io
@@ -26,7 +26,7 @@ from .scene import crop_noise, make_camera
 WEBFACE, LFW = "casia-webface", "lfw"
 FOLDERS = {WEBFACE: "CASIA-WebFace", LFW: "lfw"}
 FOLDS, PAIRS = 10, "pairs.txt"
-DRAWING = 2  # raise it when the same seed comes to give other pictures
+DRAWING = 2  # increase it when a change makes the same seed give other pictures
 SIDE = 112  # pixels, the usual size of aligned faces
 QUALITY = (75, 96)  # of the JPEGs; a choice
 GREY = 0.25  # share of pictures without colour; a choice
@@ -42,7 +42,7 @@ LAST = (
 
 @dataclass(frozen=True)
 class Scale:
-    """How many people and pictures; totals are spread over the people as evenly as they go."""
+    """Numbers of people and pictures; pictures are spread over the people as evenly as possible."""
 
     train: tuple[int, int]  # identities, pictures
     test: tuple[int, int, int]  # people, pictures, people of whom there is more than one picture
@@ -68,14 +68,14 @@ class Picture:
 
 
 def _counts(people: int, pictures: int, several: int) -> Iterator[int]:
-    """How many pictures each person has: the first `several` share what the others leave with one each."""
+    """Number of pictures of each person: one each, and the first `several` people share the rest."""
     shared = pictures - (people - several)
     for person in range(people):
         yield 1 if person >= several else shared // several + (person < shared % several)
 
 
 def _names(seed: int, people: int) -> list[str]:
-    """Made-up names, none twice."""
+    """Invented names without repetition."""
     known = [f"{a + b}_{c + d}" for a, b, c, d in product(*(half.split() for half in FIRST + LAST))]
     order = np.random.default_rng([seed, 0, SETS[LFW]]).permutation(len(known))
     return [known[i] for i in order[:people]]
@@ -95,7 +95,7 @@ def plan_pictures(scale: Scale, seed: int) -> Iterator[Picture]:
 
 
 def draw_pairs(scale: Scale, seed: int) -> str:
-    """LFW's table of pairs: folds of different people, as many pairs of one person as of two, none twice."""
+    """LFW's table of pairs: folds without common people, equally many same and different pairs, no pair twice."""
     rng = np.random.default_rng([seed, 0, SETS[LFW], 1])
     names, counts = _names(seed, scale.test[0]), list(_counts(*scale.test))
     lines = [f"{FOLDS}\t{scale.pairs}"]
@@ -114,7 +114,7 @@ def draw_pairs(scale: Scale, seed: int) -> str:
 
 
 def _background(rng: Rng, noise: Noise) -> np.ndarray:
-    """What is behind the head (3, SIDE, SIDE), out of focus: two colours, a slope and blots."""
+    """Background (3, SIDE, SIDE), out of focus: two colours, a gradient and blots."""
 
     def colour() -> Colour:
         return vary(rng, tuple(rng.uniform(0.08, 0.9) + rng.normal(0, 0.045, 3)), 0.1)
@@ -130,7 +130,7 @@ def _background(rng: Rng, noise: Noise) -> np.ndarray:
 
 
 def _photograph(pixels: np.ndarray, rng: Rng) -> bytes:
-    """The JPEG that a camera makes of pixels (3, H, W); a grey one now and then."""
+    """JPEG that a camera makes of pixels (3, H, W), sometimes grey."""
     camera = make_camera(rng)
     gain = (camera.gain**MILD * rng.uniform(0.93, 1.08)).astype(np.float32)[:, None, None]
     tone = np.clip(pixels * gain, 0.001, 1) ** np.float32(camera.gamma**MILD)
@@ -157,7 +157,7 @@ def _render(picture: Picture, mood: Mood, rng: Rng, seed: int, noise: Noise) -> 
 
 
 def _inside(rng: Rng) -> np.ndarray:
-    """Where an aligned picture still has pixels (SIDE, SIDE): turned about its middle, the edges run out of it."""
+    """Mask (SIDE, SIDE) of an aligned picture: rotated about its centre, it has no pixels in the corners."""
     angle, reach = rng.normal(0, 0.12), rng.uniform(0.46, 0.56, 2)
     steps = (np.arange(SIDE, dtype=np.float32) + 0.5) / SIDE - 0.5
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -167,7 +167,7 @@ def _inside(rng: Rng) -> np.ndarray:
 
 
 def draw_faces(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
-    """Draw both sets and `pairs.txt` under `out`, then their rows of `truth.csv`, which say that they are complete.
+    """Draw both sets and `pairs.txt` under `out`, then their rows of `truth.csv`, which mark them as complete.
 
     The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a negative
     seed, a scale that is not one of `SCALES`, and a folder in which other faces were drawn, or that holds photographs.

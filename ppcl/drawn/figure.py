@@ -1,4 +1,4 @@
-"""How one person stands: a walking pose in three dimensions, and the parts of a dressed body on the screen.
+"""A walking pose in three dimensions, and the parts of a dressed body on the screen.
 
 Lengths are in body heights. A joint is (to the person's left, down from the head's top, out of the chest); turning by
 `yaw` and projecting gives the screen's x and y and a depth that grows towards the camera.
@@ -28,7 +28,7 @@ HAIRLINES = {"short": 0.30, "long": 0.28, "bun": 0.28, "bald": -1.0, "cap": 0.38
 
 @dataclass(frozen=True)
 class Pose:
-    """What changes from picture to picture; angles in radians."""
+    """Pose in one picture; angles in radians."""
 
     yaw: float
     legs: tuple[float, float]  # thighs, forward of straight down: left, right
@@ -107,7 +107,7 @@ def arm_parts(looks: Looks, pose: Pose, side: int) -> list[Part]:
 
 
 def trunk_parts(looks: Looks, pose: Pose) -> list[Part]:
-    """Torso with its garment, and what shows below the garment: a skirt, or the seat of the trousers."""
+    """Torso with its garment, and below it a skirt or the seat of the trousers."""
     upper, lower, facing = looks.upper, looks.lower, abs(cos(pose.yaw))
     wide, deep = np.array(TORSO_WIDE), np.array(TORSO_DEEP)
     radii = looks.build * np.sqrt((wide * facing) ** 2 + (deep * (1 - facing**2) ** 0.5) ** 2)
@@ -132,7 +132,7 @@ def trunk_parts(looks: Looks, pose: Pose) -> list[Part]:
 
 
 def head_parts(looks: Looks, pose: Pose) -> list[Part]:
-    """Head with its hair or cap, and the long hair's fall or the bun."""
+    """Head with hair or cap, and long hair or a bun."""
     x, forward, facing = pose.lean + pose.nod, sin(pose.yaw), cos(pose.yaw)
     hair = Cloth(
         looks.skin.colour, looks.hair_cloth.colour, "head", HAIRLINES[looks.hair], 0.05, 0.05, looks.skin.phase
@@ -174,7 +174,7 @@ def bag_parts(looks: Looks, pose: Pose) -> list[Part]:
 
 
 def _from_above(part: Part, above: float) -> Part:
-    """A part as a camera above the heads sees it: larger near the head, smaller near the feet, which stay in place."""
+    """A part seen by a camera above the heads: larger near the head, smaller near the feet, which stay in place."""
 
     def size(y: float) -> float:
         return 1 + above * (0.5 - y)
@@ -191,7 +191,7 @@ def _from_above(part: Part, above: float) -> Part:
 def draw_figure(canvas: Canvas, looks: Looks, pose: Pose, above: float = 0.0) -> None:
     """Paint the person, the parts farthest from the camera first; the lower sole stands on y = 1.
 
-    `above`: how much larger the head appears than the feet, as a camera above the heads sees it.
+    `above`: how much larger the head appears than the feet, for a camera above the heads.
     """
     parts = [*trunk_parts(looks, pose), *head_parts(looks, pose), *bag_parts(looks, pose)]
     for side in (0, 1):

@@ -1,4 +1,4 @@
-"""What stays with a drawn person from picture to picture: clothes, hair, skin, build, shoes and bag.
+"""Identity of a drawn person, the same in all pictures: clothes, hair, skin, build, shoes and bag.
 
 Lengths are in body heights: y runs down from the head's top (0) to the soles (1). Colours are sRGB in 0..1.
 """
@@ -12,7 +12,7 @@ import numpy as np
 Rng = np.random.Generator
 Colour = tuple[float, float, float]
 
-# METHOD.md §7: share of each colour in what people wear; the base colours themselves are chosen by eye.
+# METHOD.md §7: share of each colour in clothes; the base colours themselves are chosen by eye.
 CLOTHES: tuple[tuple[str, float, Colour], ...] = (
     ("black", 0.30, (0.075, 0.075, 0.085)),
     ("denim", 0.16, (0.24, 0.31, 0.44)),
@@ -42,7 +42,7 @@ SKINS: tuple[Colour, ...] = ((0.84, 0.66, 0.56), (0.74, 0.55, 0.44), (0.58, 0.40
 
 @dataclass(frozen=True)
 class Cloth:
-    """A surface: its colour, a second colour where `pattern` says so, and how uneven it is."""
+    """A surface: its colour, a second colour for its pattern, and its unevenness."""
 
     colour: Colour
     second: Colour = (0.0, 0.0, 0.0)
@@ -57,7 +57,7 @@ class Cloth:
 
 @dataclass(frozen=True)
 class Upper:
-    """What is worn above, a shirt or a coat."""
+    """Upper clothes: a shirt or a coat."""
 
     cloth: Cloth
     sleeve: float  # share of the arm that is covered, 0..1
@@ -67,7 +67,7 @@ class Upper:
 
 @dataclass(frozen=True)
 class Lower:
-    """What is worn below, trousers or a skirt."""
+    """Lower clothes: trousers or a skirt."""
 
     cloth: Cloth
     skirt: bool
@@ -77,7 +77,7 @@ class Lower:
 
 @dataclass(frozen=True)
 class Looks:
-    """What stays with a person in every picture."""
+    """All features that identify a person."""
 
     upper: Upper
     lower: Lower
@@ -101,7 +101,7 @@ def vary(rng: Rng, colour: Colour, light: float = 0.15, tint: float = 0.015) -> 
 
 
 def draw_cloth(rng: Rng, patterns: dict[str, float]) -> Cloth:
-    """A cloth in a colour people wear, with a pattern in a second such colour that can be told from the first."""
+    """Draw a cloth in a colour that people wear, with a pattern in a second, distinguishable one."""
     names, shares, bases = zip(*CLOTHES, strict=True)
 
     def colour() -> Colour:
@@ -125,7 +125,7 @@ def draw_hair(rng: Rng, tone: Colour) -> Cloth:
 
 
 def draw_looks(rng: Rng) -> Looks:
-    """Everything by which a person can be known again."""
+    """Draw all features that identify a person."""
     sleeve = float(rng.choice([0.0, 0.28, 0.38, 1.0], p=[0.04, 0.22, 0.12, 0.62]))
     hem = float(rng.choice([0.52, 0.57, 0.66, 0.76], p=[0.3, 0.45, 0.17, 0.08])) + rng.uniform(-0.015, 0.015)
     upper = Upper(draw_cloth(rng, UPPER_PATTERNS), sleeve, hem, rng.uniform(0.95, 1.2))

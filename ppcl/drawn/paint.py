@@ -1,4 +1,4 @@
-"""How a drawn surface is painted: tubes with shading and folds, and the patterns that lie on them.
+"""Painting of surfaces: tubes with shading and folds, and the patterns on them.
 
 Every solid thing, in people and in scenery, is a `tube`: an axis with a radius that changes along it. Coordinates are
 body heights on the screen, x right and y down. A body turned by `yaw` faces the camera at 0, the right side at pi/2.
@@ -14,7 +14,7 @@ from .looks import Cloth, Rng
 Point = tuple[float, float]
 
 NOISE_SIZE = 512  # side of the periodic noise fields, a power of two so that an index wraps with `&`
-HALO, HALO_DEPTH = 0.025, 0.22  # how far, in body heights, and how much a tube darkens what is next to it
+HALO, HALO_DEPTH = 0.025, 0.22  # how far, in body heights, and how much a tube darkens its surroundings
 ROUND = np.float32(0.8)  # 1: a tube's edge faces fully away; less looks like cloth
 AMBIENT = 0.52  # light that reaches every surface; the rest comes from one direction
 
@@ -57,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Patch:
-    """The pixels a tube may touch: where they are, how much is covered, and each pixel's place on the surface."""
+    """Pixels that a tube may touch: their position, their covered share, and their place on the surface."""
 
     rows: slice
     cols: slice
@@ -70,7 +70,7 @@ class Patch:
 
 
 def make_noise(rng: Rng) -> Noise:
-    """Draw the two noise fields that every picture of a call cuts its unevenness from."""
+    """Draw the two noise fields from which all pictures of a call take their unevenness."""
     spectrum = np.fft.rfft2(rng.standard_normal((NOISE_SIZE, NOISE_SIZE)))
     frequency = np.hypot(np.fft.fftfreq(NOISE_SIZE)[:, None], np.fft.rfftfreq(NOISE_SIZE)[None]) * NOISE_SIZE
     fields = []
@@ -124,7 +124,7 @@ def _stripes(x: np.ndarray, period: float) -> np.ndarray:
 
 
 def pattern_mask(cloth: Cloth, patch: Patch, yaw: float, noise: Noise) -> np.ndarray | None:
-    """Where the second colour shows on a patch, 0..1; None for plain cloth.
+    """Mask 0..1 of the second colour on a patch; None for plain cloth.
 
     The patterns lie on the body, not on the screen: `front` is the share by which a point of the surface faces the
     person's front, `left` the person's left, so a print vanishes from behind and an opening wanders to the side.
@@ -186,7 +186,7 @@ def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarr
 
 
 def paint(canvas: Canvas, part: Part) -> None:
-    """Paint one part over what is there."""
+    """Paint one part over the canvas."""
     patch = tube(canvas, part.p, part.q, part.radii, part.cap)
     if patch is None:
         return

@@ -1,8 +1,8 @@
-"""Drawn people on disk, in the layouts of Market-1501, Partial-REID and Partial-iLIDS, with the truth beside them.
+"""Drawn people on disk, in the layouts of Market-1501, Partial-REID and Partial-iLIDS, and a table of the truth.
 
-The stand-in for photographs where no data set is at hand. Every picture comes from its own generator, made from (seed,
-set, identity, picture), so pictures do not depend on their order, and a run that was stopped is completed to the same
-bytes. How to draw so that a model trained on this is of use on photographs: METHOD.md §7.
+They replace photographs where no data set is available. Every picture has its own generator, made from (seed, set,
+identity, picture), so pictures do not depend on their order, and an interrupted run is completed with the same bytes.
+METHOD.md §7 says which properties of the drawings make a model useful on photographs.
 """
 
 import io
@@ -24,7 +24,7 @@ Box = tuple[float, float, float, float]
 
 MARKET, REID, ILIDS = "market1501", "partial-reid", "partial-ilids"
 FOLDERS = {MARKET: "Market-1501-v15.09.15", REID: "Partial-REID_Dataset", ILIDS: "Partial_iLIDS"}
-DRAWING = 2  # raise it when the same seed comes to give other pictures
+DRAWING = 2  # increase it when a change makes the same seed give other pictures
 
 CAMERAS = 6  # Market-1501
 MARKET_SIZE = (64, 128)  # pixels, Market-1501
@@ -34,7 +34,7 @@ RATIO, RATIO_SPREAD, RATIO_RANGE = (
     0.10,
     (0.36, 0.62),
 )  # width / height of detections: log-normal, clipped; a choice
-STRETCH = 1.3  # people come out this much wider than natural, which puts half-widths at METHOD.md §7's 0.15-0.21
+STRETCH = 1.3  # people are drawn this much wider than natural, for the half-widths 0.15-0.21 of METHOD.md §7
 MARGIN = (-0.01, 0.06)  # METHOD.md §7: above the head and below the soles, body heights
 FIGURE_WIDTH = 0.32  # nominal width of a body frame, body heights: shoulders and arms
 OCCLUDED = 0.25  # METHOD.md §7: share of Market pictures with something in front; the partial sets are cut instead
@@ -50,7 +50,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How many identities and pictures; totals are spread over the identities as evenly as they go."""
+    """Numbers of identities and pictures; pictures are spread over the identities as evenly as possible."""
 
     train: tuple[int, int]  # identities, pictures
     test: tuple[int, int, int]  # identities, query pictures, their gallery pictures
@@ -101,7 +101,7 @@ def _shared(total: int, people: int, person: int) -> int:
 
 
 def _market(scale: Scale) -> Iterator[Picture]:
-    """Training, query and gallery pictures; cameras go round, so no query lacks a match in another camera."""
+    """Training, query and gallery pictures; cameras alternate, so every query has a match in another camera."""
     first = scale.train[0] + 1
 
     def picture(folder: str, identity: int, set_number: int, person: int, number: int, kind: str = "whole") -> Picture:
@@ -159,7 +159,7 @@ def _draw_frame(rng: Rng, market: bool) -> tuple[tuple[int, int], Box]:
 
 
 def _badly_cut(rng: Rng, frame: Box) -> Box:
-    """A frame that misses most of the person, as a detector's false alarms do."""
+    """A frame that misses most of the person, like a false detection."""
     left, top, wide, high = frame
     size = rng.uniform(0.45, 1.6)
     x, y = rng.choice([-1, 1]) * rng.uniform(0.35, 0.8) * wide * max(size, 1), rng.uniform(-0.6, 0.6) * high
@@ -167,7 +167,7 @@ def _badly_cut(rng: Rng, frame: Box) -> Box:
 
 
 def _draw_crop(rng: Rng, kind: str, dataset: str) -> tuple[float, float, float, float]:
-    """Left, top, width, height of what a partial picture keeps, fractions of the canvas."""
+    """Left, top, width, height of a partial picture's crop, in fractions of the canvas."""
     if kind in ("left", "right"):
         w, h = rng.uniform(0.42, 0.62), rng.uniform(0.8, 1.0)
         return (0.0 if kind == "left" else 1 - w), rng.uniform(0, 1 - h), w, h
@@ -183,7 +183,7 @@ def _draw_crop(rng: Rng, kind: str, dataset: str) -> tuple[float, float, float, 
 
 
 def plan_picture(picture: Picture, rng: Rng) -> Plan:
-    """Draw a picture's geometry: canvas, crop, and whether something stands in front."""
+    """Draw a picture's geometry: canvas, crop and occlusion."""
     size, frame = _draw_frame(rng, picture.dataset == MARKET)
     kind, crop, cover, above = picture.kind, (0, 0, *size), 0.0, rng.uniform(0, ABOVE)
     if kind == "junk":
@@ -204,7 +204,7 @@ def plan_picture(picture: Picture, rng: Rng) -> Plan:
 
 
 def _truth(picture: Picture, plan: Plan) -> list[object]:
-    """The picture's row of truth.csv: boxes as (cx, cy, w, h), fractions of the holistic canvas, and how it is seen."""
+    """The picture's row of truth.csv: boxes (cx, cy, w, h) in fractions of the holistic canvas, and the viewpoint."""
     left, top, wide, high = plan.frame
     figure = (-left / wide, (0.5 - top) / high, FIGURE_WIDTH / wide, 1 / high)
     (x0, y0, x1, y1), (w, h) = plan.crop, plan.size
@@ -226,7 +226,7 @@ def _render(picture: Picture, plan: Plan, rng: Rng, seed: int, noise: Noise, cam
 
 
 def draw_people(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
-    """Draw the three sets under `out`, then their part of `truth.csv`, whose presence says that they are complete.
+    """Draw the three sets under `out`, then their rows of `truth.csv`, which mark them as complete.
 
     The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a negative
     seed, a scale that is not one of `SCALES`, and a folder in which other people were drawn, or that holds photographs.

@@ -1,4 +1,4 @@
-"""What drawn sets of any kind share on disk: the note of what was drawn, whole files, and one table of truth."""
+"""Files that all drawn sets share: a note of the drawings in a folder, whole pictures, and the table of truth."""
 
 import csv
 import io
@@ -10,8 +10,8 @@ import numpy as np
 
 from ..disk.files import DataError, clear, temporary_name, write_text
 
-NOTE = "drawn.txt"  # what was drawn in a folder, a line a kind: "people: drawing 1, seed 0, scale demo"
-TRUTH = "truth.csv"  # what is true of each drawn picture; a set that stands in it is complete
+NOTE = "drawn.txt"  # drawings in a folder, one line each: "people: drawing 1, seed 0, scale demo"
+TRUTH = "truth.csv"  # the truth of each drawn picture; a set with rows in it is complete
 END = b"\xff\xd9"  # of a JPEG
 COLUMNS = (
     "dataset,file,identity,camera,kind,figure_cx,figure_cy,figure_w,figure_h,above,view_cx,view_cy,view_w,view_h".split(
@@ -21,10 +21,10 @@ COLUMNS = (
 
 
 def keep(path: Path, draw: Callable[[], bytes]) -> None:
-    """Draw a JPEG, unless it is there already: whole or not at all.
+    """Draw a JPEG unless it exists; the file appears whole or not at all.
 
-    There are thousands of them, so none is waited for until its content is on the disk: `finish` does that for all. Of
-    one that a power failure cut off before then the end is missing, and it is drawn again.
+    The disk is not synchronised for each of thousands of files, but once, by `finish`. A picture that a power failure
+    truncated before that lacks its end marker and is drawn again.
     """
     if path.exists() and path.read_bytes().endswith(END):
         return
@@ -37,17 +37,17 @@ def keep(path: Path, draw: Callable[[], bytes]) -> None:
 
 
 def occupied(folder: Path) -> bool:
-    """Whether a folder holds anything, hidden files aside."""
+    """Return True if a folder holds anything but hidden files."""
     return folder.is_dir() and any(not name.startswith(".") for name in os.listdir(folder))
 
 
 def claim(
     out: Path, what: str, drawing: int, seed: int, scale: str, scales: Iterable[str], folders: Iterable[str]
 ) -> None:
-    """Note in `out` that `what` ("people") is drawn there, and how.
+    """Record in `out` that `what` ("people") is drawn there, with drawing, seed and scale.
 
-    Raises DataError for a negative seed or an unknown scale, where something else was drawn, or where one of `folders`
-    was not drawn at all, so that two sets never mix.
+    Raises DataError for a negative seed, an unknown scale, a folder with another drawing, or one that holds any of
+    `folders` from elsewhere, so that two sets never mix.
     """
     if seed < 0:
         raise DataError(f"the seed must not be negative, as {seed} is")
@@ -69,7 +69,7 @@ def claim(
 
 
 def finished(data: Path) -> set[str]:
-    """The sets that `truth.csv` knows: they were drawn to their end. Raises DataError where it may not be read."""
+    """Names of the completely drawn sets, those in `truth.csv`. Raises DataError if the file cannot be read."""
     path = data / TRUTH
     try:
         lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
@@ -91,7 +91,7 @@ def unfinished(data: Path, dataset: str, kind: str) -> str:
 def finish(out: Path, rows: list[list]) -> None:
     """Write rows (in the order of COLUMNS) into the table of truth; those of other sets stay, sets in their order.
 
-    Before it says that they are complete, their pictures are on the disk: one call, where one for each takes minutes.
+    Their pictures are synchronised to the disk first, in one call, because one call for each would take minutes.
     """
     os.sync()
     path, fresh = out / TRUTH, {str(row[0]) for row in rows}

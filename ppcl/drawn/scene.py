@@ -1,4 +1,4 @@
-"""What is around a drawn person, and how a camera records it: backgrounds, things in front, light, colour, blur, noise.
+"""Surroundings of a drawn person, and the camera: backgrounds, occluders, light, colour, blur and noise.
 
 Coordinates are those of the figure, in body heights; pixels are float32 sRGB (3, H, W) in 0..1.
 """
@@ -33,7 +33,7 @@ MILD = 0.4  # METHOD.md §7: camera deviations, relative to the strong ones of t
 
 @dataclass(frozen=True)
 class Camera:
-    """How one camera distorts: gain per channel, gamma, black level, blur in output pixels, noise deviation."""
+    """Distortion by a camera: gain per channel, gamma, black level, blur in output pixels, noise deviation."""
 
     gain: np.ndarray
     gamma: float
@@ -100,7 +100,7 @@ def _bands(canvas: Canvas, rng: Rng, wall: np.ndarray) -> None:
 
 
 def _clutter(canvas: Canvas, rng: Rng, floor: float) -> None:
-    """One thing behind the person: a pole, a box or panel, or somebody further off."""
+    """One object behind the person: a pole, a box, a panel, or another person further away."""
     side = float(rng.choice([-1, 1]))
     x = side * rng.uniform(0.08, 0.30)
     cloth = Cloth(vary(rng, tuple(rng.uniform(0.12, 0.8) + rng.normal(0, 0.05, 3)), 0.1), folds=0.05, weave=0.03)
@@ -117,7 +117,7 @@ def _clutter(canvas: Canvas, rng: Rng, floor: float) -> None:
 
 
 def _bystander(canvas: Canvas, rng: Rng, top: tuple[float, float], size: float) -> None:
-    """Somebody else, in five tubes, `size` body heights tall, the head's top at `top`."""
+    """Another person, in five tubes, `size` body heights tall, with the top of the head at `top`."""
     other, (x, y) = draw_looks(rng), top
 
     def limb(
@@ -141,7 +141,7 @@ def _shadow(canvas: Canvas, rng: Rng) -> None:
 
 
 def draw_occluder(canvas: Canvas, rng: Rng, cover: float) -> None:
-    """Something in front that hides about `cover` (0..1) of the canvas: a car, a bin, a pole, or somebody passing."""
+    """An occluder that hides about `cover` (0..1) of the canvas: a car, a bin, a pole, or a passer-by."""
     left, right, top, bottom = canvas.xs[0], canvas.xs[-1], canvas.ys[0], canvas.ys[-1]
     wide, high, side = right - left, bottom - top, float(rng.choice([-1, 1]))
     cloth = Cloth(vary(rng, tuple(rng.uniform(0.08, 0.75) + rng.normal(0, 0.08, 3)), 0.1), folds=0.06, weave=0.02)
@@ -176,7 +176,7 @@ def _car(canvas: Canvas, rng: Rng, top: tuple[float, float], wide: float, cloth:
 
 
 def record(canvas: Canvas, camera: Camera, rng: Rng, size: tuple[int, int]) -> Image.Image:
-    """What the camera makes of the canvas: lit unevenly, reduced to (W, H) = `size`, recoloured, blurred, noisy."""
+    """Record the canvas as a camera does: uneven light, reduced to (W, H) = `size`, recoloured, blurred, noisy."""
     pixels = canvas.pixels
     height, width = pixels.shape[1:]
     slope = rng.normal(0, 0.09) * np.linspace(-1, 1, height)[:, None] + rng.normal(0, 0.09) * np.linspace(-1, 1, width)
@@ -193,7 +193,7 @@ def record(canvas: Canvas, camera: Camera, rng: Rng, size: tuple[int, int]) -> I
 
 
 def make_light(rng: Rng) -> tuple[float, float, float]:
-    """A direction of light, from above and in front, off to a side."""
+    """Draw a direction of light, from above, in front and to one side."""
     return (rng.uniform(-0.75, 0.75), -0.35, 0.75)
 
 
