@@ -67,7 +67,7 @@ def killed(work, moment, seconds, draw):
     owner, name, instead = {
         "writing": (checkpoints, "save_file", half),
         "written": (os, "replace", die),
-        "epoch": (stage_on_disk.Stage, "save", None),
+        "epoch": (stage_on_disk.Stage, "_save", None),
     }[moment]
     plain, left = getattr(owner, name), [draw.randint(1, 3)]
 

@@ -155,7 +155,64 @@ def test_imagenet_weights_that_do_not_exist_are_said(monkeypatch, name):
         nets.body(name, "imagenet")
 
 
-def test_weights_that_cannot_be_fetched_name_the_way_out(monkeypatch):
-    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+def test_weights_that_cannot_be_fetched_name_the_way_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
+    )
     with pytest.raises(RuntimeError, match="no network.*backbone.weights=none"):
         nets.body("resnet18", "imagenet")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 1000, b"PK\x03\x04 cut off"])
+def test_a_broken_download_is_named_with_the_remedy(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+    kept = tmp_path / "checkpoints" / url.rpartition("/")[2]
+    kept.parent.mkdir()
+    kept.write_bytes(content)
+    with pytest.raises(RuntimeError, match=f"{kept} is damaged.*delete it") as caught:
+        nets.body("resnet18", "imagenet")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "backbone.", "body.", "model.body.", "model.backbone.body.", "module.model."]
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_are_known_below_the_usual_wrappers(tmp_path, prefix, half):
+    """A ResNet of torchvision's names, DataParallel's, other projects', and our own checkpoints', also in fp16."""
+    torch.manual_seed(0)
+    kind = "small" if "body" in prefix else "resnet50"
+    net = nets.body("small", "none") if kind == "small" else torchvision.models.resnet50()
+    state = {
+        prefix + name: value.half() if half and value.is_floating_point() else value
+        for name, value in net.state_dict().items()
+    }
+    save_file(state | {"optimiser.0.momentum_buffer": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    found = nets.body(kind, str(tmp_path / "weights.safetensors"))
+    expected = next(net.parameters())
+    torch.testing.assert_close(next(found.parameters()), expected, rtol=1e-3 * half, atol=1e-4 * half)
+
+
+def with_nan(state):
+    return state | {"0.weight": torch.full_like(state["0.weight"], float("nan"))}
+
+
+@pytest.mark.parametrize(
+    "write, words",
+    [
+        (lambda state, path: torch.save(state, path), "torch.save.*only safetensors.*save_file"),
+        (lambda state, path: path.write_bytes(b"nothing"), "damaged or no safetensors file"),
+        (lambda state, path: save_file(with_nan(state), path), "0.weight has numbers that are not finite"),
+        (lambda state, path: save_file({"head.weight": torch.zeros(1)}, path), "lacks .* 0.weight first.*head.weight"),
+        (lambda state, path: save_file({}, path), "lacks .*it has none"),
+        (lambda state, path: save_file(state | {"0.weight": torch.zeros(1)}, path), r"0.weight has shape \(1,\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, write, words):
+    path = tmp_path / "weights.pth"
+    write(nets.body("small", "none").state_dict(), path)
+    with pytest.raises(RuntimeError, match=f"backbone.weights={path}: .*{words}") as caught:
+        nets.body("small", str(path))
+    assert "\n" not in str(caught.value)

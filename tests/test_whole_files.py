@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import papermill
@@ -260,10 +261,15 @@ def test_content_is_on_the_disk_before_its_name_and_the_log_before_the_checkpoin
     for module in (files, stage_on_disk):
         monkeypatch.setattr(module, "flush", lambda path: (seen.append(path.name), flush(path)))
     monkeypatch.setattr(os, "replace", lambda *names: (seen.append("named"), replace(*names)))
-    stage = stage_on_disk.Stage(tmp_path / "checkpoint.safetensors", tiny, ("joint",), "joint")
-    stage.log(epoch=0, step=0)
-    stage.save(untrained, None, 1, False)
-    assert seen == ["log.jsonl", f".checkpoint.safetensors.{files.HOST}-{os.getpid()}.tmp", "named", tmp_path.name]
+    pictures = SimpleNamespace(train=range(60), pictures="", classes=5)
+    stage = stage_on_disk.Stage(tmp_path, tiny, pictures, "joint", 0, "ppcl")
+    stage.resume(untrained, torch.optim.SGD(untrained.parameters(), 0.1))
+    seen.clear()
+    stage.values = {}
+    stage._log(0)
+    stage._save(1)
+    temporary = f".checkpoint.safetensors.{files.HOST}-{os.getpid()}.tmp"
+    assert seen == ["log.jsonl", temporary, "named", stage.path.parent.name]
 
 
 def test_two_that_add_results_at_once_lose_none(tmp_path):

@@ -1,20 +1,24 @@
 """Nets that turn pictures into feature maps: three of our own, any of torchvision's or timm's, or the user's.
 
-A net is known by its name, as a recipe and a checkpoint's header carry it: `small`, `resnet50`, `face34`; a name of
-torchvision's classification nets, also as `torchvision:NAME`; `timm:NAME`, where timm is installed; or `own:NAME`,
-which a notebook puts into NETS.
+A recipe and a checkpoint's header name the net: `small`, `resnet50`, `face34`; a classification net of torchvision,
+also as `torchvision:NAME`; `timm:NAME` if timm is installed; or `own:NAME`, which a notebook puts into NETS.
 """
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
-HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # what torchvision's nets call that which follows the last map
+STEMS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}  # of our `resnet50`
+WRAPPERS = ("model", "module", "backbone", "body")  # DataParallel's, other projects', our own checkpoints'
+HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names for what follows the last map
 
 
 def block(before: int, after: int, stride: int) -> BasicBlock:
@@ -34,7 +38,7 @@ def small_net() -> nn.Sequential:
 def face34() -> nn.Sequential:
     """34 layers for faces: stem at full resolution, 64-128-256-512 channels, so that 112 x 112 gives 512 x 14 x 14.
 
-    Of the kind trained on CASIA-WebFace with a margin softmax; the last stage keeps its size: regions are read there.
+    Such nets are trained on CASIA-WebFace with a margin softmax. The last stage keeps its size: regions are read there.
     """
     layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(True)]
     before = 64
@@ -44,7 +48,7 @@ def face34() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {"small": small_net, "face34": face34}  # they start from scratch
+NETS: dict[str, Callable[[], nn.Module]] = {"small": small_net, "face34": face34}  # without published weights
 
 
 def resnet50(weights: str) -> nn.Sequential:
@@ -56,11 +60,11 @@ def resnet50(weights: str) -> nn.Sequential:
 
 
 def body(architecture: str, weights: str) -> nn.Module:
-    """The net of that name: normalised pictures `(B, 3, H, W)` -> map `(B, C, h, w)`, strides as its authors chose.
+    """Make a net by its name: normalised pictures `(B, 3, H, W)` -> map `(B, C, h, w)`, strides as its authors chose.
 
     weights: `imagenet` (fetched by torchvision or timm), `none`, or a safetensors file with the names of this net or of
-    torchvision's. Of torchvision's nets the layers before the head are kept. Dropout is off in theirs and timm's, so
-    that a run that is resumed draws the same. Raises RuntimeError where there are no such weights or no such net.
+    torchvision's. Torchvision's nets lose their head; theirs and timm's have dropout off, so that a resumed run draws
+    the same. Raises RuntimeError if there are no such weights or no such net.
     """
     source, _, name = architecture.rpartition(":")
     if architecture == "resnet50":
@@ -86,16 +90,16 @@ def body(architecture: str, weights: str) -> nn.Module:
 
 @torch.no_grad()
 def channels(net: nn.Module, name: str) -> int:
-    """How many channels a net's map has: it is shown an empty picture of 64 x 96.
+    """Number of channels of a net's map, found with an empty picture of 64 x 96.
 
-    Raises RuntimeError if what comes out is no map `(1, C, h, w)` with the picture's proportions.
+    Raises RuntimeError if the output is no map `(1, C, h, w)` with the picture's proportions.
     """
     training = net.training
     try:
         found = net.eval()(torch.zeros(1, 3, 64, 96))
-        good = found.dim() == 4 and abs(96 * found.shape[2] - 64 * found.shape[3]) <= 96  # a cell is cut or added
+        good = found.dim() == 4 and abs(96 * found.shape[2] - 64 * found.shape[3]) <= 96  # give or take a cell
         why = f"it gives {tuple(found.shape)} of (1, 3, 64, 96)"
-    except Exception as error:  # another one's net may raise anything
+    except Exception as error:  # a user's net may raise anything
         good, why = False, str(error).strip().partition("\n")[0] or type(error).__name__
     if not good:
         raise RuntimeError(f"backbone.architecture={name} has no feature map (B, C, h, w) that can be used here: {why}")
@@ -104,9 +108,17 @@ def channels(net: nn.Module, name: str) -> int:
 
 
 def _torchvision(name: str, weights: str) -> nn.Module:
-    from torchvision.models import get_model
-
-    return _fetched(lambda: get_model(name, weights="DEFAULT" if weights == "imagenet" else None))
+    net = models.get_model(name)
+    if weights == "imagenet":
+        published = models.get_model_weights(name).DEFAULT
+        file = Path(torch.hub.get_dir(), "checkpoints", published.url.rpartition("/")[2])  # NAME-HASH.pth
+        if file.is_file():
+            with open(file, "rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            if not digest.startswith(file.stem.rpartition("-")[2]):
+                raise RuntimeError(f"{file} is damaged, probably by a broken download: delete it and start again")
+        net.load_state_dict(_fetched(lambda: published.get_state_dict(check_hash=True, weights_only=True)))
+    return net
 
 
 def _timm(name: str, weights: str) -> nn.Module:
@@ -115,12 +127,13 @@ def _timm(name: str, weights: str) -> nn.Module:
     return _fetched(lambda: timm.create_model(name, pretrained=weights == "imagenet", num_classes=0, global_pool=""))
 
 
-def _fetched(make: Callable[[], nn.Module]) -> nn.Module:
+def _fetched(fetch: Callable):
     try:
-        return make()
-    except OSError as error:
+        return fetch()
+    except Exception as error:  # of the network, the disk or the file
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
         raise RuntimeError(
-            f"ImageNet weights could not be fetched ({error}); give --set backbone.weights=PATH.safetensors, "
+            f"ImageNet weights could not be fetched ({why}); try again, give --set backbone.weights=PATH.safetensors, "
             "or start from scratch with --set backbone.weights=none"
         ) from None
 
@@ -135,23 +148,41 @@ def _without_dropout(net: nn.Module) -> nn.Module:
 
 
 def _load(net: nn.Module, path: str) -> None:
-    """Weights from a safetensors file with this net's own names, or torchvision's ResNet's."""
+    """Load a safetensors file with the names of this net, or of torchvision's ResNet, perhaps below a WRAPPER."""
     try:
         found = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RuntimeError(f"backbone.weights={path}: not a readable safetensors file ({error})") from None
-    stems = {"conv1.": "0.", "bn1.": "1.", "layer1.": "4.", "layer2.": "5.", "layer3.": "6.", "layer4.": "7."}
-    renamed, wanted = {}, net.state_dict()
-    for name, value in found.items():
-        stem = next((stem for stem in stems if name not in wanted and name.startswith(stem)), None)
-        renamed[stems[stem] + name.removeprefix(stem) if stem else name] = value
+        with open(path, "rb") as file:
+            pickled = file.read(2) in (b"PK", b"\x80\x02")  # as torch.save writes; reading one may execute code
+        why = f"it is damaged or no safetensors file ({error})"
+        if pickled:
+            why = "it was written by torch.save, and only safetensors files are read; convert one that you trust with "
+            why += "safetensors.torch.save_file(torch.load(PATH, weights_only=True), NEW)"
+        raise RuntimeError(f"backbone.weights={path}: {why}") from None
+    wanted = net.state_dict()
+    renamed = {own: value for name, value in found.items() if (own := _own_name(name, wanted))}
     missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
     if missing:
         raise RuntimeError(
-            f"backbone.weights={path}: lacks {len(missing)} tensors, {missing[0]} first; is it another network's?"
+            f"backbone.weights={path}: lacks {len(missing)} of {len(wanted)} tensors, {missing[0]} first (it has "
+            f"{next(iter(found), 'none')} …); is it another network's? Then set backbone.architecture"
         )
-    wrong = [name for name in wanted if name in renamed and renamed[name].shape != wanted[name].shape]
-    if wrong:
-        shapes = tuple(renamed[wrong[0]].shape), tuple(wanted[wrong[0]].shape)
-        raise RuntimeError(f"backbone.weights={path}: {wrong[0]} has shape {shapes[0]}, not {shapes[1]}")
-    net.load_state_dict({name: renamed[name] for name in wanted if name in renamed}, strict=False)
+    for name, value in renamed.items():
+        if value.shape != wanted[name].shape:
+            shapes = tuple(value.shape), tuple(wanted[name].shape)
+            raise RuntimeError(f"backbone.weights={path}: {name} has shape {shapes[0]}, not {shapes[1]}")
+        if not value.isfinite().all():
+            raise RuntimeError(f"backbone.weights={path}: {name} has numbers that are not finite; use another file")
+    net.load_state_dict(renamed, strict=False)
+
+
+def _own_name(name: str, wanted: Container[str]) -> str | None:
+    """The net's own name for a tensor of a file; None if it has none."""
+    while True:
+        head, _, rest = name.partition(".")
+        for own in (name, f"{STEMS.get(head)}.{rest}"):
+            if own in wanted:
+                return own
+        if head not in WRAPPERS:
+            return None
+        name = rest
