@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -26,6 +27,7 @@ from ppcl.recipes import recipe
 from ppcl.training import stage_on_disk
 
 ROOT = Path(ppcl.__file__).resolve().parent.parent
+PICTURES = SimpleNamespace(train=range(60), pictures="", classes=5)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 EXECUTING = "pickle cPickle _pickle dill cloudpickle marshal shelve joblib yaml code codeop runpy imp ctypes".split()
@@ -40,7 +42,10 @@ DOTTED = tuple((DOTTED + "os.posix_spawn subprocess.getoutput subprocess.getstat
 LAST = "import_module load_state_dict_from_url all_gather_object broadcast_object_list scatter_object_list".split()
 KEYWORDS = {"shell", "allow_pickle", "weights_only", "trust_remote_code"}
 ALLOWED = {
+    "kept_features._mapped: np.load": "numbers alone, mapped",
+    "kept_features._mapped: np.load(allow_pickle)": "not allowed",
     "__init__.__getattr__: importlib.import_module": "the library's own parts, each by a name that stands in the file",
+    "nets._torchvision: torch.hub": "the same",
     "nets._torchvision: torch.hub.get_dir": "the folder of torchvision's kept weights, whose hashes are checked",
     "nets._torchvision: published.get_state_dict(weights_only)": "torchvision's own way, with nothing but tensors",
     "nets._timm: timm": "timm's own way, where it is installed and a recipe names one of its nets",
@@ -229,13 +234,13 @@ def test_a_stage_whose_header_lies_is_refused(kind, tmp_path):
     save_file(tensors, path, metadata={"ppcl": json.dumps(facts)})
     assert evaluation.load(tmp_path, "person").classes == 5
     save_file(tensors, path, metadata={"ppcl": json.dumps(facts | STAGES[kind])})
-    words = "no checkpoint of joint" if STAGES[kind].keys() & {"classes", "fusion_weights"} else None
+    words = "not a checkpoint of joint" if STAGES[kind].keys() & {"classes", "fusion_weights"} else None
     with pytest.raises(checkpoints.CheckpointError, match=words) as caught:
         evaluation.load(tmp_path, "person")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     if STAGES[kind].keys() & {"epoch", "step", "finished"} or kind == "recipe of another kind":
         with pytest.raises(checkpoints.CheckpointError, match="no stage's checkpoint"):
-            stage_on_disk.Stage(path, recipe("person", "tiny"), ("joint",), "joint")
+            stage_on_disk.Stage(tmp_path, recipe("person", "tiny"), PICTURES, "joint", 0, "ppcl")
 
 
 def test_people_of_whom_a_file_has_no_numbers_are_none(tmp_path):

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 import nbformat
 import papermill
 import pytest
+import torch
 from conftest import FAST, by_commands, failure
 from PIL import Image
 
