@@ -13,7 +13,7 @@ from ppcl.data.datasets import DataError
 from ppcl.data.sets import SETS
 from ppcl.drawn import faces as drawn_faces
 from ppcl.drawn import people
-from ppcl.recipes import recipe
+from ppcl.recipes import Data, recipe
 
 PEOPLE = {"Ann_Lee": 3, "Bo": 2, "J.R._Smith": 1, "Zoe": 4}
 SAME, OTHER = "Ann_Lee\t1\t3", "Bo\t2\tJ.R._Smith\t1"
@@ -216,7 +216,10 @@ def test_faces_are_cut_in_a_bank_and_people_are_not(tmp_path):
     for path in (tmp_path / "lfw/Ann", tmp_path / "PartialREID/whole_body_images"):
         path.mkdir(parents=True)
         pattern(path / "001_001.png", 250)
-    face, person = datasets.read("lfw", "all", tmp_path), datasets.read("partial-reid", "gallery", tmp_path)
+    face, person = (
+        datasets.read("lfw", "all", tmp_path, Data(uncut=250)),
+        datasets.read("partial-reid", "gallery", tmp_path),
+    )
     assert person.pictures == list(person.paths)
     cut = image_bank.bank(face.pictures, (125, 125), quiet=True).images[0, 0, 0]
     whole = image_bank.bank(person.pictures, (250, 250), quiet=True).images[0, 0, 0]
@@ -227,7 +230,11 @@ def test_faces_are_cut_in_a_bank_and_people_are_not(tmp_path):
 
 
 def contents(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.parent.name != "decoded"
+    }
 
 
 def test_people_and_faces_in_one_folder_in_either_order(drawn, faces, tmp_path):

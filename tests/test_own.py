@@ -52,7 +52,7 @@ def test_everybody_is_for_training_or_for_tests_and_stays_there(tmp_path, nested
     folders_of_people(top, {f"anybody {i}": 3 for i in range(30)})
     (top / "decoded").mkdir()
     for part, before in shown.items():
-        assert before <= {path.parent.name for path in datasets.read("own", part, data, task="face").paths}
+        assert before <= {path.parent.name for path in datasets.read("own", part, data).paths}
 
 
 def test_a_name_is_the_same_however_a_disk_writes_it(tmp_path):
@@ -103,12 +103,12 @@ def test_queries_are_crops_of_test_people_and_lose_no_true_match(people):
 
 def test_faces_are_cut_to_their_centre_and_people_are_not(tmp_path):
     folders_of_people(tmp_path / "identities", {f"person {i}": 2 for i in range(30)})
-    assert datasets.training_set("face", tmp_path).centre and not datasets.training_set("person", tmp_path).centre
+    assert datasets.training_set("face", tmp_path, recipe("face", "tiny").data).uncut == 250
     sides = {
-        task: [part.centre for part in datasets.evaluation_sets("own", tmp_path, recipe(task, "tiny"))]
+        task: [part.uncut for part in datasets.evaluation_sets("own", tmp_path, recipe(task, "tiny"))]
         for task in ("person", "face")
     }
-    assert sides == {"person": [False, False], "face": [True, True]}
+    assert sides == {"person": [0, 0], "face": [250, 250]}
 
 
 @pytest.mark.parametrize("folders", [["query", "gallery"], ["Probe", "x"], ["lfw", "A"], ["bounding_box_train"]])

@@ -159,7 +159,7 @@ def written(folds, pairs, tab="\t"):
 
 def lfw(known):
     paths = tuple(Path(f"lfw/{name}/{name}_{i:04d}.jpg") for name, count in known.items() for i in range(1, count + 1))
-    return PictureSet("lfw/all", Path("lfw"), paths, np.zeros(len(paths), int), np.zeros(len(paths), int), True)
+    return PictureSet("lfw/all", Path("lfw"), paths, np.zeros(len(paths), int), np.zeros(len(paths), int))
 
 
 def read_back(path, lines, pictures, newline="\n"):

@@ -5,25 +5,29 @@ the file system's order decides nothing.
 """
 
 import hashlib
+import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ..disk.files import warn_once
 from ..drawn.records import NOTE, finished, occupied, truth, unfinished
 from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
+from .fingerprint import fingerprint, kept_below
 from .layouts import is_made, lies, part_folder, record, tops
-from .reading import SUFFIXES, Cut, DataError, PictureSet, people, pictures, say
+from .reading import SUFFIXES, Cut, DataError, PictureSet, people, picture_names, pictures
 from .sets import SETS, DataSet, sets_of, training_sets
 
 __all__ = ["SUFFIXES", "Cut", "DataError", "PictureSet", "pictures", "truth"]
 
 
-def read(dataset: str, part: str, data: Path | str, settings: Data | None = None, task: str = "person") -> PictureSet:
-    """A part (`train`, `query`, `gallery`, …) of a set below `data`; `task` matters for a folder of identities.
+def read(dataset: str, part: str, data: Path | str, settings: Data | None = None) -> PictureSet:
+    """A part (`train`, `query`, `gallery`, …) of a set below `data`.
 
     Market-1501's junk (`-1`) is left out; its distractors (`0000`) stay in the gallery alone, as identity 0. Raises
     DataError if the folder is missing or empty, or that lists the names which do not belong to the layout.
@@ -38,13 +42,14 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
     name = f"{dataset}/{part}"
     if not found.pattern:
         some = partial_protocol.read_identities(name, folder)
-        return _own_part(some, part, task) if found.split else some
-    files = pictures(folder)
-    if not files:
-        raise DataError(f"{dataset}: {folder} holds no pictures; {found.how_to_get}")
-    if "?P<person>" in found.pattern:
-        return partial_protocol.read_partial(name, folder)
-    return _numbered(found, part, folder, files)
+        some = _own_part(some, part) if found.split else some
+    else:
+        files = pictures(folder)
+        if not files:
+            raise DataError(f"{dataset}: {folder} holds no pictures; {found.how_to_get}")
+        named = "?P<person>" in found.pattern
+        some = partial_protocol.read_partial(name, folder) if named else _numbered(found, part, folder, files)
+    return replace(some, uncut=(settings or Data()).uncut, kept=kept_below(data))
 
 
 def _numbered(found: DataSet, part: str, folder: Path, files: list[Path]) -> PictureSet:
@@ -64,7 +69,7 @@ def _numbered(found: DataSet, part: str, folder: Path, files: list[Path]) -> Pic
     return some
 
 
-def _own_part(everybody: PictureSet, part: str, task: str) -> PictureSet:
+def _own_part(everybody: PictureSet, part: str) -> PictureSet:
     """The `train` or `test` people of a folder of identities, `<identity>/<file>`.
 
     About one person in five is for tests, by a hash of the folder's name: adding people never moves anyone to the other
@@ -78,7 +83,7 @@ def _own_part(everybody: PictureSet, part: str, task: str) -> PictureSet:
             f"{some.folder}: of its {len(set(names))} people {len(set(some.identities))} are for {part} (one in five "
             "is for tests, by name), and two are needed: add people"
         )
-    return replace(some, centre=task == "face")
+    return some
 
 
 def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None) -> tuple[PictureSet, PictureSet]:
@@ -89,7 +94,7 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
     """
     recipe, found = recipe or Recipe(), record(dataset)
     if is_made(found, data):
-        whole = read(found.made_from, "test" if found.split else "all", data, recipe.data, recipe.task)
+        whole = read(found.made_from, "test" if found.split else "all", data, recipe.data)
         task = recipe.task if found.task == "any" else found.task
         kinds = ("random",) if task == "face" else KINDS
         return partial_protocol.make_partial(whole, dataset, recipe.partial_lfw, kinds)
@@ -101,11 +106,12 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
     return query, gallery
 
 
-def verification_set(dataset: str, data: Path | str) -> tuple[PictureSet, partial_protocol.Pairs]:
+def verification_set(
+    dataset: str, data: Path | str, settings: Data | None = None
+) -> tuple[PictureSet, partial_protocol.Pairs]:
     """LFW and its pairs; `pairs.txt` lies in the set's folder or beside it. Raises DataError where one is missing."""
-    faces = read(dataset, "all", data)
-    places = [folder / partial_protocol.PAIRS for folder in (faces.folder, faces.folder.parent, Path(data))]
-    found = next((path for path in places if path.is_file()), None)
+    faces = read(dataset, "all", data, settings)
+    found = next((path for path in _pairs_places(faces.folder, data) if path.is_file()), None)
     if found is None:
         how = SETS[dataset].how_to_get
         raise DataError(f"{dataset}: no {partial_protocol.PAIRS} in {faces.folder} or beside it; {how}")
@@ -122,14 +128,16 @@ def trained_on(task: str, data: Path | str, settings: Data | None = None) -> Dat
         raise DataError(f"data.training={chosen}: unknown training set; choose auto, {', '.join(known)}")
     there = [name for name in known if lies(record(name, settings=settings), "train", data)]
     if len(there) > 1:
-        say(f"{data}: {there[0]} is trained on; to train on {' or '.join(there[1:])}, --set data.training={there[1]}")
+        warn_once(
+            f"{data}: {there[0]} is trained on; to train on {' or '.join(there[1:])}, --set data.training={there[1]}"
+        )
     return known[(there or [*known])[0]]
 
 
 def training_set(task: str, data: Path | str, settings: Data | None = None) -> PictureSet:
     """The holistic pictures that every stage learns from. Raises DataError for fewer than two people."""
     found = trained_on(task, data, settings)
-    some = read(found.name, "train", data, settings, task)
+    some = read(found.name, "train", data, settings)
     if len(set(some.identities)) < 2:
         raise DataError(f"{found.name}: {some.folder} shows fewer than two identities; {found.how_to_get}")
     return some
@@ -184,11 +192,11 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
         if not there and not one.split:  # nobody misses a folder of identities
             there = settings[:1]
         for how in there:
-            rows += [_row(record(one.name, settings=how), part, Path(data), task, how) for part in one.parts]
+            rows += [_row(record(one.name, settings=how), part, Path(data), how) for part in one.parts]
     return rows
 
 
-def _row(found: DataSet, part: str, data: Path, task: str | None, settings: Data) -> dict:
+def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
     """A row of `check`."""
     published = found.parts[part].pictures, found.parts[part].identities
     row = {"dataset": found.name, "part": part, "folder": None, "pictures": 0, "identities": 0}
@@ -201,7 +209,7 @@ def _row(found: DataSet, part: str, data: Path, task: str | None, settings: Data
             folder = part_folder(found, part, data)
             row["folder"] = folder.relative_to(data).as_posix()
             row["pictures"] = 0 if found.split else len(_files(found, folder))
-            some = read(found.name, part, data, settings, task or "person")
+            some = read(found.name, part, data, settings)
             if found.protocol == "verification":
                 verification_set(found.name, data)
         row["identities"] = len(set(some.identities) - ({0} if found.distractors else set()))
@@ -219,30 +227,43 @@ def _row(found: DataSet, part: str, data: Path, task: str | None, settings: Data
     return row
 
 
-def contents(data: Path | str) -> dict:
-    """Counts and a SHA-256 of all pictures of all sets below `data`, names and bytes, for a run's manifest.
+def fingerprints(data: Path | str, task: str | None = None, settings: Data | None = None) -> dict[str, str]:
+    """The fingerprint of each part (`lfw/all`) of each set (of a task) below `data`; of LFW with its pairs."""
+    found = {}
+    for name, folder, files in _lying(data, task, settings):
+        pairs = [path for path in _pairs_places(folder, data) if path.is_file()] if name.endswith("/all") else []
+        found[name] = fingerprint(folder, [*files, *pairs[:1]], kept_below(data))
+    return found
 
-    Of a picture that cannot be read the name alone counts: it may stand in a set that this run does not use.
-    """
-    digest, counts = hashlib.sha256(), {}
-    for found in SETS.values():
-        for part in found.parts:
+
+def contents(data: Path | str) -> dict:
+    """Counts and a hash of all pictures of all sets below `data`, for a run's manifest."""
+    counts = {name: len(pictures) for name, _, pictures in _lying(data)}
+    digest = hashlib.sha256(json.dumps(fingerprints(data)).encode()).hexdigest()
+    return {"pictures": counts, "sha256": digest, "drawn": is_drawn(data)}
+
+
+def _lying(data: Path | str, task: str | None = None, settings: Data | None = None) -> Iterator[tuple]:
+    """(name, folder, files) of each part below `data`; pictures that no test or training can use are among them."""
+    for one in sets_of(task):
+        found = record(one.name, settings=settings)
+        for part in ["train"] if found.split else found.parts:  # both parts of own people lie in one folder
             try:
-                folder = part_folder(found, part, Path(data))
-                files = read(found.name, part, data).paths if found.split else _files(found, folder)
+                folder = part_folder(found, part, data)
+                yield f"{one.name}/{'all' if found.split else part}", folder, _files(found, folder)
             except DataError:
                 continue
-            counts[f"{found.name}/{part}"] = len(files)
-            for path in files:
-                digest.update(os.fsencode(path.relative_to(folder).as_posix()))
-                if path.is_file() and os.access(path, os.R_OK):
-                    digest.update(path.read_bytes())
-    return {"pictures": counts, "sha256": digest.hexdigest(), "drawn": is_drawn(data)}
 
 
-def _files(found: DataSet, folder: Path) -> list[Path]:
+def _files(found: DataSet, folder: Path) -> list[str]:
     """All pictures of a part: those of its folder, or of the identities' folders in it."""
-    return [path for each in ([folder] if found.pattern else people(folder)) for path in pictures(each)]
+    folders = [folder] if found.pattern else people(folder)
+    return [f"{each}/{name}" for each in folders for name in picture_names(each)]  # text: paths take twice as long
+
+
+def _pairs_places(folder: Path, data: Path | str) -> list[Path]:
+    """Where LFW's pairs may lie: in the set's folder, beside it, or in the data folder."""
+    return [place / partial_protocol.PAIRS for place in (folder, folder.parent, Path(data))]
 
 
 def ready(recipe: Recipe, data: Path | str, run: Path | str = "", quiet: bool | None = None) -> Path:

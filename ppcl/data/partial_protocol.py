@@ -43,7 +43,7 @@ def read_identities(name: str, folder: Path) -> PictureSet:
     if not found:
         raise DataError(f"{name}: {folder} holds no <identity>/<picture>; is this another set's folder?")
     paths, identities = zip(*found, strict=True)
-    return PictureSet(name, folder, paths, np.array(identities, np.int64), np.zeros(len(paths), np.int64), True)
+    return PictureSet(name, folder, paths, np.array(identities, np.int64), np.zeros(len(paths), np.int64))
 
 
 def read_partial(name: str, folder: Path) -> PictureSet:
@@ -56,7 +56,7 @@ def read_partial(name: str, folder: Path) -> PictureSet:
     names = sorted({_person(path) for half in halves for path in pictures(half)})
     number = {person: i for i, person in enumerate(names)}
     identities = np.array([number[_person(path)] for path in files], np.int64)
-    return PictureSet(name, folder, tuple(files), identities, np.zeros(len(files), np.int64), True)
+    return PictureSet(name, folder, tuple(files), identities, np.zeros(len(files), np.int64))
 
 
 def _person(path: Path) -> str:

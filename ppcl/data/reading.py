@@ -1,17 +1,15 @@
 """What a set of pictures is, and how folders are read: by base names, sorted, in any case."""
 
-import hashlib
 import io
-import json
 import os
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..disk.files import DataError, printable
+from ..disk.files import DataError
+from .fingerprint import fingerprint
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -34,8 +32,10 @@ class PictureSet:
     paths: tuple[Path, ...] = field(repr=False)
     identities: np.ndarray = field(repr=False)  # (N,) int64
     cameras: np.ndarray = field(repr=False)  # (N,) int64
-    centre: bool = False  # face pictures of 250 x 250 are cut to their centre
-    boxes: np.ndarray | None = field(default=None, repr=False)  # (N, 4): what is kept of each picture; None: all
+    uncut: int = 0  # pixels, as in Cut
+    boxes: np.ndarray | None = field(default=None, repr=False)  # (N, 4): the part of each picture; None: all
+    kept: Path | None = field(default=None, repr=False)  # the file of the pictures' digests
+    notes: tuple[str, ...] = ()  # pictures that were left out: how many, which, why
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -43,17 +43,16 @@ class PictureSet:
     @property
     def pictures(self) -> list[Path | Cut]:
         """What `images.bank` reads."""
-        if not self.centre and self.boxes is None:
+        if not self.uncut and self.boxes is None:
             return list(self.paths)
         boxes = [None] * len(self) if self.boxes is None else map(tuple, self.boxes.tolist())
-        return [Cut(path, 250 * self.centre, box) for path, box in zip(self.paths, boxes, strict=True)]
+        return [Cut(path, self.uncut, box) for path, box in zip(self.paths, boxes, strict=True)]
 
     @property
     def fingerprint(self) -> str:
-        """Of its files' names and sizes, who they show and what is kept of each: other pictures have another."""
-        files = [(path.parent.name, path.name, path.stat().st_size) for path in self.paths]
-        boxes = [] if self.boxes is None else self.boxes.tolist()
-        return hashlib.sha256(json.dumps([files, self.identities.tolist(), boxes]).encode()).hexdigest()[:16]
+        """Names, contents, identities and parts of the pictures, as 16 hexadecimal digits."""
+        boxes = () if self.boxes is None else self.boxes
+        return fingerprint(self.folder, self.paths, self.kept, self.identities, boxes, self.uncut)
 
     def keep(self, index: np.ndarray) -> "PictureSet":
         """The pictures of a mask `(N,)` or of indices, in their order."""
@@ -63,41 +62,40 @@ class PictureSet:
         return replace(self, paths=paths, identities=self.identities[index], cameras=self.cameras[index], boxes=boxes)
 
 
-_SAID = set()
-
-
-def say(line: str) -> None:
-    """Print a line on stderr, once in a process, and in the first process of several only."""
-    if line not in _SAID and os.environ.get("RANK", "") in ("", "0"):
-        _SAID.add(line)
-        print(printable(line), file=sys.stderr, flush=True)
-
-
 def pictures(folder: Path) -> list[Path]:
-    """The picture files of a folder by name; hidden files and other kinds (Thumbs.db) are none.
+    """The picture files of a folder by name."""
+    return [folder / name for name in picture_names(folder)]
+
+
+def picture_names(folder: Path) -> list[str]:
+    """Names of the picture files of a folder, sorted; hidden files and other kinds (Thumbs.db) are none.
 
     A link that leads nowhere and a pipe are among them: opening them says what they are, and no count is wrong unseen.
     """
-    found = (p for p in _entries(folder) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted((p for p in found if not os.path.isdir(p)), key=lambda p: p.name)
+    return sorted(one.name for one in _entries(folder) if _ending(one.name) in SUFFIXES and not one.is_dir())
 
 
 def people(folder: Path) -> list[Path]:
     """The folders of identities in a folder by name; hidden ones are none."""
-    found = (p for p in _entries(folder) if not p.name.startswith(".") and os.path.isdir(p))
-    return sorted(found, key=lambda p: p.name)
+    return [folder / name for name in sorted(one.name for one in _entries(folder) if one.is_dir())]
 
 
-def _entries(folder: Path) -> list[Path]:
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What a folder holds, hidden files and folders aside."""
     try:
-        return list(folder.iterdir())
+        with os.scandir(folder) as entries:
+            return [one for one in entries if not one.name.startswith(".")]
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror.lower()}; make the folder readable, or give another") from error
 
 
 def listing(folder: Path, most: int = 6) -> str:
     """Names in a folder, hidden ones aside, for a message."""
-    names = sorted(path.name for path in _entries(folder) if not path.name.startswith("."))
+    names = sorted(one.name for one in _entries(folder))
     return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most) if names else "nothing"
 
 
@@ -107,8 +105,8 @@ def subfolder(folder: Path, names: str) -> Path | None:
         if name == "." or os.path.isdir(folder / name):
             folder = folder / name
             continue
-        same = sorted(p for p in _entries(folder) if p.name.lower() == name.lower() and os.path.isdir(p))
+        same = sorted(one.name for one in _entries(folder) if one.name.lower() == name.lower() and one.is_dir())
         if not same:
             return None
-        folder = same[0]
+        folder = folder / same[0]
     return folder

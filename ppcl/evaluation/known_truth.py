@@ -123,7 +123,7 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
     Raises DataError for a test of one person and for pairs of one fold, on which no number rests.
     """
     if dataset in SETS and SETS[dataset].protocol == "verification":
-        everybody, pairs = datasets.verification_set(dataset, data)
+        everybody, pairs = datasets.verification_set(dataset, data, recipe.data)
         if pairs.folds < 2:
             raise datasets.DataError(f"{data}: {dataset}'s pairs have one fold; a threshold comes from the others")
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
