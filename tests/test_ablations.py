@@ -260,16 +260,6 @@ def test_drawn_and_photographed_numbers_share_no_table(run, drawn, tmp_path):
     assert len(results.wide(table[table.synthetic], "partial-ilids", "single-shot")) >= 1
 
 
-def test_over_seeds_by_hand():
-    rows = [
-        {"dataset": "d", "protocol": "p", "subset": "all", "method": "ppcl", "metric": "rank-1", "seed": seed}
-        | {"value": value, "low": value - 0.1, "high": value + 0.1, "synthetic": True}
-        for seed, value in enumerate((0.5, 0.6, 0.7))
-    ]
-    found = results.over_seeds(pandas.DataFrame(rows), "d", "p").loc["ppcl"]
-    assert found.tolist() == ["60.0 [50.0, 70.0]", "10.0", 3]
-
-
 def test_datasets_of_both_kinds_are_told_apart(drawn):
     assert datasets.is_drawn(drawn, "partial-reid") and not datasets.is_drawn(drawn, "lfw")
 
@@ -341,6 +331,3 @@ def test_differences_are_means_over_seeds_with_their_count():
     table = pandas.DataFrame(rows)
     found = results.differences(table).loc[("partial-reid", "+glrec")]
     assert found.tolist() == pytest.approx([30, 20, 50, 2])
-    shown = results.with_differences(table, "partial-reid")
-    assert shown.loc["+glrec", "ppcl over it"] == "+30.0 [20.0, 50.0]" and shown.loc["ppcl", "ppcl over it"] == ""
-    assert shown.loc["ppcl", "rank-1"] == "80.0 [70.0, 100.0]" and shown.seeds.tolist() == [2, 2]

@@ -139,15 +139,6 @@ def wide(
     return text.unstack("metric").reindex(index=order, columns=list(metrics))
 
 
-def over_seeds(table: pandas.DataFrame, dataset: str, protocol: str, metric: str = "rank-1") -> pandas.DataFrame:
-    """One line a method: mean over seeds and mean of the seeds' 95 % intervals, per cent; spread over seeds; seeds."""
-    rows = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == "all")]
-    groups = rows[rows.metric == metric].groupby("method", sort=False)
-    text = wide(table, dataset, protocol, (metric,))[metric]
-    spread = (100 * groups.value.std()).map(lambda value: "-" if pandas.isna(value) else f"{value:.1f}")
-    return pandas.DataFrame({metric: text, "spread over seeds": spread, "seeds": groups.seed.nunique()}).loc[text.index]
-
-
 def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
     """Points by which `ppcl` lies above each other row on the same queries: set, row -> value, low, high, seeds.
 
@@ -179,13 +170,6 @@ def over_draws(
     mean, count = groups.mean(), groups.count()
     margin = groups.std() / count**0.5 * stdtrit(count - 1, 0.975)
     return pandas.DataFrame({"value": mean, "low": mean - margin, "high": mean + margin, "seeds": count})
-
-
-def with_differences(table: pandas.DataFrame, dataset: str) -> pandas.DataFrame:
-    """`over_seeds` of rank-1, single-shot, and beside it how far `ppcl` lies above each row, with the interval."""
-    gain = differences(table[table.dataset == dataset]).droplevel("dataset")
-    text = gain.apply(lambda row: f"{row.value:+.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)
-    return over_seeds(table, dataset, "single-shot").assign(**{"ppcl over it": text}).fillna("")
 
 
 def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:

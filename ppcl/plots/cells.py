@@ -45,8 +45,8 @@ def show(axes: Axes, picture, ratio: float = 0.0, title: str = "") -> Axes:
 
 
 def outline(axes: Axes, box: Tensor, meaning: str) -> None:
-    """Draw a box `(4,)` on a picture in the colour and stroke of its meaning (`BOXES`), with a dark seam."""
-    x, y, right, low = geometry.corners(torch.as_tensor(box).detach().cpu().float()).tolist()
+    """Draw the part of a box `(4,)` on a picture in the colour and stroke of its meaning (`BOXES`), on a dark seam."""
+    x, y, right, low = geometry.corners(geometry.clip(torch.as_tensor(box).detach().cpu().float())).tolist()
     colour, stroke, _ = BOXES[meaning]
     drawn = Rectangle((x, y), right - x, low - y, fill=False, ec=colour, ls=stroke, lw=1.6, clip_on=False)
     drawn.set_path_effects([withStroke(linewidth=2.8, foreground="black", alpha=0.6)])

@@ -125,6 +125,8 @@ def method_curves(panels: dict[str, dict[str, tuple]], x: str, y: str, scale: st
                 at, band[:, 0 if len(band[0]) < 3 else 1], band[:, -1], color=look["color"], alpha=0.12, lw=0
             )
         one.set(title=name, xlabel=x, xscale=scale)
+        if scale == "linear":
+            one.locator_params(axis="x", integer=True)
     axes[0].set_ylabel(y)
     _legend(figure, axes)
     return figure

@@ -114,7 +114,7 @@ def figure_one(groups: dict[str, dict]) -> Figure:
     """
     wide = [max(map(len, group.values())) for group in groups.values()]
     labels, start = ("partial\nimages", "holistic\nimages", "various\ninput ratios"), 0
-    figure, axes = board(3, sum(wide) + len(wide) - 1, title=TITLE, labels=labels, gap=0.04)
+    figure, axes = board(3, sum(wide) + len(wide) - 1, title=0.14, labels=labels, gap=0.04)
     for (name, group), width in zip(groups.items(), wide, strict=True):
         mine, first = axes[:, start : start + width], pixels(group["whole"][0])
         edges = geometry.corners(group["boxes"]) * torch.tensor(first.shape[1::-1] * 2)
