@@ -232,8 +232,11 @@ def test_parse_overrides():
         "joint.epochs": "2",
         "backbone.weights": "a=b.safetensors",
     }
-    with pytest.raises(RecipeError, match="key=value.*'joint.epochs'"):
-        parse_overrides(["joint.epochs"])
+    assert parse_overrides("joint.epochs=2") == parse_overrides(["joint.epochs=2"])  # a notebook's parameter, as text
+    assert parse_overrides("") == parse_overrides([]) == {}
+    for given in (["joint.epochs"], "joint.epochs"):
+        with pytest.raises(RecipeError, match="key=value.*'joint.epochs'"):
+            parse_overrides(given)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ Crops = Annotated[str, f"of the kinds {','.join(KINDS)}", lambda text: set(text.
 
 @dataclass(frozen=True)
 class Input:
-    """What every network sees."""
+    """Input size of all networks."""
 
     height: Side = 256  # not published
     width: Side = 128  # not published
@@ -43,7 +43,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Data:
-    """Which pictures are read below `--data`."""
+    """Choice of pictures below `--data`."""
 
     training: str = "auto"  # the set that is trained on; auto: the task's usual one, else a folder of identities
     cuhk03: Literal["detected", "labelled"] = "detected"  # the boxes of CUHK03-NP
@@ -66,10 +66,10 @@ class GLRecStage:
     gate_weight: Number = 0.5  # not published
     whole_weight: Number = 0.2  # not published: box loss of whole pictures
     ratio_jitter: Number = 0.12  # not published: spread of log(width / height) of real detections
-    stretch: Number = 0.3  # not published: log range of odd width / height, seen in the picture, too
+    stretch: Number = 0.3  # not published: log range of odd width / height, also visible in the picture
     correction: Number = 0.4  # not published: largest |δ|, the correction of the ratio
     colour: Number = 0.5  # not published: spread of brightness, contrast and channels, as augmentation.colour
-    view_scale: Factors = (0.9, 1.1)  # not published: how differently detections frame a whole picture
+    view_scale: Factors = (0.9, 1.1)  # not published: framing of whole pictures by a detector
     view_shift: Number = 0.05  # not published
     min_side: Share = 0.15  # not published
     width: Count = 16  # not published: channels of the first convolution
@@ -124,7 +124,7 @@ class JointStage:
     wide_share: Share = 0.6  # not published
     wide_scale: Factors = (0.7, 1.2)  # not published
     wide_shift: Number = 0.13  # not published
-    whole_box_share: Share = 0.8  # not published: how often p is the whole visible box
+    whole_box_share: Share = 0.8  # not published: share of p that are the whole visible box
     # losses
     cycle_weight: Number = 1.0  # not published
     geometry_weight: Number = 4.0  # not published
@@ -147,10 +147,10 @@ class JointStage:
 
 @dataclass(frozen=True)
 class Matching:
-    """How distances are made (METHOD.md §5)."""
+    """Distances of pictures (METHOD.md §5)."""
 
     placements: Literal[1, 7] = 7  # not published
-    mirror: bool = True  # not published: a query's mirror image is matched, too, in every row
+    mirror: bool = True  # not published: every row also matches a query's mirror image
     placement_shift: Number = 0.06  # not published
     placement_growth: Number = 0.05  # not published: a side
     shortlist: Natural = 100  # not published: gallery pictures a query that are matched by parts; 0: all
@@ -159,7 +159,7 @@ class Matching:
 
 @dataclass(frozen=True)
 class Selection:
-    """Training identities kept back: the fusion weight comes from them, and nothing else from anywhere."""
+    """Held-out training identities, from which the fusion weight is chosen."""
 
     heldout: OpenShare = 0.1  # not published: share of the training identities
     queries: Count = 2  # not published: partial queries an identity
@@ -168,7 +168,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Ablation:
-    """Which rows are trained beside the method, and how often."""
+    """Rows that are trained, and seeds of each."""
 
     rows: str = "backbone,backbone+crops,backbone+crops+pad,+glrec,+crloc,ppcl"
     seeds: Count = 1
@@ -176,7 +176,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class PartialLFW:
-    """How Partial-LFW is made from LFW (supplement §3: crops at random, of a small ratio); `face_sets.make_partial`."""
+    """Partial-LFW, made from LFW (supplement §3: random crops of a small ratio)."""
 
     people: Count = 1000  # not published: with two or more pictures
     queries: Count = 1  # not published: one random crop of another image of the same person
@@ -186,7 +186,7 @@ class PartialLFW:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Of training batches (none of it is published)."""
+    """Augmentation of training batches."""
 
     flip: Share = 0.5  # not published
     erase: Share = 0.3  # not published: random erasing, share of pictures

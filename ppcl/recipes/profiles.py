@@ -1,7 +1,7 @@
-"""What faces, and the scaled-down profiles, change in the recipe's fields: dotted keys, applied by `recipe()`.
+"""Changes to the recipe's fields for faces and for the smaller profiles, as dotted keys.
 
-`demo` is a small net on drawn pictures: `python -m ppcl reproduce`, expected result and time in the README. `tiny`
-exists for tests: everything runs, nothing is learnt.
+`demo` trains a small net on drawn pictures (`python -m ppcl reproduce`; the README has its results and time). `tiny` is
+for tests: everything runs, nothing is learnt.
 """
 
 # Supplement §2.2. The backbone is a residual network of the kind trained on CASIA-WebFace, with a margin softmax.
