@@ -71,19 +71,21 @@ def test_a_notebook_is_done_only_while_what_it_made_is_there(executed):
     lost |= {"03_backbone_training": "person/backbone/checkpoint.safetensors", "07_figures": "figures/figure1.png"}
     lost["04_joint_training"] = "person/joint/ppcl/seed0/checkpoint.safetensors"
     assert {path.stem for path in NUMBERED} > set(lost)
+    known = reproduce.pictures(run / "data", wanted)
     for path in NUMBERED:
-        assert reproduce._left(path.stem, run, wanted, 0)
+        arguments = path.stem, run, wanted, 0, reproduce.read_by(path.stem, "person", known)
+        assert reproduce._left(*arguments)
         if made := lost.get(path.stem):
             away = (run / made).rename(run / "away")
-            assert not reproduce._left(path.stem, run, wanted, 0)
+            assert not reproduce._left(*arguments)
             away.rename(run / made)
-    assert not reproduce._left("05_evaluation", run, wanted, 1)
+    assert not reproduce._left("05_evaluation", run, wanted, 1, reproduce.read_by("05_evaluation", "person", known))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_a_damaged_copy_counts_as_none(tmp_path, content):
     (tmp_path / "copy.ipynb").write_text(content)
-    assert reproduce._stamp(tmp_path / "copy.ipynb") is None and reproduce._stamp(tmp_path / "none.ipynb") is None
+    assert reproduce._stamp(tmp_path / "copy.ipynb") == {} == reproduce._stamp(tmp_path / "none.ipynb")
 
 
 def test_another_seed_is_refused_before_anything_is_done(executed, capsys):
