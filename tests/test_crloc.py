@@ -589,6 +589,14 @@ def test_rectify_leaves_whole_pictures_alone_to_the_bit(draw):
     assert visible[0].mean().item() == pytest.approx(0.5) and visible[2].mean().item() == pytest.approx(0.5)
 
 
+def test_another_row_shares_the_networks_and_leaves_the_model_as_it_was(untrained):
+    row = untrained.row
+    other = untrained.as_row("no-whitening")
+    assert (other.row, other.method) == ("no-whitening", METHODS["no-whitening"])
+    assert (untrained.row, untrained.method) == (row, METHODS[row])
+    assert all(mine is theirs for mine, theirs in zip(other.parameters(), untrained.parameters(), strict=True))
+
+
 def test_untrained_whole_pictures_pass_through_the_layout_untouched(untrained, draw):
     pictures, boxes = torch.randn(2, 3, 64, 32, generator=draw), torch.tensor([[0.3, 0.3, 0.4, 0.4]]).expand(2, 4)
     layout = untrained.layout(pictures, torch.zeros(2), (boxes, torch.tensor([-1.0, 1.0])))
