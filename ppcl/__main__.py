@@ -187,7 +187,7 @@ def run_train(given) -> None:
     from . import training
     from .data import datasets
     from .disk import run_lock
-    from .runs.manifest import device, manifest, of_profile, record
+    from .runs.manifest import device, of_profile, record
     from .training import processes
 
     of_profile(given.run, given.profile)
@@ -206,8 +206,7 @@ def run_train(given) -> None:
             train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
             path = train(chosen, pictures, given.run, given.seed)
         if processes.is_main():
-            known = {} if "data" in manifest(given.run) else {"data": datasets.contents(data)}  # reads every byte
-            record(given.run, chosen, where, given.seed, processes=world_size(), **known)
+            record(given.run, chosen, where, given.seed, processes=world_size(), data=datasets.contents(data))
             print(path)
     processes.stop()
 

@@ -178,10 +178,12 @@ def test_the_command_line_draws_and_trains_faces(tmp_path, capsys):
         main(["evaluate", "--task", "face", "--run", run, "--data", data, "--dataset", "casia-webface"])
 
 
-def test_reproduce_goes_notebook_by_notebook_faces_before_people(monkeypatch, drawn, tmp_path):
-    done = []
+def test_reproduce_goes_notebook_by_notebook_faces_before_people(monkeypatch, drawn, faces, tmp_path):
+    done, both = [], shutil.copytree(faces, tmp_path / "both")
+    shutil.copytree(drawn, both, dirs_exist_ok=True)
+    monkeypatch.setattr(reproduce.datasets, "ready", lambda *_: None)  # it would draw the faces again
     monkeypatch.setattr(reproduce, "_execute", lambda path, run, given, *_: done.append((path.name[:2], given["task"])))
-    reproduce.reproduce("tiny", run=tmp_path / "a", data=drawn)
+    reproduce.reproduce("tiny", run=tmp_path / "a", data=both)
     assert done == [(path.name[:2], task) for path in reproduce.notebooks() for task in ("face", "person")]
     done.clear()
     own = shutil.copytree(drawn, tmp_path / "own", ignore=shutil.ignore_patterns("drawn.txt"))
