@@ -20,7 +20,7 @@ from . import __version__, evaluation, geometry, matching, plots
 from .data import datasets, image_bank, image_files
 from .data.reading import Cut
 from .disk import checkpoints, progress
-from .disk.files import printable, write_text
+from .disk.files import printable, warn_once, write_text
 from .evaluation import known_truth
 from .matching import kept_features
 from .models.ppcl import PPCL
@@ -125,6 +125,8 @@ def gallery_files(folder: Path | str) -> list[Path]:
     if not files:
         kinds = ", ".join(sorted(datasets.SUFFIXES))
         raise datasets.DataError(f"{folder} holds no photographs ({kinds}); folders in it are not searched")
+    for note in datasets.left_out(str(folder), folder, [folder]):
+        warn_once(note)
     return files
 
 

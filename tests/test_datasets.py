@@ -1,8 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 from conftest import folders_of_people
 from PIL import Image
 
+from ppcl.__main__ import main
 from ppcl.data import datasets
 from ppcl.data.datasets import DataError
 from ppcl.data.sets import SETS
@@ -378,3 +381,66 @@ def test_keep_filters_everything_alike(tmp_path):
     assert (
         names(kept) == ["001_001.jpg", "002_001.jpg"] and kept.identities.tolist() == [1, 2] and len(kept.cameras) == 2
     )
+
+
+# --- what is left out is said ---
+
+
+@pytest.mark.parametrize("dataset", ["market1501", "partial-reid", "own", "lfw"])
+@pytest.mark.parametrize("kind", ["deeper", "ending", "no ending"])
+def test_pictures_that_are_not_read_are_counted(tmp_path, capsys, dataset, kind):
+    if dataset in ("own", "lfw"):
+        top = folders_of_people(tmp_path / {"own": "identities", "lfw": "lfw"}[dataset], dict.fromkeys("abcdefgh", 2))
+        folder, part = top / "a", {"own": "train", "lfw": "all"}[dataset]
+        (top / "pairs.txt").write_text("1\t1\na\t1\t2\na\t1\tb\t1\n")
+    else:
+        top = {"market1501": market, "partial-reid": reid}[dataset](tmp_path / SETS[dataset].folders[0])
+        folder, part = top / {"market1501": "query", "partial-reid": "partial_body_images"}[dataset], "query"
+    assert datasets.read(dataset, part, tmp_path).notes == ()
+    names = {"deeper": ["more/1.jpg", "more/2.jpg"], "ending": ["1.heic", "2.jpg_large"], "no ending": ["1", "2"]}[kind]
+    for name in names:
+        fill(folder / name.rpartition("/")[0], name.rpartition("/")[2])
+    (notes,) = datasets.read(dataset, part, tmp_path).notes
+    assert notes.startswith(f"{dataset}/{part}: 2 pictures are left out, such as ") and names[0] in notes
+    rows = {row["part"]: row["note"] for row in datasets.check(tmp_path) if row["dataset"] == dataset}
+    assert notes in rows[part]
+    assert main(["data", "check", "--data", str(tmp_path)]) == 0 and notes in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["train", "query"])
+def test_people_numbered_zero_are_counted(tmp_path, part):
+    top = market(tmp_path / MARKET)
+    fill(
+        top / {"train": "bounding_box_train", "query": "query"}[part],
+        "0000_c1s1_000001_00.jpg",
+        "-1_c1s1_000001_00.jpg",
+    )
+    (note,) = datasets.read("market1501", part, tmp_path).notes
+    assert "1 pictures are left out, such as 0000_c1s1_000001_00.jpg: identity 0" in note
+
+
+@pytest.mark.parametrize("ending", ["jfif", "jpe"])
+def test_other_names_of_jpeg_are_read(tmp_path, ending):
+    fill(market(tmp_path / MARKET) / "query", f"0005_c2s1_000001_00.{ending}")
+    assert len(datasets.read("market1501", "query", tmp_path)) == 2
+
+
+def test_copies_on_both_sides_of_a_test_are_counted(tmp_path):
+    top = tmp_path / "Partial_iLIDS"
+    for number, (half, name) in enumerate((h, n) for h in ("Probe", "Gallery") for n in ("001.jpg", "002.jpg")):
+        (top / half).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (50 * number, 0, 0)).save(top / half / name)
+    assert datasets.evaluation_sets("partial-ilids", tmp_path)[0].notes == ()
+    shutil.copy(top / "Probe/001.jpg", top / "Gallery/002.jpg")
+    (note,) = datasets.evaluation_sets("partial-ilids", tmp_path)[0].notes
+    assert note.startswith("partial-ilids: 1 queries are copies of pictures in partial-ilids/gallery")
+
+
+@pytest.mark.parametrize("folder, name", [("Probe", "001"), ("Partial-LFW/probe", "face_001")])
+def test_a_test_of_one_person_is_refused(tmp_path, folder, name):
+    top = tmp_path / ("Partial-LFW" if "LFW" in folder else "Partial_iLIDS")
+    for half in ("probe", "gallery"):
+        fill(top / half, f"{name}.jpg", *(["face_002.jpg"] if "face" in name else []))
+    words = "read as pictures of 'face'.*rename" if "face" in name else "shows one person"
+    with pytest.raises(DataError, match=words):
+        datasets.evaluation_sets("partial-lfw" if "face" in name else "partial-ilids", tmp_path)

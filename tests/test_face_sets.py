@@ -261,3 +261,20 @@ def test_nothing_is_drawn_among_ones_own_pictures(tmp_path):
     with pytest.raises(DataError, match="lfw that was not drawn here"):
         datasets.synthesise("face", tmp_path, 0, "tiny", quiet=True)
     assert contents(tmp_path) == before
+
+
+def test_all_pictures_that_pairs_lack_are_named_at_once(tmp_path):
+    top = lfw(tmp_path / "lfw", pairs=GOOD)
+    for name in ("Ann_Lee/Ann_Lee_0003", "Zoe/Zoe_0004"):
+        (top / f"{name}.jpg").unlink()
+    with pytest.raises(DataError, match="line 2: 2 pictures are not there: .*Ann_Lee_0003.jpg, .*Zoe_0004.jpg"):
+        datasets.verification_set("lfw", tmp_path)
+
+
+def test_pairs_of_another_form_are_named(tmp_path):
+    top = lfw(tmp_path / "lfw")
+    (top / "pairs.csv").write_text("name,imagenum1,imagenum2,\n")
+    with pytest.raises(DataError, match=r"no pairs.txt in .*\(pairs.csv is another form\)"):
+        datasets.verification_set("lfw", tmp_path)
+    (top / "pairs.txt").write_text("\n".join(GOOD) + "\n", encoding="utf-16")
+    assert pair_names(tmp_path) == EXPECTED

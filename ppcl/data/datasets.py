@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
 from .fingerprint import fingerprint, kept_below
 from .layouts import is_made, lies, part_folder, record, tops
-from .reading import SUFFIXES, Cut, DataError, PictureSet, people, picture_names, pictures
+from .reading import SUFFIXES, Cut, DataError, PictureSet, left_out, people, picture_names, pictures
 from .sets import SETS, DataSet, sets_of, training_sets
 
-__all__ = ["SUFFIXES", "Cut", "DataError", "PictureSet", "pictures", "truth"]
+__all__ = ["SUFFIXES", "Cut", "DataError", "PictureSet", "left_out", "pictures", "truth"]
 
 
 def read(dataset: str, part: str, data: Path | str, settings: Data | None = None) -> PictureSet:
@@ -49,7 +50,8 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
             raise DataError(f"{dataset}: {folder} holds no pictures; {found.how_to_get}")
         named = "?P<person>" in found.pattern
         some = partial_protocol.read_partial(name, folder) if named else _numbered(found, part, folder, files)
-    return replace(some, uncut=(settings or Data()).uncut, kept=kept_below(data))
+    notes = left_out(name, folder, [folder] if found.pattern else people(folder))
+    return replace(some, uncut=(settings or Data()).uncut, kept=kept_below(data), notes=some.notes + notes)
 
 
 def _numbered(found: DataSet, part: str, folder: Path, files: list[Path]) -> PictureSet:
@@ -63,6 +65,10 @@ def _numbered(found: DataSet, part: str, folder: Path, files: list[Path]) -> Pic
     side = 0 if part in ("query", "occluded") else 1
     cameras = [int(match.groupdict().get("camera") or side) for _, match in named]
     some = PictureSet(f"{found.name}/{part}", folder, tuple(files), identities, np.array(cameras, np.int64))
+    nobody = [path.name for path, identity in zip(files, identities, strict=True) if identity == 0]
+    if found.distractors and part != "gallery" and nobody:
+        why = "identity 0 is for distractors, in the gallery; number people from 1 on"
+        some = replace(some, notes=(f"{some.name}: {len(nobody)} pictures are left out, such as {nobody[0]}: {why}",))
     some = some.keep(identities >= (1 if found.distractors and part != "gallery" else 0))
     if not len(some):
         raise DataError(f"{found.name}: {folder} holds nothing but junk (-1) pictures; {found.how_to_get}")
@@ -97,13 +103,35 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
         whole = read(found.made_from, "test" if found.split else "all", data, recipe.data)
         task = recipe.task if found.task == "any" else found.task
         kinds = ("random",) if task == "face" else KINDS
-        return partial_protocol.make_partial(whole, dataset, recipe.partial_lfw, kinds)
-    query, gallery = (read(dataset, part, data, recipe.data) for part in ("query", "gallery"))
+        query, gallery = partial_protocol.make_partial(whole, dataset, recipe.partial_lfw, kinds)
+    else:
+        query, gallery = (read(dataset, part, data, recipe.data) for part in ("query", "gallery"))
     if not set(query.identities) & set(gallery.identities):
         raise DataError(
             f"{dataset}: no query identity of {query.folder} is in {gallery.folder}; are these halves of two sets?"
         )
-    return query, gallery
+    if len(set(gallery.identities)) < 2:
+        raise DataError(f"{dataset}: {gallery.folder} shows one person, whom every query would find; add people")
+    return replace(query, notes=query.notes + _copies(query, gallery, found, data, recipe)), gallery
+
+
+def _copies(query: PictureSet, gallery: PictureSet, found: DataSet, data: Path | str, recipe: Recipe) -> tuple:
+    """A line for copies of one picture on both sides of a test, or in training and test."""
+    sides = {"queries": (query, gallery)}
+    with suppress(DataError):
+        train = read(found.name, "train", data, recipe.data) if "train" in found.parts else None
+        sides |= {"training pictures": (train, query), "pictures of training": (train, gallery)} if train else {}
+    lines = []
+    for name, (one, other) in sides.items():
+        if count := len(one.digests & other.digests):
+            lines.append(f"{found.name}: {count} {name} are copies of pictures in {other.name}: they prove nothing")
+    return tuple(lines)
+
+
+def tell(*sets: PictureSet) -> None:
+    """Print what readers left out, each line once."""
+    for note in dict.fromkeys(note for some in sets for note in some.notes):
+        warn_once(note)
 
 
 def verification_set(
@@ -111,10 +139,13 @@ def verification_set(
 ) -> tuple[PictureSet, partial_protocol.Pairs]:
     """LFW and its pairs; `pairs.txt` lies in the set's folder or beside it. Raises DataError where one is missing."""
     faces = read(dataset, "all", data, settings)
-    found = next((path for path in _pairs_places(faces.folder, data) if path.is_file()), None)
+    places = _pairs_places(faces.folder, data)
+    found = next((path for path in places if path.is_file()), None)
     if found is None:
+        there = ", ".join(sorted({path.name for place in places for path in place.parent.glob("*pairs*")}))
+        lying = f" ({there} is another form)" if there else ""
         how = SETS[dataset].how_to_get
-        raise DataError(f"{dataset}: no {partial_protocol.PAIRS} in {faces.folder} or beside it; {how}")
+        raise DataError(f"{dataset}: no {partial_protocol.PAIRS} in {faces.folder} or beside it{lying}; {how}")
     return faces, partial_protocol.read_pairs(found, faces)
 
 
@@ -131,7 +162,8 @@ def trained_on(task: str, data: Path | str, settings: Data | None = None) -> Dat
         warn_once(
             f"{data}: {there[0]} is trained on; to train on {' or '.join(there[1:])}, --set data.training={there[1]}"
         )
-    return known[(there or [*known])[0]]
+    begun = [name for name in known if next(tops(SETS[name], Path(data)), None)]  # to be told what is missing
+    return known[(there or begun or [*known])[0]]
 
 
 def training_set(task: str, data: Path | str, settings: Data | None = None) -> PictureSet:
@@ -220,6 +252,9 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
             row["status"] = "drawn" if is_drawn(data, found.name) else row["status"]
         if row["status"] == "differs":
             row["note"] = f"published: {published[0]} of {published[1]} people"
+        if part == "query" and found.protocol:
+            some = evaluation_sets(found.name, data, Recipe(data=settings))[0]
+        row["note"] = "; ".join(filter(None, [row["note"], *some.notes]))
     except DataError as error:
         there = row["pictures"] or found.split or isinstance(error.__cause__, OSError)  # there, not readable
         row["status"] = "unreadable" if there else "missing"

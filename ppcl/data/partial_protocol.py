@@ -17,7 +17,7 @@ import torch
 from ..disk.files import printable
 from ..recipes import PartialLFW
 from . import partial_views
-from .reading import DataError, PictureSet, people, pictures
+from .reading import DataError, PictureSet, listing, people, pictures
 
 PAIRS = "pairs.txt"
 _NAMED = re.compile(r"(.+?)(?:_([0-9]+))?", re.DOTALL)  # <person>_<n>, or <person>
@@ -41,7 +41,10 @@ def read_identities(name: str, folder: Path) -> PictureSet:
     shown = [each for each in map(pictures, people(folder)) if each]  # `decoded`, which is ours, is none
     found = [(path, i) for i, each in enumerate(shown) for path in each]
     if not found:
-        raise DataError(f"{name}: {folder} holds no <identity>/<picture>; is this another set's folder?")
+        raise DataError(
+            f"{name}: {folder} holds no <identity>/<picture> but {listing(folder)}; is this another set's folder, or "
+            "packed, or are the pictures a folder deeper?"
+        )
     paths, identities = zip(*found, strict=True)
     return PictureSet(name, folder, paths, np.array(identities, np.int64), np.zeros(len(paths), np.int64))
 
@@ -55,6 +58,11 @@ def read_partial(name: str, folder: Path) -> PictureSet:
     halves = [half for half in people(folder.parent) if half.name.lower() in ("probe", "query", "gallery")]
     names = sorted({_person(path) for half in halves for path in pictures(half)})
     number = {person: i for i, person in enumerate(names)}
+    if len(names) == 1 < len(files):
+        raise DataError(
+            f"{name}: {files[0]} and all others are read as pictures of {names[0]!r}, for names are "
+            "<person>_<number>.jpg; if the numbers are the people, rename them (001.jpg)"
+        )
     identities = np.array([number[_person(path)] for path in files], np.int64)
     return PictureSet(name, folder, tuple(files), identities, np.zeros(len(files), np.int64))
 
@@ -71,16 +79,19 @@ def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
     a picture that is not there or paired with itself, a person who differs from himself, or counts that do not agree.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        wide = path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")  # as some editors save text
+        lines = path.read_text(encoding="utf-16" if wide else "utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as text ({type(error).__name__}); get LFW's {PAIRS} again") from None
     lines = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    counts = lines[0][1].split() if lines else []
+    first = lines[0][1] if lines else ""
+    counts = first.split()
     if len(counts) != 2 or not all(_whole(count) and int(count) for count in counts):
-        raise DataError(f"{path}, line 1: wanted the folds and the pairs of a fold (10<TAB>300)")
+        raise DataError(f"{path}, line 1: wanted the folds and the pairs of a fold (10<TAB>300), not {first[:60]!r}")
     folds, each = map(int, counts)
     if len(lines) - 1 != 2 * folds * each:
         raise DataError(f"{path}: {len(lines) - 1} pairs, but line 1 speaks of {folds} x ({each} + {each})")
+    missing: dict[str, int] = {}
     known = {composed(p.parent.name, p.stem): i for i, p in enumerate(lfw.paths)}
     pairs, same = np.empty((len(lines) - 1, 2), np.int64), np.arange(2 * folds * each) // each % 2 == 0
     for row, (at, line) in enumerate(lines[1:]):
@@ -96,12 +107,16 @@ def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
         for side, (name, index) in enumerate(zip(names, (fields[1], fields[-1]), strict=True)):
             key = composed(name, f"{name}_{int(index):04d}")
             if key not in known:
-                missing = f"{key[0]}/{key[1]}.jpg"
-                raise DataError(f"{path}, line {at}: {lfw.folder.name}/{missing[:300]} is not there")
-            pairs[row, side] = known[key]
-        if pairs[row, 0] == pairs[row, 1] or (not same[row] and composed(names[0]) == composed(names[1])):
+                missing.setdefault(f"{lfw.folder.name}/{key[0]}/{key[1]}.jpg"[:300], at)
+            pairs[row, side] = known.get(key, -1)
+        if pairs[row, 0] == pairs[row, 1] >= 0 or (not same[row] and composed(names[0]) == composed(names[1])):
             said = "a picture with itself" if same[row] else "different people, but names one"
             raise DataError(f"{path}, line {at}: pairs {said} ({line[:60]!r}); get LFW's {PAIRS} again")
+    if missing:
+        names, at = ", ".join([*missing][:20]), next(iter(missing.values()))
+        several = f"{len(missing)} pictures are not there: " if len(missing) > 1 else ""
+        end = ", …" * (len(missing) > 20) if several else " is not there"
+        raise DataError(f"{path}, line {at}: {several}{names}{end}; {lfw.folder} holds names like {lfw.paths[0].name}")
     return Pairs(pairs[:, 0], pairs[:, 1], same, folds)
 
 

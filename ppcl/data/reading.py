@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from ..disk.files import DataError
-from .fingerprint import fingerprint
+from .fingerprint import digests, fingerprint
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class PictureSet:
         boxes = () if self.boxes is None else self.boxes
         return fingerprint(self.folder, self.paths, self.kept, self.identities, boxes, self.uncut)
 
+    @property
+    def digests(self) -> set[bytes]:
+        """Digests of the contents."""
+        return {one.tobytes() for one in digests(self.paths, self.kept)}
+
     def keep(self, index: np.ndarray) -> "PictureSet":
         """The pictures of a mask `(N,)` or of indices, in their order."""
         index = np.flatnonzero(index) if index.dtype == bool else index
@@ -78,6 +84,39 @@ def picture_names(folder: Path) -> list[str]:
 def people(folder: Path) -> list[Path]:
     """The folders of identities in a folder by name; hidden ones are none."""
     return [folder / name for name in sorted(one.name for one in _entries(folder) if one.is_dir())]
+
+
+def left_out(name: str, top: Path, folders: list[Path]) -> tuple[str, ...]:
+    """A line for each kind of picture that is not read where the pictures of `folders` are: how many, which, why."""
+    beside, deeper, other = [] if top in folders else pictures(top), [], []
+    for folder in folders:
+        for one in _entries(folder):
+            if one.is_dir():
+                inside = (path for path in Path(one.path).rglob("*") if _ending(path.name) in SUFFIXES)
+                deeper += [path for path in inside if not re.search(r"/[.@]|/__MACOSX", str(path))]
+            elif _ending(one.name) not in SUFFIXES and one.is_file() and _is_picture(one.path):
+                other.append(Path(one.path))
+    kinds = {
+        "they lie beside the people's folders": beside,
+        "they lie in folders within; move them up": sorted(deeper),
+        f"the ending is none of {' '.join(sorted(SUFFIXES))}; rename or convert them": sorted(other),
+    }
+    return tuple(
+        f"{name}: {len(files)} pictures are left out, such as {files[0].relative_to(top)}: {why}"
+        for why, files in kinds.items()
+        if files
+    )
+
+
+def _is_picture(path: str) -> bool:
+    """True for a file that begins as photographs do, whatever its name is."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    kinds = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
+    return start.startswith(kinds) or start[8:12] in (b"WEBP", b"heic", b"heix", b"mif1", b"avif")
 
 
 def _ending(name: str) -> str:

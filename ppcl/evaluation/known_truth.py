@@ -124,6 +124,7 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
     """
     if dataset in SETS and SETS[dataset].protocol == "verification":
         everybody, pairs = datasets.verification_set(dataset, data, recipe.data)
+        datasets.tell(everybody)
         if pairs.folds < 2:
             raise datasets.DataError(f"{data}: {dataset}'s pairs have one fold; a threshold comes from the others")
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
@@ -131,6 +132,7 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
         pairs = partial_protocol.Pairs(*places.reshape(2, -1), pairs.same, pairs.folds)
         return Evaluation(dataset, Path(data), shown, shown, recipe.input.size, pairs, quiet)
     query, gallery = datasets.evaluation_sets(dataset, data, recipe)
+    datasets.tell(query, gallery)
     if len(set(gallery.identities)) < 2:
         raise datasets.DataError(f"{dataset}: {gallery.folder} shows one person, so that every ranking would be right")
     return Evaluation(dataset, Path(data), query, gallery, recipe.input.size, quiet=quiet)
