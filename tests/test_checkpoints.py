@@ -2,8 +2,10 @@ import errno
 import json
 import os
 import resource
+from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import save_file
 
@@ -72,10 +74,41 @@ def test_a_checkpoint_is_as_private_as_the_users_other_files(saved):
     assert saved.stat().st_mode == other.stat().st_mode
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(saved, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read anything
-    with pytest.raises(CheckpointError, match="may not be read"):
-        checkpoints.header(saved)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("read", [checkpoints.header, lambda path: checkpoints.load(path, small())])
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(saved, monkeypatch, number, read):
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoints, "open", refused, raising=False)  # root may read anything
+    with pytest.raises(CheckpointError, match=f"{saved} cannot be read .{os.strerror(number)}"):
+        read(saved)
+
+
+def test_a_checkpoint_is_read_where_memory_maps_are_refused(saved, monkeypatch):
+    monkeypatch.setattr(safetensors, "safe_open", None)
+    assert checkpoints.load(saved, small()) == checkpoints.header(saved)
+
+
+def no_mode(*_):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def not_flushed(*_):
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+@pytest.mark.parametrize("owner, name, fail", [(Path, "chmod", no_mode), (os, "fsync", not_flushed)])
+def test_a_file_system_that_refuses_modes_or_flushing_is_named_once_and_used(
+    tmp_path, monkeypatch, capsys, owner, name, fail
+):
+    monkeypatch.setattr(owner, name, fail)
+    net = small()
+    for number in range(2):
+        checkpoints.save(tmp_path / f"{number}.safetensors", net, None, **FACTS)
+        checkpoints.load(tmp_path / f"{number}.safetensors", small(seed=9))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and str(tmp_path) in lines[0] and "here (" in lines[0]
 
 
 # --- round trips ---
@@ -201,7 +234,7 @@ def test_every_flipped_bit_is_noticed_or_harmless(saved):
 
 
 def test_a_file_of_the_first_days_without_checksum_is_read(saved):
-    with checkpoints.safe_open(saved, "pt") as file:
+    with safetensors.safe_open(saved, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     save_file(tensors, saved, metadata={"ppcl": json.dumps({"format": 1, **FACTS})})
     assert checkpoints.load(saved, small()) == json.loads(json.dumps({"format": 1, **FACTS}))
@@ -211,7 +244,7 @@ def test_what_is_not_finite_is_not_saved(saved):
     good, net = saved.read_bytes(), small()
     with torch.no_grad():
         net[-1].bias[1] = float("inf")
-    with pytest.raises(FloatingPointError, match="3.bias is not finite.*a last good one is kept"):
+    with pytest.raises(FloatingPointError, match="3.bias is not finite.*the last good state stays"):
         checkpoints.save(saved, net, None, **FACTS)
     assert saved.read_bytes() == good
 
@@ -222,7 +255,7 @@ def test_a_full_disk_keeps_the_old_file_and_says_so(saved):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="could not be written.*last good one is kept"):
+        with pytest.raises(CheckpointError, match="could not be written.*last good one stays"):
             checkpoints.save(saved, small(), train("adam", 2)[1], **FACTS)
         with pytest.raises(OSError) as caught:
             write_text(saved.with_name("results.csv"), "x" * len(good))
@@ -283,8 +316,8 @@ def half_written(tensors, path, metadata=None):
     [
         (os, "replace", no_room),
         (os, "fsync", no_room),
-        (checkpoints, "save_file", no_room),
-        (checkpoints, "save_file", half_written),
+        (safetensors.torch, "save_file", no_room),
+        (safetensors.torch, "save_file", half_written),
     ],
     ids=["replace", "fsync", "save_file", "half written"],
 )
@@ -305,7 +338,7 @@ def test_interrupted_save_keeps_the_old_file(saved, monkeypatch):
         raise KeyboardInterrupt
 
     good = saved.read_bytes()
-    monkeypatch.setattr(checkpoints, "save_file", interrupted)
+    monkeypatch.setattr(safetensors.torch, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(saved, small(), None, **FACTS)
     assert saved.read_bytes() == good and len(list(saved.parent.iterdir())) == 1

@@ -11,11 +11,11 @@ import signal
 import time
 
 import pytest
+import safetensors.torch
 import torch
 
 from ppcl import evaluation, training
 from ppcl.data import stage_batches
-from ppcl.disk import checkpoints
 from ppcl.recipes import recipe
 from ppcl.training import stage_on_disk
 
@@ -65,7 +65,7 @@ def killed(work, moment, seconds, draw):
         os.kill(number, signal.SIGKILL)
         return os.waitpid(number, 0)[1]
     owner, name, instead = {
-        "writing": (checkpoints, "save_file", half),
+        "writing": (safetensors.torch, "save_file", half),
         "written": (os, "replace", die),
         "epoch": (stage_on_disk.Stage, "_save", None),
     }[moment]

@@ -1,4 +1,4 @@
-"""What a run keeps on the disk: whole files, checkpoints, lock and signals, progress."""
+"""Whole files, checkpoints, the run-folder lock, progress."""
 
 from . import progress
 

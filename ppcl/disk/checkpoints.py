@@ -1,18 +1,17 @@
-"""Checkpoints: atomic save, safe load. safetensors only, so loading executes nothing.
+"""Checkpoints in safetensors files, saved whole or not at all; loading them executes nothing.
 
-A file holds the model's tensors under `model.`, while training also the optimiser's under `optimiser.<i>.`; everything
-else (recipe, stage, epoch, fusion weights) is JSON in the file's own header, with a checksum of the tensors and one of
-itself. What else a run folder needs, one process at a time and an orderly stop, is in guard.py.
+A file holds the model's tensors under `model.` and, during training, the optimiser's under `optimiser.<i>.`. Everything
+else (recipe, stage, epoch, fusion weights) is JSON in the file's header, with one checksum of the tensors and one of
+the JSON.
 """
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .files import replacing
@@ -21,11 +20,11 @@ FORMAT = 1
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged, or of another recipe: the file and the remedy, in one line."""
+    """A checkpoint that is missing, damaged or of another recipe: the file and the remedy, in one line."""
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of tensors on the CPU: names, kinds, shapes and bytes."""
+    """Return the SHA-256 of CPU tensors: their names, types, shapes and bytes."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].contiguous()
@@ -39,53 +38,53 @@ def _seal(facts: dict) -> str:
 
 
 def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None, **header) -> None:
-    """Save a model, the optimiser while training goes on, and JSON-able facts about them.
+    """Save a model, its optimiser while training continues, and JSON values for the header.
 
-    Raises CheckpointError where it cannot be written, FloatingPointError for numbers that are not finite; the file
-    that was there stays.
+    Raises CheckpointError if the file cannot be written, FloatingPointError for values that are not finite; the former
+    file stays.
     """
-    tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
     if optimiser is not None:
-        for index, state in optimiser.state_dict()["state"].items():
-            for name, value in state.items():
-                if value is not None:
-                    tensors[f"optimiser.{index}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        for index, slots in optimiser.state_dict()["state"].items():
+            state |= {f"optimiser.{index}.{name}": value for name, value in slots.items() if value is not None}
+    tensors = {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in state.items()}
     bad = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise FloatingPointError(
-            f"{path}: {bad[0]} is not finite any more, which is not saved; a last good one is kept: lower the rate"
+            f"{path}: {bad[0]} is not finite and is not saved; the last good state stays: lower the learning rate"
         )
     facts = {"format": FORMAT, **header, "tensors": _digest(tensors)}
-    text = json.dumps(facts | {"checksum": _seal(facts)})  # one key: their order in the file is not kept
+    text = json.dumps(facts | {"checksum": _seal(facts)})  # one entry, since a file does not keep the order of several
     try:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"ppcl": text})
+            safetensors.torch.save_file(tensors, temporary, metadata={"ppcl": text})
     except (OSError, SafetensorError) as error:
-        why = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{path}: could not be written ({why}); the last good one is kept, free some room"
+            f"{path}: could not be written ({reason}); the last good one stays, free some room"
         ) from None
 
 
 def header(path: Path | str) -> dict:
-    """The facts in a checkpoint's header. Raises CheckpointError if the file is missing, damaged or not ours."""
-    return _header(path)[0]
+    """Return the JSON values of a checkpoint's header; CheckpointError if the file is missing, damaged or not ours."""
+    return _read_header(path)[0]
 
 
-def _header(path: Path | str) -> tuple[dict, str | None]:
-    """The facts in a file's header and its tensors' checksum, which files of features are written without."""
+def _read_header(path: Path | str) -> tuple[dict, str | None]:
+    """Return the header's values and the checksum of the tensors, which the oldest checkpoints lack."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; train that stage first")
-    if not os.access(path, os.R_OK):
-        raise CheckpointError(f"{path} may not be read: ask its owner to make it readable")
     try:
-        with safe_open(path, "np") as file:  # which maps it as it is, of any size
-            raw = file.metadata() or {}
-        found = json.loads(raw.get("ppcl", "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        with open(path, "rb") as file:  # not mapped, which some file systems refuse
+            length = int.from_bytes(file.read(8), "little")
+            metadata = json.loads(file.read(min(length, path.stat().st_size))).get("__metadata__", {})
+        found = json.loads(metadata.get("ppcl", "{}"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from None
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); delete it and train again"
+            f"{path} is damaged or not a safetensors file ({error}); delete it and train again"
         ) from None
     if not isinstance(found, dict) or not isinstance(found.get("format"), int):
         raise CheckpointError(f"{path} is not a ppcl checkpoint")
@@ -97,31 +96,37 @@ def _header(path: Path | str) -> tuple[dict, str | None]:
     return found, found.pop("tensors", None)
 
 
+def _read(path: Path | str) -> tuple[dict, dict[str, Tensor]]:
+    """Return the header's values and all tensors, checked."""
+    found, digest = _read_header(path)
+    try:
+        tensors = safetensors.torch.load(Path(path).read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from None
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); delete it and train again") from None
+    if digest is not None and digest != _digest(tensors):
+        raise CheckpointError(f"{path} is damaged (its tensors are not what was saved); delete it and train again")
+    return found, tensors
+
+
 def sides(path: Path | str, prefix: str) -> list[int]:
-    """The side lengths of a checkpoint's tensors whose names begin so; none of them is read."""
-    with safe_open(path, "np") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys() if name.startswith(prefix)]
-    return [side for shape in shapes if all(shape) for side in shape]  # without numbers there are no sides
+    """Return the side lengths of those tensors that are not empty and whose names begin with `prefix`."""
+    tensors = _read(path)[1].items()
+    return [side for name, value in tensors if name.startswith(prefix) and value.numel() for side in value.shape]
 
 
 def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:
-    """Load a checkpoint into a model (and the optimiser, where the file has its state); -> the header."""
-    found, digest = _header(path)
+    """Load a checkpoint into a model, and into the optimiser if the file has its state; -> the header's values."""
+    found, whole = _read(path)
     own = model.state_dict()
     tensors, states = {}, {}
-    try:
-        with safe_open(path, "pt") as file:
-            whole = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it and train again") from None
-    if digest is not None and digest != _digest(whole):
-        raise CheckpointError(f"{path} is damaged (its tensors are not what was saved); delete it and train again")
     for key, value in whole.items():
         kind, _, name = key.partition(".")
+        index, _, slot = name.partition(".")
         if kind == "model":
             tensors[name] = value
-        elif kind == "optimiser" and optimiser is not None and name.partition(".")[0].isdecimal():
-            index, _, slot = name.partition(".")
+        elif kind == "optimiser" and index.isdecimal():
             states.setdefault(int(index), {})[slot] = value
     odd = [n for n, v in tensors.items() if n not in own or v.shape != own[n].shape]
     odd += [n for n in own if n not in tensors]
@@ -131,7 +136,7 @@ def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
     if optimiser is not None and states:
         groups = optimiser.state_dict()["param_groups"]
         optimiser.load_state_dict({"state": states, "param_groups": groups})
-        for parameter, state in optimiser.state.items():  # a fused step wants its strides, channels_last or not
+        for parameter, state in optimiser.state.items():  # fused steps need the parameter's strides (channels_last)
             for slot, value in state.items():
                 if value.shape == parameter.shape:
                     state[slot] = torch.empty_strided(
@@ -141,7 +146,7 @@ def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
 
 
 def first_difference(mine: dict, theirs: dict, prefix: str = "") -> str | None:
-    """The first dotted key in which two recipes differ, with both values; None if they agree."""
+    """Return the first dotted key in which two recipes differ, with both values; None if they agree."""
     for key in sorted(mine.keys() | theirs.keys()):
         a, b = mine.get(key), theirs.get(key)
         if isinstance(a, dict) and isinstance(b, dict):

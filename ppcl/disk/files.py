@@ -3,12 +3,10 @@
 import errno
 import functools
 import json
-import math
 import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -82,24 +80,6 @@ def write_text(path: Path | str, text: str) -> None:
 def as_json(value) -> str:
     """Return JSON text; NaN and infinities, which JSON does not have, become null."""
     return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)
-
-
-def tensors_head(
-    facts: dict[str, str], tensors: dict[str, tuple[str, Sequence[int], int]], aligned: int
-) -> tuple[bytes, dict[str, int]]:
-    """What stands before the tensors of a safetensors file that is written piece by piece; where each of them begins.
-
-    tensors: of each its dtype by safetensors' name, its shape and the bytes of a number. The first begins at a multiple
-    of `aligned` bytes.
-    """
-    entries, starts, end = {"__metadata__": facts}, {}, 0
-    for name, (dtype, shape, size) in tensors.items():
-        starts[name], end = end, end + math.prod(shape) * size
-        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [starts[name], end]}
-    text = json.dumps(entries).encode()
-    text += b" " * (-(8 + len(text)) % aligned)
-    head = len(text).to_bytes(8, "little") + text
-    return head, {name: len(head) + start for name, start in starts.items()}
 
 
 def temporary_name(path: Path) -> Path:
