@@ -2,7 +2,13 @@
 
 import io
 import json
+import os
+import shlex
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas
@@ -12,10 +18,12 @@ from conftest import FAST, by_commands, failure
 from PIL import Image
 from safetensors.torch import save_file
 
+import ppcl
 from ppcl import matching
-from ppcl.__main__ import main
+from ppcl.__main__ import main, parser
 from ppcl.data import datasets, image_files
 from ppcl.data.reading import DataError
+from ppcl.disk.files import as_json
 from ppcl.evaluation.results import COLUMNS
 from ppcl.runs import reproduce
 
@@ -323,10 +331,10 @@ def test_ctrl_c_exits_130(monkeypatch, capsys, drawn, tmp_path):
     monkeypatch.setattr("ppcl.training.train_glrec", interrupted)
     arguments = ["train", "glrec", "--run", tmp_path / "run", "--data", drawn, "--profile", "tiny"]
     status, lines = failure(capsys, arguments)
-    assert status == 130 and len(lines) == 1 and "goes on where it stopped" in lines[0]
+    assert status == 130 and len(lines) == 1 and "the same command resumes" in lines[0]
     monkeypatch.setattr("ppcl.search.rank", interrupted)
     status, lines = failure(capsys, ["rank", "--run", "r", "--query", "q", "--gallery", "g", "--out", "o"])
-    assert status == 130 and len(lines) == 1 and "begins anew" in lines[0]
+    assert status == 130 and len(lines) == 1 and "starts again" in lines[0]
 
 
 def test_the_result_of_a_search_is_no_picture_of_the_gallery(run, drawn, capsys, tmp_path):
@@ -427,3 +435,73 @@ def test_a_file_in_place_of_the_out_folder_is_named(capsys, run, drawn, tmp_path
     arguments = ["rank", "--run", run, "--query", query, "--gallery", gallery, "--out", tmp_path / "out"]
     status, lines = failure(capsys, arguments)
     assert status == 1 and str(tmp_path / "out") in lines[0] and "another" in lines[0]
+
+
+# --- other people's shells ---
+
+
+def shell(line, **environment):
+    """Run a line of bash in which `ppcl` is the command line. -> the finished process."""
+    line = f'set -o pipefail; ppcl() {{ {shlex.quote(sys.executable)} -m ppcl "$@"; }}; {line}'
+    known = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "PPCL_RUN")}
+    known |= {"PYTHONPATH": str(Path(ppcl.__file__).parent.parent), **environment}
+    return subprocess.run(["bash", "-c", line], env=known, capture_output=True, encoding="utf-8", timeout=300)
+
+
+@pytest.mark.parametrize(
+    "line, environment, status, said",
+    [
+        ("ppcl data check --data . | head -1", {}, 0, ""),
+        ("ppcl data check --data nowhere 2>&1 | head -0", {}, 1, ""),
+        ("ppcl data check --data . >&-", {}, 0, ""),
+        ("ppcl data check --data . <&- >&- 2>&-", {}, 0, ""),
+        ("ppcl data check --data . >/dev/full", {}, 1, "python -m ppcl data check: no room left on the disk"),
+        ("ppcl --version", {"WORLD_SIZE": ""}, 0, ""),
+        ("ppcl data check --data . >/dev/null", {"WORLD_SIZE": ""}, 0, ""),
+        ("ppcl --version", {"WORLD_SIZE": "two"}, 0, ""),
+        ("ppcl data check --data .", {"WORLD_SIZE": "two"}, 2, "python -m ppcl: WORLD_SIZE is 'two', not a number"),
+        ("ppcl fly", {"WORLD_SIZE": "two"}, 2, "python -m ppcl: argument command: invalid choice: 'fly'"),
+    ],
+)
+def test_odd_streams_and_environments(tmp_path, line, environment, status, said):
+    found = shell(f"cd {shlex.quote(str(tmp_path))}; {line}", **environment)
+    lines = found.stderr.splitlines()
+    assert found.returncode == status and len(lines) == bool(said) and found.stderr.startswith(said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_whose_partner_is_missing_says_so_and_ends_by_a_signal(drawn, tmp_path, number):
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        port = one.getsockname()[1]
+    environment = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
+    call = ["train", "glrec", "--profile", "tiny", "--data", drawn, "--run", tmp_path / "run"]
+    alone = subprocess.Popen(
+        [sys.executable, "-m", "ppcl", *map(str, call)],
+        env=os.environ | environment | {"MASTER_PORT": str(port)},
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    said = alone.stderr.readline()
+    assert f"localhost:{port}" in said and "WORLD_SIZE=2" in said and "60 min" in said
+    alone.send_signal(number)
+    assert alone.wait(60) == 130
+
+
+def test_a_home_folder_stands_for_a_tilde_in_every_path(capsys, drawn, tmp_path, monkeypatch):
+    """And a path may hold any legal character."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data, run = "~/d {x} [1] %s 'ä'", "~/run {task} $1 #"
+    shutil.copytree(drawn, tmp_path / data[2:])
+    for call in (
+        ["data", "check", "--data", data],
+        ["train", "glrec", "--run", run, "--data", data, *FAST, "--set", "glrec.epochs=1"],
+    ):
+        assert failure(capsys, call) == (0, [])
+    assert (tmp_path / run[2:] / "person/glrec/checkpoint.safetensors").is_file()
+    given = parser().parse_args(["rank", "--run", run, "--query", "~/q", "--gallery", "~/g", "--out", "~/o"])
+    assert [given.run, *given.query, given.gallery, given.out] == [tmp_path / name for name in (run[2:], "q", "g", "o")]
+
+
+def test_numbers_that_rest_on_nothing_are_null_in_json():
+    assert json.loads(as_json([{"a": float("nan"), "b": [-float("inf"), 1.5]}])) == [{"a": None, "b": [None, 1.5]}]
