@@ -170,6 +170,17 @@ def test_training_reads_slices_of_the_kept_bank_and_notices_other_pictures(tiny,
     stage_batches.training_data(tiny, data, quiet=True)
     assert kept_banks(data) == before
 
+    files = sorted((data / "Market-1501-v15.09.15/bounding_box_train").iterdir(), key=lambda path: path.stat().st_size)
+    changed, larger = files[1], files[-1]  # the name, size and time of writing of a picture stay as they are
+    status, content = larger.stat(), changed.read_bytes()
+    larger.write_bytes(content + bytes(status.st_size - len(content)))
+    os.utime(larger, ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = stage_batches.training_data(tiny, data, quiet=True)
+    monkeypatch.setattr(image_bank, "KEPT", 1 << 28)
+    fresh = stage_batches.training_data(tiny, data, quiet=True)
+    assert same(again.train, fresh.train) and same(again.heldout, fresh.heldout)
+    assert again.pictures == fresh.pictures != found.pictures
+
 
 MEMORY = """
 import resource, sys
