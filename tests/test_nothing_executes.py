@@ -42,8 +42,6 @@ DOTTED = tuple((DOTTED + "os.posix_spawn subprocess.getoutput subprocess.getstat
 LAST = "import_module load_state_dict_from_url all_gather_object broadcast_object_list scatter_object_list".split()
 KEYWORDS = {"shell", "allow_pickle", "weights_only", "trust_remote_code"}
 ALLOWED = {
-    "kept_features._mapped: np.load": "numbers alone, mapped",
-    "kept_features._mapped: np.load(allow_pickle)": "not allowed",
     "__init__.__getattr__: importlib.import_module": "the library's own parts, each by a name that stands in the file",
     "nets._torchvision: torch.hub": "the same",
     "nets._torchvision: torch.hub.get_dir": "the folder of torchvision's kept weights, whose hashes are checked",
