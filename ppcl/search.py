@@ -1,12 +1,11 @@
-"""Your own photographs: rank a folder of pictures for each query, and show why.
+"""The user's own photographs: rank the pictures of a folder for each query, and show why.
 
-A folder's features are kept in the run folder, `<task>/galleries`; as long as neither its pictures nor the checkpoint
-change, the next query is spared describing it. The files may be deleted at any time.
+A folder's features are kept in the run folder, below `<task>/galleries`, and used again as long as its pictures and the
+checkpoint stay the same. They may be deleted at any time.
 """
 
 import errno
 import hashlib
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,36 +16,34 @@ import torch
 from PIL import Image
 
 from . import __version__, evaluation, geometry, matching, plots
-from .data import datasets, image_bank, image_files
+from .data import datasets, fingerprint, image_bank, image_files
 from .data.reading import Cut
 from .disk import checkpoints, progress
-from .disk.files import printable, warn_once, write_text
+from .disk.files import given_path, printable, warn_once, write_text
 from .evaluation import known_truth
 from .matching import kept_features
 from .models.ppcl import PPCL
 from .recipes import Recipe
 from .recipes.methods import trained_by
 
-SHOWN = 20  # queries in a picture
-PART = 1024  # gallery pictures that are decoded and described at once
+SHOWN = 20  # queries in the figure
+PART = 1024  # gallery pictures decoded and described at once
 CORNERS = ("x1", "y1", "x2", "y2")
 
 
 def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
     """Features of pictures: an ImageBank, or paths and PIL images of any size and mode.
 
-    `several` views of each, as queries are matched (their mirror images, and the placements of the model's row); one is
-    enough for a gallery, at a fraction of the time. Raises DataError that names every picture that cannot be read.
+    `several`: describe several views of each, as queries are matched (mirror images, and placements if the model's row
+    has them); one view is enough for a gallery and takes a fraction of the time. Raises DataError naming every
+    unreadable picture.
     """
-    if isinstance(pictures, (str, Path, Image.Image)):
-        pictures = [pictures]
-    bank = pictures
-    if not isinstance(bank, image_bank.ImageBank):
-        pictures = list(pictures)
+    if not isinstance(pictures, image_bank.ImageBank):
+        pictures = [pictures] if isinstance(pictures, (str, Path, Image.Image)) else list(pictures)
         if odd := [type(one).__name__ for one in pictures if not isinstance(one, (str, Path, Image.Image))]:
             raise TypeError(f"pictures are paths, PIL images or an ImageBank, not {odd[0]}")
-        bank = image_bank.bank(_cut(pictures, model.recipe), model.recipe.input.size)
-    return matching.describe(model, bank, several)
+        pictures = _bank(pictures, model.recipe, "decoding")
+    return matching.describe(model, pictures, several)
 
 
 def rank(
@@ -62,167 +59,166 @@ def rank(
 ) -> pandas.DataFrame:
     """Rank a folder of photographs for each query picture: `out/ranking.csv` and `out/ranking.png`. -> the table.
 
-    The table has a line a query and rank: query, rank, gallery, distance, its global and region parts, whether the
-    query was taken for partial, and the located region (x1, y1, x2, y2 in pixels of the gallery picture); rows that
-    compare no regions leave those empty. A gallery picture that cannot be read is left out with a warning line; a query
-    that cannot be read raises DataError.
+    The table has a line for each query and rank: query, rank, gallery, distance, its global and region parts, whether
+    the query was taken for partial, and the located region (x1, y1, x2, y2 in pixels of the gallery picture; like the
+    region part empty for rows without regions). Pictures of the folder that are left out are counted in a line; an
+    unreadable query raises DataError.
     """
+    run, gallery, out = map(given_path, (run, gallery, out))
+    query = [given_path(one) for one in ([query] if isinstance(query, (str, Path)) else query)]
     model = evaluation.load(run, task, method, seed, device)
     if model.method.oracle:
-        raise ValueError(f"{method} needs the truth, which nobody knows of photographs: choose another --method")
+        raise ValueError(f"{method} needs the true boxes, which photographs do not have: choose another --method")
     if top < 1:
         raise ValueError(f"top is {top}: ask for one picture at least")
-    out = Path(out)
-    if out.resolve() == Path(gallery).resolve():
+    if out.resolve() == gallery.resolve():
         raise ValueError(f"{out} is the gallery: give another folder, or the result would be one of its pictures")
-    query = [query] if isinstance(query, (str, Path)) else list(query)
     out.mkdir(parents=True, exist_ok=True)
     files = gallery_files(gallery)
-    asked = image_bank.bank(_cut(query, model.recipe), model.recipe.input.size, "queries")
-    queries = describe(model, asked)
-    found, kept = _gallery(model, files, *_kept_as(run, task, files, method, seed))
-    files = [file for file, size in zip(files, kept["sizes"], strict=True) if size]
-    sizes = [tuple(size) for size in kept["sizes"] if size]
-    distances, overall, best = (part.cpu() for part in matching.search(model, queries, found, top))
-    shown, place = np.unique(best, return_inverse=True)  # only these are read again
-    order, near = place.reshape(best.shape), found[torch.from_numpy(shown)].to(device)
-    have = image_bank.bank(_cut([files[j] for j in shown], model.recipe), model.recipe.input.size, "found")
-    regions = None  # rows without regions locate none
+    query_bank = _bank(query, model.recipe, "queries")
+    queries = describe(model, query_bank)
+    found, files = _gallery(model, run, files, query, method, seed)
+    distances, overall, index = (part.cpu() for part in matching.search(model, queries, found, top))
+    shown, place = np.unique(index, return_inverse=True)  # only these are read again
+    order, near = place.reshape(index.shape), found[torch.from_numpy(shown)].to(device)
+    shown = [files[j] for j in shown]
+    shown_bank = _bank(shown, model.recipe, "found", quiet=True)
+    table = pandas.DataFrame({"query": np.repeat([printable(str(path)) for path in query], order.shape[1])})
+    table["rank"] = np.tile(np.arange(1, order.shape[1] + 1), len(query))
+    table["gallery"] = [printable(shown[j].name) for j in order.flat]
+    table["distance"], table["global"] = distances.flatten(), overall.flatten()
+    table["region"], table["partial"] = None, np.repeat((queries.gate > 0).cpu().numpy(), order.shape[1])
+    table[[*CORNERS]], regions = None, None
     if model.method.region != "none":
         parts = matching.region_distances(model, queries, near, torch.from_numpy(order).to(device))
-        asked_of = np.repeat(np.arange(len(order)), order.shape[1])
-        regions = known_truth.locate_pairs(model, queries, near, asked_of, order.flatten()).view(*order.shape, 4)
-    lines = []
-    for i, row in enumerate(best.tolist()):
-        for rank_, j in enumerate(row):
-            line = {"query": printable(str(query[i])), "rank": rank_ + 1, "gallery": printable(files[j].name)}
-            line |= {"distance": float(distances[i, rank_]), "global": float(overall[i, rank_])}
-            line |= {"region": float(parts[i, rank_])} if regions is not None else {"region": None}
-            line |= {"partial": bool(queries.gate[i] > 0)}
-            line |= (
-                _pixels(regions[i, rank_], sizes[j], model.recipe) if regions is not None else dict.fromkeys(CORNERS)
-            )
-            lines.append(line)
-    table = pandas.DataFrame(lines)
+        pairs = np.repeat(np.arange(len(order)), order.shape[1]), order.flatten()
+        regions = known_truth.locate_pairs(model, queries, near, *pairs).view(*order.shape, 4)
+        table["region"] = parts.flatten().cpu()
+        sizes = [image_files.open_picture(path).size for path in shown]
+        located = zip(regions.flatten(0, 1), order.flat, strict=True)
+        table[[*CORNERS]] = np.array([_pixels(box, sizes[j], model.recipe) for box, j in located])
     write_text(out / "ranking.csv", table.to_csv(index=False, float_format="%.6f"))
-    names = [printable(Path(path).stem) for path in query]
+    names = [printable(path.stem) for path in query]
     boxes, partial = queries.box[:, 0].cpu(), queries.gate.cpu() > 0
-    figure = plots.ranking(asked, boxes, partial, have, order, regions, limit=SHOWN, names=names)
-    told = f"own pictures: {min(len(query), SHOWN)} of {len(query)} queries, {len(files)} gallery pictures"
-    plots.caption(figure, f"{told}; {method} of a {model.recipe.profile} run, seed {seed}")
+    figure = plots.ranking(query_bank, boxes, partial, shown_bank, order, regions, limit=SHOWN, names=names)
+    counts = f"own pictures: {min(len(query), SHOWN)} of {len(query)} queries, {len(files)} gallery pictures"
+    plots.caption(figure, f"{counts}; {method} of a {model.recipe.profile} run, seed {seed}")
     if len(query) > SHOWN:
         print(f"{out / 'ranking.png'} shows the first {SHOWN} of {len(query)} queries; ranking.csv has them all")
     plots.save(figure, out / "ranking.png")
     return table
 
 
-def gallery_files(folder: Path | str) -> list[Path]:
-    """The pictures of a folder, sorted by name. Raises DataError if it is missing or holds none."""
-    folder = Path(folder)
+def _bank(pictures, recipe: Recipe, label: str, quiet: bool | None = None) -> image_bank.ImageBank:
+    """Pictures decoded as in training: uncut faces are cut to their central half."""
+    return image_bank.bank([Cut(one, recipe.data.uncut) for one in pictures], recipe.input.size, label, quiet)
+
+
+def gallery_files(folder: Path) -> list[Path]:
+    """The pictures of a folder, sorted by name; lines count the pictures in it that are left out, and say why.
+
+    Raises DataError if the folder is missing or holds no pictures.
+    """
     if not folder.is_dir():
         raise datasets.DataError(f"{folder} is not a folder: give the folder that holds the gallery's photographs")
     files = datasets.pictures(folder)
+    notes = datasets.left_out(str(folder), folder, [folder])
     if not files:
         kinds = ", ".join(sorted(datasets.SUFFIXES))
-        raise datasets.DataError(f"{folder} holds no photographs ({kinds}); folders in it are not searched")
-    for note in datasets.left_out(str(folder), folder, [folder]):
+        raise datasets.DataError("; ".join([f"{folder} holds no photographs ({kinds})", *notes]))
+    for note in notes:
         warn_once(note)
     return files
 
 
-def _cut(pictures, recipe: Recipe) -> list[Cut]:
-    """Pictures as training reads them: uncut faces are cut to their central half."""
-    return [Cut(one, recipe.data.uncut) for one in pictures]
+def _gallery(
+    model: PPCL, run: Path, files: list[Path], query: list[Path], method: str, seed: int
+) -> tuple[matching.Features, list[Path]]:
+    """Features of a gallery, kept by an earlier call or made now and kept, and its readable pictures.
 
-
-def _kept_as(run, task: str, files: list[Path], method: str, seed: int) -> tuple[Path, dict]:
-    """The file that keeps a gallery's features, and what they depend on."""
-    row = trained_by(method)  # rows of one checkpoint see a gallery alike
-    with open(evaluation.checkpoint(run, task, method, seed), "rb") as file:
-        facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": row, "ppcl": __version__}
-    status = {file.name: file.stat() for file in files if file.is_file()}  # not a link that leads nowhere
-    listed = json.dumps({name: (one.st_size, one.st_mtime_ns) for name, one in status.items()})
-    facts["files"] = hashlib.sha256(listed.encode()).hexdigest()  # short for a million names, too
-    facts["number"] = len(files)
-    folder = files[0].parent.resolve()
-    key = hashlib.sha256(os.fsencode(f"{folder} {row} {seed}")).hexdigest()[:12]
-    return Path(run) / task / "galleries" / f"{printable(folder.name)[:40]}-{key}", facts
-
-
-def _gallery(model: PPCL, files: list[Path], path: Path, facts: dict) -> tuple[matching.Features, dict]:
-    """Features of a gallery, from an earlier call where nothing has changed since, else made and kept.
-
-    With the (width, height) of its pictures in their order, `sizes`; those that cannot be read have none and are named.
+    Printed: unreadable pictures, uncut faces, copies of one picture, and queries that are in the gallery.
     """
+    row = trained_by(method)  # rows that share a checkpoint share a gallery's features
+    parent, galleries = files[0].parent.resolve(), run / model.recipe.task / "galleries"
+    digests = galleries / "digests.npy"
+    with open(evaluation.checkpoint(run, model.recipe.task, method, seed), "rb") as file:
+        facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": row, "ppcl": __version__}
+    facts |= {"pictures": fingerprint.fingerprint(files[0].parent, files, digests), "number": len(files)}
+    key = hashlib.sha256(os.fsencode(f"{parent} {row} {seed}")).hexdigest()[:12]
+    folder = galleries / f"{printable(parent.name)[:40]}-{key}"
+    folder = next((other for other in galleries.glob("*/") if kept_features.made_from(other, facts)), folder)
     try:
-        found, kept = kept_features.load(path, facts)
-        if not _agrees(kept, found, files):
-            raise checkpoints.CheckpointError
-        left_out = [file for file, size in zip(files, kept["sizes"], strict=True) if not size]
-        if any(_size(file)[0] for file in left_out):  # what kept it from being read has passed
-            raise checkpoints.CheckpointError
-    except checkpoints.CheckpointError:
-        if path.exists():
-            why = "the gallery, the checkpoint or ppcl is another one now, or the file is damaged"
-            print(f"{path}: {why}; the pictures are described again")
-    else:
-        _warn(kept["left_out"])
-        return found, kept
-    sizes, bad = _readable(files)
-    _warn(bad)
-    kept = {"sizes": sizes, "left_out": bad}
-    good = [file for file, size in zip(files, sizes, strict=True) if size]
-
-    def parts():
-        for start in range(0, len(good), PART):
-            some = _cut(good[start : start + PART], model.recipe)
-            yield describe(model, image_bank.bank(some, model.recipe.input.size, "gallery"), several=False)
-
-    try:
-        kept_features.save(path, parts(), len(good), facts, **kept)
-    except OSError as error:
-        if error.errno == errno.ENOSPC and len(good) > PART:  # the memory is no better place for so many
-            raise datasets.DataError(f"{path}: {error.strerror}; free some room, or give a --run elsewhere") from None
-        print(f"{path}: the gallery's features cannot be kept there ({error.strerror or error})")
-        return matching.Features.joined(parts(), len(good)), kept
-    return kept_features.load(path, facts)[0], kept
-
-
-def _agrees(kept: dict, found: matching.Features, files: list[Path]) -> bool:
-    """Whether what a file of features tells of the pictures speaks of these, and of all that it has features of."""
-    sizes, left_out = kept.get("sizes"), kept.get("left_out")
-    if not isinstance(sizes, list) or not isinstance(left_out, list) or len(sizes) != len(files):
-        return False
-    good = [size for size in sizes if size]  # two whole numbers; None: it could not be read
-    right = all(isinstance(size, list) and [type(side) for side in size] == [int, int] for size in good)
-    return right and len(good) == len(found) and all(isinstance(line, str) for line in left_out)
-
-
-def _warn(bad: list[str]) -> None:
-    if bad:
-        print(f"left out {len(bad)} gallery picture(s): " + "; ".join(bad))
-
-
-def _size(file: Path) -> tuple[tuple[int, int] | None, str]:
-    """(width, height) of a gallery picture, None where it cannot be read; and what is wrong with it."""
-    try:
-        return image_files.open_picture(file).size, ""
-    except datasets.DataError as error:
-        return None, str(error)
-
-
-def _readable(files: list[Path]) -> tuple[list[tuple[int, int] | None], list[str]]:
-    """Each gallery picture's `_size`, and what is wrong with those that have none."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = list(progress.bar(pool.map(_size, files), "looking through the gallery", len(files)))
-    sizes, bad = [size for size, _ in found], [problem for _, problem in found if problem]
+        found, kept = kept_features.load(folder, facts)
+        problems, uncut = kept["problems"], kept["uncut"]
+        if len(problems) != len(files) or problems.count("") != len(found):
+            raise checkpoints.CheckpointError(f"{folder} is damaged; delete it")
+        if any(not _look(file)[0] for file, problem in zip(files, problems, strict=True) if problem):
+            raise checkpoints.CheckpointError(f"{folder} is stale (a picture can be read now)")
+    except checkpoints.CheckpointError as error:
+        if folder.exists():
+            print(printable(f"{str(error).partition(';')[0]}: the gallery is described again"))
+        found = None
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            looked = list(progress.bar(pool.map(_look, files), "opening the gallery", len(files)))
+        problems = [problem for problem, _ in looked]
+        uncut = sum(bool(image_files.central_box(size, model.recipe.data.uncut)) for _, size in looked)
+    bad = [problem for problem in problems if problem]
     if len(bad) == len(files):
         raise datasets.DataError("no gallery picture can be read: " + "; ".join(bad))
-    return sizes, bad
+    if bad:
+        print(f"left out {len(bad)} gallery picture(s): " + "; ".join(bad))
+    if uncut:
+        print(f"{uncut} gallery picture(s) of {model.recipe.data.uncut} x {model.recipe.data.uncut} pixels are cut to "
+            "their central half, as uncut faces are; --set data.uncut=0 in training keeps them whole")  # fmt: skip
+    _print_copies(files, query, digests)
+    good = [file for file, problem in zip(files, problems, strict=True) if not problem]
+    if found is None:
+        found = _describe_and_keep(model, good, folder, facts, problems=problems, uncut=uncut)
+    return found, good
 
 
-def _pixels(box: torch.Tensor, size: tuple[int, int], recipe: Recipe) -> dict[str, int]:
-    """A located box in whole pixels of its picture of that (width, height), cut at the picture's edge."""
+def _look(file: Path) -> tuple[str, tuple[int, int]]:
+    """Why a picture cannot be read, "" if it can; its (width, height)."""
+    try:
+        return "", image_files.open_picture(file).size
+    except datasets.DataError as error:
+        return str(error), (0, 0)
+
+
+def _describe_and_keep(model: PPCL, files: list[Path], folder: Path, facts: dict, **more) -> matching.Features:
+    def batches():
+        starts = range(0, len(files), PART)
+        for start in progress.bar(starts, "describing the gallery", unit=f"x {PART} pictures"):
+            yield describe(model, _bank(files[start : start + PART], model.recipe, "", quiet=True), several=False)
+
+    try:
+        kept_features.save(folder, batches(), len(files), facts, **more)
+    except OSError as error:
+        if error.errno == errno.ENOSPC and len(files) > PART:  # so many would fill the memory, too
+            raise datasets.DataError(f"{folder}: {error.strerror}; free some room, or give a --run elsewhere") from None
+        print(printable(f"{folder}: the gallery's features cannot be kept there ({error.strerror or error})"))
+        return matching.Features.joined(batches(), len(files))
+    return kept_features.load(folder, facts)[0]
+
+
+def _print_copies(files: list[Path], query: list[Path], kept: Path) -> None:
+    """Print which gallery pictures are copies of each other, and which queries are in the gallery."""
+    names: dict[bytes, list[str]] = {}
+    contents = [digest.tobytes() if digest.any() else b"" for digest in fingerprint.digests([*files, *query], kept)]
+    for file, content in zip(files, contents, strict=False):
+        names.setdefault(content, []).append(file.name)
+    names.pop(b"", None)
+    if copies := [same for same in names.values() if len(same) > 1]:
+        some = "; ".join(" = ".join(same[:3]) for same in copies[:3])
+        print(printable(f"{sum(map(len, copies))} gallery pictures are copies of {len(copies)}: {some}"))
+    asked = zip(query, contents[len(files) :], strict=True)
+    if own := [f"{path.name} = {names[content][0]}" for path, content in asked if content in names]:
+        text = "; ".join(own[:3])
+        print(printable(f"{len(own)} of {len(query)} queries are themselves in the gallery: {text}"))
+
+
+def _pixels(box: torch.Tensor, size: tuple[int, int], recipe: Recipe) -> list[int]:
+    """A located box as CORNERS in whole pixels of its picture of that (width, height), clipped to the picture."""
     left, top, right, bottom = image_files.central_box(size, recipe.data.uncut) or (0, 0, *size)
     corner = geometry.corners(geometry.clip(box)).numpy() * np.array([right - left, bottom - top] * 2) + [left, top] * 2
-    return dict(zip(CORNERS, corner.round().astype(int).tolist(), strict=True))
+    return corner.round().astype(int).tolist()

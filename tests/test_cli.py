@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas
@@ -19,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import ppcl
-from ppcl import matching
+from ppcl import evaluation, matching, search
 from ppcl.__main__ import main, parser
 from ppcl.data import datasets, image_files
 from ppcl.data.reading import DataError
@@ -273,12 +274,31 @@ def test_rank_keeps_the_gallery_until_it_changes(capsys, monkeypatch, run, drawn
     first, work = ranked("first")
     assert work == [2, 6]
     assert ranked("again") == (first, [2])
-    arguments += ["--method", "no-crloc"]  # of the same checkpoint, which sees a gallery alike
+    for path in gallery.iterdir():
+        os.utime(path, (1, 1))
+    assert ranked("touched") == (first, [2])
+    gallery.rename(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", gallery)
+    assert ranked("copied") == (first, [2])
+    arguments[-1] = str(tmp_path / "old")
+    assert ranked("elsewhere") == (first, [2])
+    arguments[-1] = str(gallery)
+    arguments += ["--method", "no-crloc"]  # of the same checkpoint, with the same features
     assert ranked("other")[1] == [2]
     arguments = arguments[:-2]
-    Image.open(whole[9]).save(gallery / whole[1].name)
-    changed, work = ranked("changed")
-    assert work == [2, 6] and changed != first
+    pictures = [gallery / path.name for path in whole[:2]]  # swapped in place, with equal names, sizes and times
+    contents = [path.read_bytes() for path in pictures]
+    length = max(map(len, contents))
+    for path, content in zip(pictures, contents, strict=True):
+        path.write_bytes(content.ljust(length, b"\0"))
+        os.utime(path, (1, 1))
+    swapped, work = ranked("padded")
+    assert work == [2, 6]
+    for path, content in zip(pictures, reversed(contents), strict=True):
+        path.write_bytes(content.ljust(length, b"\0"))
+        os.utime(path, (1, 1))
+    changed, work = ranked("swapped")
+    assert work == [2, 6] and changed != swapped
     with monkeypatch.context() as unwritable:
         unwritable.setattr("ppcl.matching.kept_features._write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         (gallery / whole[5].name).unlink()
@@ -286,6 +306,77 @@ def test_rank_keeps_the_gallery_until_it_changes(capsys, monkeypatch, run, drawn
         unwritable.setattr("ppcl.search.PART", 4)
         status, lines = failure(capsys, [*arguments, "--out", str(tmp_path / "larger")])
         assert status == 1 and len(lines) == 1 and "free some room" in lines[0]
+
+
+ALBUMS = {  # file in the gallery -> picture, by number; words of the one line
+    "subfolders": ({"cover.jpg": 0, "2023/a.jpg": 1, "2023/b.jpg": 2, "2024/c.jpg": 3},
+                   ["3 pictures are left out", "2023/a.jpg", "folders within"]),
+    "other endings": ({"a.jpg": 0, "b.jfif": 1, "c.jpe": 2, "d": 3, "e.heic": 4, "f.jpg_large": 5, "g.jpg.1": 5},
+                      ["6 pictures are left out", "b.jfif", "the ending is none of"]),
+    "thumbnails": ({"a.jpg": 0, "b.jpg": 1, "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg": 0}, []),
+    "copies": ({"a.jpg": 0, "a (1).jpg": 0, "b.jpg": 1, "B.JPG": 2},
+               ["2 gallery pictures are copies of 1: a (1).jpg = a.jpg"]),
+    "itself": ({"a.jpg": 7, "b.jpg": 1}, ["1 of 1 queries are themselves in the gallery: ", " = a.jpg"]),
+    "nothing": ({"a.jpg": 0, "b.jpg": 1}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ALBUMS)
+def test_rank_says_in_one_line_what_is_left_out_or_there_twice(capsys, run, drawn, tmp_path, kind):
+    whole = sorted((drawn / "Partial-REID_Dataset/whole_body_images").glob("*.jpg"))
+    gallery, (album, words) = tmp_path / "al {0} [a] $x ~", ALBUMS[kind]
+    for name, number in album.items():
+        (gallery / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(whole[number], gallery / name)
+    arguments = [
+        "rank",
+        "--run",
+        run,
+        "--query",
+        whole[7],
+        "--gallery",
+        gallery,
+        "--out",
+        tmp_path / "out",
+        "--top",
+        99,
+    ]
+    for _ in range(2):  # also when the gallery's features were kept
+        files.warn_once.cache_clear()
+        assert main([str(a) for a in arguments]) == 0
+        out, error = capsys.readouterr()
+        notes = out.splitlines()[:-3] + error.splitlines()  # without the table's head and its line, and the files
+        assert len(notes) == bool(words) and all(word in notes[0] for word in words)
+        ranked = [name for name in album if "/" not in name and name.lower().endswith(".jpg")]
+        assert sorted(pandas.read_csv(tmp_path / "out/ranking.csv").gallery) == sorted(ranked)
+
+
+def test_rank_says_that_uncut_faces_are_cut(capsys, monkeypatch, run, drawn, tmp_path):
+    load, gallery = evaluation.load, tmp_path / "gallery"
+
+    def of_faces(*arguments):
+        model = load(*arguments)
+        model.recipe = replace(model.recipe, data=replace(model.recipe.data, uncut=250))
+        return model
+
+    monkeypatch.setattr(evaluation, "load", of_faces)
+    gallery.mkdir()
+    for name, side in (("a.png", 250), ("b.png", 250), ("c.png", 240)):
+        Image.effect_noise((side, side), 50).save(gallery / name)
+    Image.effect_noise((250, 250), 50).save(tmp_path / "query.png")
+    arguments = ["rank", "--run", run, "--query", tmp_path / "query.png", "--gallery", gallery, "--out", tmp_path]
+    for _ in range(2):
+        assert main([str(a) for a in arguments]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if "cut to their central half" in line]
+        assert len(lines) == 2 and "1 of 1 pictures" in lines[0] and "2 gallery picture(s) of 250 x 250" in lines[1]
+
+
+def test_a_path_may_begin_at_the_home_folder(monkeypatch, run, drawn, tmp_path):
+    shutil.copytree(drawn / "Partial-REID_Dataset/whole_body_images", tmp_path / "album")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    query = sorted((tmp_path / "album").glob("*.jpg"))[0].name
+    table = search.rank(run, "person", f"~/album/{query}", "~/album", "~/found", 1)
+    assert len(table) == 1 and (tmp_path / "found/ranking.csv").is_file()
 
 
 def test_a_gallery_picture_that_can_be_read_again_is_taken_up(capsys, monkeypatch, run, drawn, tmp_path):

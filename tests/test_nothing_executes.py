@@ -19,7 +19,7 @@ from conftest import blocks
 from safetensors.torch import save_file
 
 import ppcl
-from ppcl import evaluation, matching, search
+from ppcl import evaluation, matching
 from ppcl.data.image_bank import ImageBank
 from ppcl.disk import checkpoints
 from ppcl.models.ppcl import PPCL
@@ -255,14 +255,6 @@ def test_people_of_whom_a_file_has_no_numbers_are_none(tmp_path):
     save_file(empty, path, metadata={"ppcl": json.dumps(facts | {"format": 1})})
     with pytest.raises(checkpoints.CheckpointError, match="no checkpoint of joint"):
         evaluation.load(tmp_path, "person")
-
-
-def test_a_gallery_whose_file_tells_of_other_pictures_is_described_again(tmp_path):
-    files, kept = [Path("a.jpg"), Path("b.jpg")], {"sizes": [[3, 4], None], "left_out": ["b.jpg is broken"]}
-    assert search._agrees(kept, [0], files)
-    sizes = [[[3, 4]], [[3, "4"], None], [3, None], {"a.jpg": [3, 4], "b.jpg": None}, [[3, 4], [3, 4, 5]], None]
-    assert not any(search._agrees(kept | {"sizes": other}, [0], files) for other in sizes)
-    assert not search._agrees(kept, [0, 1], files) and not search._agrees(kept | {"left_out": [1]}, [0], files)
 
 
 def test_pip_finds_nothing_broken():

@@ -64,6 +64,14 @@ def _write(folder: Path, batches: Iterable[Features], count: int) -> dict[str, l
     return shapes
 
 
+def made_from(folder: Path, facts: dict) -> bool:
+    """True if a folder says that it holds features made from `facts`, whatever the gallery was called then."""
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))["facts"] == facts
+    except Exception:  # `load` says what is wrong
+        return False
+
+
 def load(folder: Path, facts: dict) -> tuple[Features, dict]:
     """Features made from `facts`, mapped, so that only what is used is read; and what was kept beside them.
 
