@@ -1,6 +1,7 @@
 """explore.ipynb: what a dragged crop shows, headless and in a real browser."""
 
 import ast
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -20,7 +22,7 @@ from conftest import SMALL, train
 from PIL import Image
 
 import ppcl
-from ppcl import explore, explore_view, matching
+from ppcl import explore, matching
 from ppcl.data import datasets, image_bank, stage_batches
 from ppcl.disk import checkpoints
 from ppcl.recipes import recipe
@@ -48,7 +50,7 @@ def described(run, drawn):
 def test_a_crop_is_ranked_as_the_library_ranks_it(described):
     where = described.gallery
     name, chosen = list(where.choices.items())[-1]
-    assert name.startswith("partial") and chosen.itself is None
+    assert name.startswith("partial") and chosen.index is None
     model, there = described["ppcl"]
     picture = chosen.open()
     found = explore.search(model, there, picture, top=5)
@@ -56,17 +58,17 @@ def test_a_crop_is_ranked_as_the_library_ranks_it(described):
     distances = matching.match(model, query, there, shortlist=6)[0]
     assert found.index == distances.argsort(stable=True)[:5].tolist()
     assert np.allclose(found.distance, distances.sort().values[:5], atol=1e-5)
-    assert np.allclose([sum(parts) for parts in found.shares], found.distance, atol=1e-5)
-    assert found.regions.shape == (5, 4)
+    assert np.allclose(found.shares.sum(1), found.distance, atol=1e-5)
+    assert found.located.shape == (5, 4)
 
 
 def test_a_whole_picture_of_the_gallery_is_passed_over_in_its_own_ranking(described):
-    chosen = next(choice for choice in described.gallery.choices.values() if choice.itself is not None)
+    chosen = next(choice for choice in described.gallery.choices.values() if choice.index is not None)
     for row in ("backbone+crops+pad", "ppcl"):
         model, there = described[row]
-        assert explore.search(model, there, chosen.open()).index[0] == chosen.itself
-        kept = explore.search(model, there, chosen.open(), chosen.itself)
-        assert chosen.itself not in kept.index and len(kept.index) == explore.TOP
+        assert explore.search(model, there, chosen.open()).index[0] == chosen.index
+        kept = explore.search(model, there, chosen.open(), chosen.index)
+        assert chosen.index not in kept.index and len(kept.index) == explore.TOP
 
 
 def test_rows_are_described_once_and_unfinished_runs_say_what_makes_them(described, run, tmp_path):
@@ -86,20 +88,44 @@ def test_rows_are_described_once_and_unfinished_runs_say_what_makes_them(describ
     ],
 )
 def test_sliders_become_pixels(crop, edges):
-    assert explore.cut(Image.new("RGB", (100, 200)), crop) == edges
+    assert explore.cut((100, 200), crop) == edges
 
 
-def test_a_drawing_has_every_row_and_its_table_agrees(described):
+def pixels(figure):
+    """What the panel shows; the next drawing may go into the same figure."""
+    content = explore.jpeg(figure)
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "JPEG"
+        return np.asarray(picture)
+
+
+def test_a_figure_has_every_row_and_its_table_agrees(described):
     chosen = next(iter(described.gallery.choices.values()))
-    one, _ = explore_view.look(described, chosen, names=["ppcl"])
-    both, table = explore_view.look(described, chosen, names=["backbone+crops+pad", "ppcl"])
-    assert one.width == both.width and one.height < both.height < 2.1 * one.height
+    one = pixels(explore.look(described, chosen, names=["ppcl"])[0])
+    figure, table = explore.look(described, chosen, names=["backbone+crops+pad", "ppcl"])
+    both = pixels(figure)
+    assert one.shape[1] == both.shape[1] and one.shape[0] < both.shape[0] < 2.1 * one.shape[0]
     assert list(dict.fromkeys(table.row)) == ["backbone+crops+pad", "ppcl"] and len(table) == 2 * explore.TOP
     plain = table[table.row == "backbone+crops+pad"]
     assert plain.region.isna().all() and (plain.located == "").all() and table[table.row == "ppcl"].region.notna().all()
-    other, _ = explore_view.look(described, chosen, (0, 0.5, 0, 1), ["ppcl"])
-    assert np.asarray(one).shape == np.asarray(other).shape and (np.asarray(one) != np.asarray(other)).any()
-    assert explore_view.png(one)[:4] == b"\x89PNG"
+    other = pixels(explore.look(described, chosen, (0, 0.5, 0, 1), ["ppcl"])[0])
+    assert one.shape == other.shape and (one != other).any()
+    again = pixels(explore.look(described, chosen, names=["ppcl"])[0])
+    assert (one == again).all()  # nothing of the other crop stays in the figure
+    unknown = pixels(explore.look(described, replace(chosen, person=None), names=["ppcl"])[0])
+    assert (unknown != one).any()
+    right = [cell.patch.get_edgecolor() for cell in figure.axes if cell.patch.get_linewidth()]
+    assert len(right) == 2 * explore.TOP and len(set(right)) == 2  # judged
+
+
+@pytest.mark.slow
+def test_a_change_is_drawn_within_300_ms_by_one_thread(described):
+    chosen, times = next(iter(described.gallery.choices.values())), []
+    for step in range(8):
+        began = time.process_time()
+        explore.jpeg(explore.look(described, chosen, (0, 1, 0, 0.4 + step / 20), ["ppcl"])[0])
+        times.append(time.process_time() - began)
+    assert min(times) < 0.3
 
 
 def test_own_photographs_and_what_is_none(described, tmp_path):
@@ -107,7 +133,7 @@ def test_own_photographs_and_what_is_none(described, tmp_path):
     for source in (tmp_path / "own.png", (tmp_path / "own.png").read_bytes()):
         chosen = explore.own(source)
         assert chosen.open().size == (800, 400) and chosen.person is None
-    assert len(explore_view.look(described, chosen)[1]) == explore.TOP
+    assert len(explore.look(described, chosen)[1]) == explore.TOP
     Image.new("RGB", (250, 250)).save(tmp_path / "uncut.png")
     for source in (tmp_path / "uncut.png", (tmp_path / "uncut.png").read_bytes()):  # as LFW's are given out
         assert explore.own(source, 250).open().size == (125, 125) and explore.own(source).open().size == (250, 250)
