@@ -1,7 +1,7 @@
-"""Distances + identities (+ exclusion mask) -> CMC, mAP and their intervals. Nothing in here knows a model.
+"""Distances and identities -> CMC, mAP, verification and their intervals. No model is known here.
 
-Ties are counted against the query: a wrong picture at a true match's distance stands before it. So no order of the
-gallery, and no sorting algorithm, can change a result.
+Ties count against the query: a wrong picture at a true match's distance ranks before it. So neither the gallery's order
+nor the sorting algorithm can change a result.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Ranking:
-    """What each query found. NaN / -1 where a query has no valid match: counted in `unmatched`, in no mean.
+    """Ranks of each query. Queries without a valid match are counted in `unmatched` and left out of all means.
 
-    first `(Q,)`: 0-based rank of the first true match; average_precision `(Q,)`.
+    first `(Q,)`: 0-based rank of the first true match, -1 without one; average_precision `(Q,)`, NaN without one.
     """
 
     first: np.ndarray
@@ -21,26 +21,26 @@ class Ranking:
 
     @property
     def matched(self) -> np.ndarray:
-        """`(Q,)`: which queries have a valid match."""
+        """Mask `(Q,)` of the queries that have a valid match."""
         return self.first >= 0
 
     @property
     def unmatched(self) -> int:
-        """How many queries have none."""
+        """Number of queries without a valid match."""
         return int((~self.matched).sum())
 
     @property
     def mAP(self) -> float:  # noqa: N802 - the field's name
-        """Mean average precision over the queries that have a valid match; NaN if none has."""
-        return float(self.average_precision[self.matched].mean()) if self.matched.any() else float("nan")
+        """Mean average precision over matched queries; NaN without any."""
+        return float(self.average_precision[self.matched].mean()) if self.matched.any() else np.nan
 
     def hits(self, k: int) -> np.ndarray:
-        """`(Q,)`: 1 where the first true match is among the first k, 0 where not, NaN without a valid match."""
+        """1 if the first true match is among the first k, else 0; NaN without a valid match: `(Q,)`."""
         return np.where(self.matched, (self.first < k).astype(float), np.nan)
 
     def rank(self, k: int) -> float:
-        """rank-k over the queries that have a valid match; NaN if none has."""
-        return float(np.mean(self.first[self.matched] < k)) if self.matched.any() else float("nan")
+        """rank-k over matched queries; NaN without any."""
+        return float(np.mean(self.first[self.matched] < k)) if self.matched.any() else np.nan
 
     def cmc(self, length: int = 50) -> np.ndarray:
         """The cumulative match characteristic, rank-1 to rank-`length`."""
@@ -48,7 +48,7 @@ class Ranking:
 
 
 def same_camera(query_ids, gallery_ids, query_cameras, gallery_cameras) -> np.ndarray:
-    """Market-1501's exclusion `(Q, G)`: the same person in the same camera may not be matched."""
+    """Market-1501's excluded pairs `(Q, G)`: the same person seen by the same camera."""
     people = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
     return people & (np.asarray(query_cameras)[:, None] == np.asarray(gallery_cameras)[None])
 
@@ -56,9 +56,8 @@ def same_camera(query_ids, gallery_ids, query_cameras, gallery_cameras) -> np.nd
 def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_cameras=None) -> Ranking:
     """Rank a `(Q, G)` distance matrix. With cameras, `same_camera` pairs are left out (give both or neither).
 
-    Nothing is sorted but a query's own few matches: the rank of each is how many others lie no farther. The matrix is
-    read row by row, in its own dtype, and never copied. Raises ValueError for shapes that do not agree and for
-    distances that are not numbers.
+    Only a query's own matches are sorted: the rank of each is the number of other people's pictures that are no
+    farther. The matrix is read row by row and never copied. Raises ValueError for shapes that disagree and for NaN.
     """
     distances = np.asarray(distances)
     query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
@@ -74,7 +73,7 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
         query_cameras, gallery_cameras = np.asarray(query_cameras), np.asarray(gallery_cameras)
         if (len(query_cameras), len(gallery_cameras)) != distances.shape:
             raise ValueError(f"{len(query_cameras)} and {len(gallery_cameras)} cameras, distances {distances.shape}")
-    order = np.argsort(gallery_ids, kind="stable")  # so that an identity's columns stand together
+    order = np.argsort(gallery_ids, kind="stable")  # so that each identity's columns are contiguous
     begin, end = (np.searchsorted(gallery_ids[order], query_ids, side) for side in ("left", "right"))
     first = np.full(len(query_ids), -1)
     precision = np.full(len(query_ids), np.nan)
@@ -88,7 +87,7 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
             continue
         found = np.sort(valid)
         nearer = np.array([np.count_nonzero(row <= distance) for distance in found])
-        before = nearer - np.searchsorted(np.sort(own), found, "right")  # other people's alone
+        before = nearer - np.searchsorted(np.sort(own), found, "right")  # other people's pictures only
         first[i] = before[0]
         place = np.arange(1, len(found) + 1)
         precision[i] = np.mean(place / (place + before))
@@ -96,20 +95,19 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
 
 
 def single_shot_columns(gallery_ids, draws: int = 10, seed: int = 0) -> list[np.ndarray]:
-    """The galleries of the single-shot protocol, as indices: in each of `draws` draws one random picture an identity.
+    """Galleries of the single-shot protocol, as indices: one random picture of each identity, drawn `draws` times.
 
-    What is found in one of them must not depend on the rest: with a shortlist, match in each
-    (`matching.match_within`).
+    With a shortlist, match within each (`matching.match_within`): no result may depend on pictures outside it.
     """
     gallery_ids = np.asarray(gallery_ids)
     groups = [np.flatnonzero(gallery_ids == person) for person in np.unique(gallery_ids)]
     each = [np.random.default_rng([seed, draw]) for draw in range(draws)]
-    return [np.array([rng.choice(group) for group in groups], int) for rng in each]  # of an empty gallery none
+    return [np.array([rng.choice(group) for group in groups], int) for rng in each]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Same or different, by a threshold. accuracy `(folds,)`; far and tar `(T,)`: the ROC, both rising."""
+    """Same or different, by a threshold: accuracy `(folds,)`; the ROC as far and tar `(T,)`, both rising."""
 
     accuracy: np.ndarray
     far: np.ndarray
@@ -117,30 +115,27 @@ class Verification:
 
     @property
     def mean(self) -> float:
-        """Accuracy, mean over the folds."""
+        """Mean accuracy over the folds."""
         return float(self.accuracy.mean())
 
-    @property
-    def standard_error(self) -> float:
-        """Of the mean over folds."""
-        return float(self.accuracy.std(ddof=1) / len(self.accuracy) ** 0.5)
-
     def tar_at(self, far: float) -> float:
-        """The largest true accept rate whose false accept rate is at most `far`."""
+        """Largest true accept rate at a false accept rate of at most `far`."""
         return float(self.tar[self.far <= far].max())
 
 
 def verification(scores, same, folds: int = 10) -> Verification:
-    """LFW's protocol: each fold's pairs are judged by the threshold that is best on all other folds.
+    """LFW's protocol: each fold's pairs are judged by the threshold that is best on the other folds.
 
-    scores `(N,)`: similarity of each pair, large for the same person; same `(N,)`: the truth. Folds are consecutive, as
-    in `pairs.txt`. Raises ValueError if lengths differ, a fold would be empty, or all pairs are of one kind.
+    scores `(N,)`: similarity of each pair; same `(N,)`: True for the same person. Folds are consecutive, as in
+    `pairs.txt`. Raises ValueError if lengths differ, a fold has fewer than two pairs, or all pairs are of one kind.
     """
     scores, same = np.asarray(scores, float), np.asarray(same, bool)
     if scores.shape != same.shape or scores.ndim != 1:
         raise ValueError(f"{scores.shape} scores for {same.shape} pairs")
     if np.isnan(scores).any() or len(scores) < 2 * folds or folds < 2 or same.all() or not same.any():
-        raise ValueError("verification needs numbers, two pairs a fold or more, and pairs of both kinds")
+        raise ValueError(
+            "verification needs scores that are numbers, at least two pairs in each fold, and pairs of both kinds"
+        )
     fold = np.arange(len(scores)) * folds // len(scores)
     right = [
         np.mean((scores[fold == k] >= _best_threshold(scores[fold != k], same[fold != k])) == same[fold == k])
@@ -154,7 +149,7 @@ def verification(scores, same, folds: int = 10) -> Verification:
 
 
 def _best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
-    """The lowest score such that accepting it and all above judges the most pairs rightly."""
+    """Lowest threshold that judges the most pairs correctly; scores at the threshold are accepted."""
     values = np.unique(scores)
     below_different = np.searchsorted(np.sort(scores[~same]), values, "left")
     above_same = same.sum() - np.searchsorted(np.sort(scores[same]), values, "left")
@@ -162,10 +157,9 @@ def _best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
 
 
 def accepted(distances, query_ids, gallery_ids, far: float) -> np.ndarray:
-    """TAR@FAR of a search, by query `(Q,)`: the share of its true matches nearer than all but `far` of the false pairs.
+    """TAR@FAR of a search for each query `(Q,)`: share of its matches nearer than all but `far` of all false pairs.
 
-    One threshold for all queries. NaN for a query without a true match; without a false pair, of one identity alone,
-    every match is accepted.
+    One threshold for all queries. NaN for a query without a true match; without false pairs every match is accepted.
     """
     distances = np.asarray(distances)
     same = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None]
@@ -175,15 +169,15 @@ def accepted(distances, query_ids, gallery_ids, far: float) -> np.ndarray:
 
 
 def _threshold(false: np.ndarray, far: float) -> float:
-    """The distance of false pairs that no accepted pair may reach: a true match tied with it is out."""
+    """Distance below which pairs are accepted; a true match tied with a rejected false pair is rejected."""
     allowed = int(far * len(false) + 1e-9)
     return np.sort(false)[allowed] if allowed < len(false) else np.inf
 
 
 def tar_interval(scores, same, far: float, folds: int = 10, draws: int = 500, seed: int = 0):
-    """TAR at a false accept rate, with its 95 % interval: folds are resampled. -> (value, low, high).
+    """TAR at a false accept rate with its 95 % interval, from resampled folds: (value, low, high).
 
-    NaN without a pair of the same person; draws of folds that hold none are left out of the interval.
+    NaN without a pair of the same person; resamples without one are left out of the interval.
     """
     scores, same = np.asarray(scores, float), np.asarray(same, bool)
 
@@ -201,15 +195,16 @@ def tar_interval(scores, same, far: float, folds: int = 10, draws: int = 500, se
 
 
 def bootstrap(values, identities, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of per-query values `(Q,)` with its 95 % interval: identities are resampled, with all their queries.
+    """Mean of per-query values `(Q,)` with its 95 % interval, from resampled identities: (mean, low, high).
 
-    For a paired difference give the difference of two methods' values. NaN values are left out. -> (mean, low, high).
+    An identity is resampled with all its queries; NaN values are left out. For a paired difference, give the
+    difference of two methods' values.
     """
     values, identities = np.asarray(values, float), np.asarray(identities)
     kept = ~np.isnan(values)
     values, identities = values[kept], identities[kept]
     if len(values) == 0:
-        return float("nan"), float("nan"), float("nan")
+        return np.nan, np.nan, np.nan
     _, group = np.unique(identities, return_inverse=True)
     total, count = np.bincount(group, values), np.bincount(group).astype(float)
     picks = np.random.default_rng(seed).integers(len(total), size=(draws, len(total)))
