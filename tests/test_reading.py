@@ -80,3 +80,5 @@ def test_the_overview_shows_the_first_query_that_was_taken_for_partial(draw):
     signs = [[text.get_text() for text in one.texts] for one in figure.axes]
     assert signs == [[], [], ["✓"], ["✗"], ["✗"]]
     assert [len(one.patches) for one in figure.axes] == [0, 1, 1, 0, 0]
+    figure = plots.overview(queries, boxes, torch.zeros(3), gallery, order, regions, correct)
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), plots.pixels(queries.images[0]))

@@ -165,9 +165,9 @@ def ranking(
 def overview(queries, boxes, partial, gallery, order, regions, correct) -> Figure:
     """The method in one picture: a query, its placement by GLRec, the region located in the nearest, and two more.
 
-    Arguments as in `ranking`, of queries that were answered rightly; shown is the first that was taken for partial.
+    Arguments as in `ranking`, of queries that were answered rightly; shown is the first that was taken for partial, or the first.
     """
     i = int(torch.as_tensor(partial).int().argmax())
     one, heads = slice(i, i + 1), ("a partial\npicture", "→ placed\nby GLRec", "→ located\nby CRLoc: 1st", "2nd", "3rd")
     lists = order[one, :3], regions[one, :1], correct[one, :3]
-    return ranking(queries[one], boxes[one], partial[one], gallery, *lists, heads=heads)
+    return ranking(queries[one], boxes[one], torch.ones(1), gallery, *lists, heads=heads)
