@@ -165,7 +165,7 @@ def ranking(
 def overview(queries, boxes, partial, gallery, order, regions, correct) -> Figure:
     """The method in one picture: a query, its placement by GLRec, the region located in the nearest, and two more.
 
-    Arguments as in `ranking`, of queries that were answered rightly; shown is the first that was taken for partial, or the first.
+    Arguments as in `ranking`, of correct queries; shown is the first that was taken for partial, or else the first.
     """
     i = int(torch.as_tensor(partial).int().argmax())
     one, heads = slice(i, i + 1), ("a partial\npicture", "→ placed\nby GLRec", "→ located\nby CRLoc: 1st", "2nd", "3rd")
