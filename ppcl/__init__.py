@@ -10,11 +10,6 @@ Heavy parts (metrics, plots, training, …) are imported when first used.
 
 import importlib
 
-# glibc gives freed blocks of some megabytes back to the system, and the next ones are faulted in anew, page by page: up
-# to a quarter of the time of matching. Once one of this size was freed, it keeps smaller ones, up to twice as much in
-# all (mallopt(3): M_MMAP_THRESHOLD).
-bytes(31 << 20)
-
 __version__ = "0.1.0"
 _NAMES = {"recipe": "recipes", "load": "evaluation", "describe": "search", "match": "matching"}
 _NAMES["ready"] = "data.datasets"

@@ -111,7 +111,7 @@ def test_evaluating_a_set_that_is_not_there_says_how_to_get_it(capsys, run, tmp_
 def test_evaluating_by_a_truth_that_nobody_knows_is_no_success(capsys, run, drawn):
     arguments = ["evaluate", "--run", run, "--data", drawn, "--dataset", "market1501", "--method", "oracle-placement"]
     status, lines = failure(capsys, arguments)
-    assert status == 1 and len(lines) == 1 and "oracle-placement needs the truth" in lines[0]
+    assert status == 1 and len(lines) == 1 and "oracle-placement needs the true boxes" in lines[0]
 
 
 def test_a_run_without_the_method_says_what_makes_it(capsys, run, drawn):
