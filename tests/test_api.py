@@ -1,7 +1,5 @@
 """`import ppcl` as a notebook of one's own meets it."""
 
-import os
-import platform
 import re
 import subprocess
 import sys
@@ -79,31 +77,3 @@ def test_imports_point_one_way():
             for name in names:
                 if name in line and name != own:
                     assert line.index(name) < line.index(own), f"{path.name} imports {name}"
-
-
-FAULTS = """
-import resource, sys
-if sys.argv[1] == "ppcl":
-    import ppcl
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-def take():
-    blocks = [bytearray(b"1") * (12 << 20) for _ in range(3)]
-take()
-before = faults()
-for _ in range(10):
-    take()
-print(faults() - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps its memory in its own way")
-def test_freed_blocks_stay_with_the_process():
-    """Of blocks that are taken and freed again and again the pages are faulted in once, not every time."""
-
-    def counted(name: str) -> int:
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_"))}
-        run = [sys.executable, "-c", FAULTS, name]
-        return int(subprocess.run(run, check=True, capture_output=True, text=True, env=clean).stdout)
-
-    assert counted("ppcl") < 0.1 * counted("nothing")
