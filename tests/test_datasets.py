@@ -444,3 +444,9 @@ def test_a_test_of_one_person_is_refused(tmp_path, folder, name):
     words = "read as pictures of 'face'.*rename" if "face" in name else "shows one person"
     with pytest.raises(DataError, match=words):
         datasets.evaluation_sets("partial-lfw" if "face" in name else "partial-ilids", tmp_path)
+
+
+@pytest.mark.parametrize("task", ["person", "face"])
+def test_the_default_folder_is_drawn_where_it_does_not_exist(task, tmp_path):
+    data = datasets.ready(recipe(task, "tiny"), tmp_path / "run/data", tmp_path / "run", quiet=True)
+    assert len(set(datasets.training_set(task, data).identities)) == 10

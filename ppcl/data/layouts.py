@@ -43,6 +43,8 @@ def tops(found: DataSet, data: Path) -> Iterator[Path]:
 
     A zip file unpacked into a folder of its own name doubles the folder.
     """
+    if not data.is_dir():
+        return
     for name in found.folders:
         if inside := subfolder(data, name):
             yield from tops(found, inside)
