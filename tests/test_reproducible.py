@@ -257,9 +257,9 @@ def test_notebooks_run_in_this_interpreter_and_leave_the_home_folder_alone(proje
     before = sorted(home.rglob("*"))
     put(project, "01_first", CELLS["01_first"][0], "import os, sys\nprint(sys.executable, os.getcwd(), run, data)")
     monkeypatch.chdir(tmp_path)
-    assert main(["reproduce", "--task", "person", "--run", "a run", "--data", str(drawn), *FAST]) == 0
-    copy = nbformat.read(tmp_path / "a run/notebooks/person_01_first.ipynb", as_version=4)
-    assert copy.cells[-1].outputs[0].text.strip() == f"{sys.executable} {tmp_path} a run {drawn}"
+    assert main(["reproduce", "--task", "person", "--run", "a run {x}", "--data", str(drawn), *FAST]) == 0
+    copy = nbformat.read(tmp_path / "a run {x}/notebooks/person_01_first.ipynb", as_version=4)
+    assert copy.cells[-1].outputs[0].text.strip() == f"{sys.executable} {tmp_path} a run {{x}} {drawn}"
     assert copy.metadata.kernelspec.name == "python3" and sorted(home.rglob("*")) == before
 
 

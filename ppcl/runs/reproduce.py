@@ -259,7 +259,8 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
     try:
         with progress.followed(run / ".progress", label), tempfile.TemporaryDirectory() as home:
             papermill.execute_notebook(
-                str(path), str(draft), parameters, kernel_name="python3", progress_bar=False,
+                *(str(one).replace("{", "{{").replace("}", "}}") for one in (path, draft)),  # papermill formats them
+                parameters, kernel_name="python3", progress_bar=False,
                 kernel_manager_class=_kernel(), extra_arguments=["--log-level=CRITICAL", f"--ipython-dir={home}"],
             )  # fmt: skip
     except PapermillExecutionError as error:
