@@ -132,7 +132,7 @@ class Found:
 
     @property
     def shares(self) -> np.ndarray:
-        """What the global and the region distances add to the distance: `(top, 2)`."""
+        """Shares of the global and the region distance in the distance: `(top, 2)`."""
         return np.stack([(1 - self.weight) * self.overall, self.weight * np.nan_to_num(self.region)], 1)
 
 

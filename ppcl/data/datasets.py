@@ -210,7 +210,7 @@ def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
 
 
 def check(data: Path | str, task: str | None = None) -> list[dict]:
-    """What is below `data`: a row for each part of each set (of a task), counted against the published counts.
+    """List the sets below `data`: a row for each part of each set (of a task), with the published counts.
 
     Keys: dataset, part, folder, pictures, identities, published, published_identities, status (`complete`, `drawn`,
     `own`, `made` from another set, `differs`, `missing`, `unreadable`), note. Raises DataError if `data` is no folder.
@@ -297,7 +297,7 @@ def _files(found: DataSet, folder: Path) -> list[str]:
 
 
 def _pairs_places(folder: Path, data: Path | str) -> list[Path]:
-    """Where LFW's pairs may lie: in the set's folder, beside it, or in the data folder."""
+    """Places of LFW's `pairs.txt`: in the set's folder, beside it, or in the data folder."""
     return [place / partial_protocol.PAIRS for place in (folder, folder.parent, Path(data))]
 
 

@@ -1,4 +1,4 @@
-"""Where the sets lie below `--data`: folders are found by their names in circulation, in any case."""
+"""Folders of the sets below `--data`, found by their names in circulation, in any case."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -121,7 +121,7 @@ def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
 
 
 def _whole(text: str) -> bool:
-    """Whether text is a plain whole number of a sensible length: `isdecimal` takes the digits of all scripts."""
+    """True for a plain whole number of a sensible length: `isdecimal` accepts the digits of all scripts."""
     return len(text) < 10 and text.isascii() and text.isdecimal()
 
 

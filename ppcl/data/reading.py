@@ -1,4 +1,4 @@
-"""What a set of pictures is, and how folders are read: by base names, sorted, in any case."""
+"""A set of pictures, and the reading of folders: by base names, sorted, in any case."""
 
 import io
 import os
@@ -43,7 +43,7 @@ class PictureSet:
 
     @property
     def pictures(self) -> list[Path | Cut]:
-        """What `images.bank` reads."""
+        """The sources that `image_bank.bank` reads."""
         if not self.uncut and self.boxes is None:
             return list(self.paths)
         boxes = [None] * len(self) if self.boxes is None else map(tuple, self.boxes.tolist())
@@ -124,7 +124,7 @@ def _ending(name: str) -> str:
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
-    """What a folder holds, hidden files and folders aside."""
+    """Entries of a folder, hidden files and folders aside."""
     try:
         with os.scandir(folder) as entries:
             return [one for one in entries if not one.name.startswith(".")]

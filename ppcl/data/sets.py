@@ -43,7 +43,7 @@ class DataSet:
 
     @property
     def how_to_get(self) -> str:
-        """Where the set comes from, and what can stand in for it."""
+        """Source of the set, and what can replace it."""
         if self.split:
             return "give your own pictures as identities/<identity>/<file> below --data"
         if self.made_from:

@@ -96,7 +96,7 @@ class Plan:
 
 
 def _shared(total: int, people: int, person: int) -> int:
-    """How many of `total` pictures go to a person (0-based) when they are spread evenly."""
+    """Number of a person's pictures (0-based) when `total` pictures are spread evenly."""
     return total // people + (person < total % people)
 
 

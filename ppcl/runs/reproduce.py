@@ -197,7 +197,7 @@ def _check_stages(run: Path, recipe: recipes.Recipe, seed: int, known: dict[str,
 
 
 def _stamp(copy: Path) -> dict:
-    """What an executed copy was made of: `code` and `pictures`. Empty where there is no copy or a damaged one."""
+    """Hashes of the code and the pictures of an executed copy; empty if the copy is missing or damaged."""
     try:
         found = json.loads(copy.read_text(encoding="utf-8"))["metadata"]["ppcl"]
         return found if isinstance(found["pictures"], dict) else {}
