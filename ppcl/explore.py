@@ -65,7 +65,7 @@ def gallery(data: Path | str, recipe) -> Gallery:
     Queries are those of the set and, of people with several gallery pictures, one of these; it is left out of its own
     ranking.
     """
-    dataset = datasets.partial_sets(data, recipe.task)[0]
+    dataset = datasets.partial_sets(data, recipe.task, recipe.data)[0]
     query, have = datasets.evaluation_sets(dataset, data, recipe)
     bank = image_bank.bank(have.pictures, recipe.input.size, "gallery")
     names = [printable(path.name) for path in have.paths]

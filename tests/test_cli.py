@@ -171,6 +171,13 @@ def test_a_joint_stage_never_claims_another_recipe_for_what_it_starts_from(capsy
     assert not (run / "person/joint/no-cycle").exists()
 
 
+def test_a_finished_joint_stage_is_not_kept_for_another_test(capsys, run, drawn):
+    """It is evaluated by the protocol in its header."""
+    given = ["train", "joint", "--run", run, "--data", drawn, *FAST, "--set", "partial_lfw.people=7"]
+    status, lines = failure(capsys, given)
+    assert status == 1 and "partial_lfw.people is" in lines[0] and "use another --run" in lines[0]
+
+
 def test_data_check_counts_and_says_drawn(capsys, drawn):
     assert main(["data", "check", "--data", str(drawn), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

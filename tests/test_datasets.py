@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import numpy as np
@@ -392,7 +393,7 @@ def test_pictures_that_are_not_read_are_counted(tmp_path, capsys, dataset, kind)
     if dataset in ("own", "lfw"):
         top = folders_of_people(tmp_path / {"own": "identities", "lfw": "lfw"}[dataset], dict.fromkeys("abcdefgh", 2))
         folder, part = top / "a", {"own": "train", "lfw": "all"}[dataset]
-        (top / "pairs.txt").write_text("1\t1\na\t1\t2\na\t1\tb\t1\n")
+        (top / "pairs.txt").write_text("2\t1\n" + 2 * "a\t1\t2\na\t1\tb\t1\n")
     else:
         top = {"market1501": market, "partial-reid": reid}[dataset](tmp_path / SETS[dataset].folders[0])
         folder, part = top / {"market1501": "query", "partial-reid": "partial_body_images"}[dataset], "query"
@@ -401,7 +402,8 @@ def test_pictures_that_are_not_read_are_counted(tmp_path, capsys, dataset, kind)
     for name in names:
         fill(folder / name.rpartition("/")[0], name.rpartition("/")[2])
     (notes,) = datasets.read(dataset, part, tmp_path).notes
-    assert notes.startswith(f"{dataset}/{part}: 2 pictures are left out, such as ") and names[0] in notes
+    name = dataset if dataset == "own" else f"{dataset}/{part}"  # own people of both parts lie in one folder
+    assert notes.startswith(f"{name}: 2 pictures are left out, such as ") and names[0] in notes
     rows = {row["part"]: row["note"] for row in datasets.check(tmp_path) if row["dataset"] == dataset}
     assert notes in rows[part]
     assert main(["data", "check", "--data", str(tmp_path)]) == 0 and notes in capsys.readouterr().out
@@ -425,15 +427,42 @@ def test_other_names_of_jpeg_are_read(tmp_path, ending):
     assert len(datasets.read("market1501", "query", tmp_path)) == 2
 
 
-def test_copies_on_both_sides_of_a_test_are_counted(tmp_path):
-    top = tmp_path / "Partial_iLIDS"
-    for number, (half, name) in enumerate((h, n) for h in ("Probe", "Gallery") for n in ("001.jpg", "002.jpg")):
-        (top / half).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (50 * number, 0, 0)).save(top / half / name)
-    assert datasets.evaluation_sets("partial-ilids", tmp_path)[0].notes == ()
-    shutil.copy(top / "Probe/001.jpg", top / "Gallery/002.jpg")
-    (note,) = datasets.evaluation_sets("partial-ilids", tmp_path)[0].notes
-    assert note.startswith("partial-ilids: 1 queries are copies of pictures in partial-ilids/gallery")
+@pytest.mark.parametrize(
+    "copied, to, told",
+    [
+        ("Partial_iLIDS/Probe/001.jpg", "Partial_iLIDS/Gallery/002.jpg", "ilids/query .* partial-ilids/gallery"),
+        ("identities/a/1.jpg", "Partial_iLIDS/Probe/002.jpg", "partial-ilids/query .* own/train"),
+        ("identities/a/1.jpg", "Partial_iLIDS/Gallery/002.jpg", "partial-ilids/gallery .* own/train"),
+        ("lfw/Ann/Ann_0001.jpg", "lfw/Ann/Ann_0002.jpg", "1 pairs hold copies of one picture of lfw/all"),
+        ("identities/a/1.jpg", "lfw/Bo/Bo_0001.jpg", "lfw/all .* own/train"),
+    ],
+)
+def test_copies_on_both_sides_of_a_test_are_counted(tmp_path, copied, to, told):
+    own = [f"identities/{who}/{shot}.jpg" for who in "abcdefgh" for shot in (1, 2)]
+    halves = [f"Partial_iLIDS/{half}/{name}.jpg" for half in ("Probe", "Gallery") for name in ("001", "002")]
+    faces = [f"lfw/{who}/{who}_000{shot}.jpg" for who in ("Ann", "Bo") for shot in (1, 2)]
+    for number, name in enumerate(own + halves + faces):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (8 * number, 0, 0)).save(tmp_path / name, quality=100)
+    pairs = ["2\t1", "Ann\t1\t2", "Ann\t1\tBo\t1", "Bo\t1\t2", "Ann\t2\tBo\t2"]
+    (tmp_path / "lfw/pairs.txt").write_text("\n".join(pairs))
+    dataset = "lfw" if "lfw" in to else "partial-ilids"
+    chosen = recipe("face" if dataset == "lfw" else "person", "tiny")
+    assert datasets.copies(dataset, tmp_path, chosen) == ()
+    shutil.copy(tmp_path / copied, tmp_path / to)
+    (line,) = datasets.copies(dataset, tmp_path, chosen)
+    assert re.search(f"{told}: they prove nothing", line) and line.startswith(f"{dataset}: 1 ")
+    assert line in "".join(row["note"] for row in datasets.check(tmp_path) if row["dataset"] == dataset)
+
+
+@pytest.mark.parametrize("cameras, lost", [((1, 2), 0), ((1,), 2)])
+def test_check_counts_queries_without_a_match(tmp_path, cameras, lost):
+    top = tmp_path / MARKET
+    for part in ("bounding_box_test", "query"):
+        fill(top / part, *(f"000{who}_c{c}s1_00000{len(part)}_00.jpg" for who in (1, 2) for c in cameras))
+    (row,) = (row for row in datasets.check(tmp_path) if row["part"] == "query" and row["dataset"] == "market1501")
+    assert ("match only pictures of their own camera" in row["note"]) == bool(lost)
+    assert datasets.available(tmp_path) == ([] if lost else ["market1501"])
 
 
 @pytest.mark.parametrize("folder, name", [("Probe", "001"), ("Partial-LFW/probe", "face_001")])

@@ -74,18 +74,18 @@ def test_folds_alternate_same_and_different(tmp_path):
 
 
 def test_names_with_spaces_stand_between_tabs(tmp_path):
-    lfw(tmp_path / "lfw", {"Ann Lee": 2, "Bo": 1}, ["1\t1", "Ann Lee\t1\t2", "Ann Lee\t2\tBo\t1"])
-    assert pair_names(tmp_path) == [("Ann Lee_0001", "Ann Lee_0002", True), ("Ann Lee_0002", "Bo_0001", False)]
+    lfw(tmp_path / "lfw", {"Ann Lee": 2, "Bo": 1}, ["2\t1", *2 * ["Ann Lee\t1\t2", "Ann Lee\t2\tBo\t1"]])
+    assert pair_names(tmp_path) == 2 * [("Ann Lee_0001", "Ann Lee_0002", True), ("Ann Lee_0002", "Bo_0001", False)]
 
 
 def test_accents_match_in_either_unicode_form(tmp_path):
     composed = "Zoë_Ångström"
     decomposed = unicodedata.normalize("NFD", composed)
     assert composed != decomposed
-    lines = ["1\t1", f"{composed}\t1\t2", f"Bo\t1\t{composed}\t2"]
+    lines = ["2\t1", *2 * [f"{composed}\t1\t2", f"Bo\t1\t{composed}\t2"]]
     lfw(tmp_path / "lfw", {decomposed: 2, "Bo": 1}, lines)
     found = [[unicodedata.normalize("NFC", name) for name in pair[:2]] for pair in pair_names(tmp_path)]
-    assert found == [[f"{composed}_0001", f"{composed}_0002"], ["Bo_0001", f"{composed}_0002"]]
+    assert found == 2 * [[f"{composed}_0001", f"{composed}_0002"], ["Bo_0001", f"{composed}_0002"]]
 
 
 @pytest.mark.parametrize(

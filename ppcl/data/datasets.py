@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..disk.files import warn_once
 from ..drawn.records import NOTE, finished, occupied, truth, unfinished
 from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
-from .fingerprint import fingerprint, kept_below
+from .fingerprint import digests, fingerprint, kept_below
 from .layouts import is_made, lies, part_folder, record, tops
 from .reading import SUFFIXES, Cut, DataError, PictureSet, left_out, people, picture_names, pictures
 from .sets import SETS, DataSet, sets_of, training_sets
@@ -50,7 +51,8 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
             raise DataError(f"{dataset}: {folder} holds no pictures; {found.how_to_get}")
         named = "?P<person>" in found.pattern
         some = partial_protocol.read_partial(name, folder) if named else _numbered(found, part, folder, files)
-    notes = left_out(name, folder, [folder] if found.pattern else people(folder))
+    whose = found.name if found.split else name  # both parts of own people lie in one folder
+    notes = left_out(whose, folder, [folder] if found.pattern else people(folder))
     return replace(some, uncut=(settings or Data()).uncut, kept=kept_below(data), notes=some.notes + notes)
 
 
@@ -112,25 +114,51 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
         )
     if len(set(gallery.identities)) < 2:
         raise DataError(f"{dataset}: {gallery.folder} shows one person, whom every query would find; add people")
-    return replace(query, notes=query.notes + _copies(query, gallery, found, data, recipe)), gallery
+    return query, gallery
 
 
-def _copies(query: PictureSet, gallery: PictureSet, found: DataSet, data: Path | str, recipe: Recipe) -> tuple:
-    """A line for copies of one picture on both sides of a test, or in training and test."""
-    sides = {"queries": (query, gallery)}
+def without_match(dataset: str, query: PictureSet, gallery: PictureSet) -> str:
+    """One line on the queries that no gallery picture can answer, which no metric counts; empty if there are none.
+
+    Raises DataError if there is no other query.
+    """
+    people, same = Counter(gallery.identities.tolist()), Counter()
+    if record(dataset).protocol == "standard":
+        same = Counter(zip(gallery.identities.tolist(), gallery.cameras.tolist(), strict=True))
+    asked = list(zip(query.identities.tolist(), query.cameras.tolist(), strict=True))
+    absent = sum(people[person] == 0 for person, _ in asked)
+    excluded = sum(people[person] == same[person, camera] for person, camera in asked) - absent
+    causes = [f"{absent} show people who are not in the gallery"] * bool(absent)
+    causes += [f"{excluded} match only pictures of their own camera, which do not count"] * bool(excluded)
+    if absent + excluded == len(asked):
+        raise DataError(f"{dataset}: no query has a match that counts: {' and '.join(causes)}")
+    lost = f"{dataset}: {absent + excluded} of {len(asked)} queries have no match and are left out of all metrics"
+    return f"{lost}: {' and '.join(causes)}" if causes else ""
+
+
+def copies(dataset: str, data: Path | str, recipe: Recipe) -> tuple[str, ...]:
+    """A line for copies of one picture on both sides of a test, and for those of pictures that the task trains on."""
+    found, train = record(dataset), None
     with suppress(DataError):
-        train = read(found.name, "train", data, recipe.data) if "train" in found.parts else None
-        sides |= {"training pictures": (train, query), "pictures of training": (train, gallery)} if train else {}
-    lines = []
-    for name, (one, other) in sides.items():
-        if count := len(one.digests & other.digests):
-            lines.append(f"{found.name}: {count} {name} are copies of pictures in {other.name}: they prove nothing")
-    return tuple(lines)
+        train = training_set(recipe.task, data, recipe.data)
+    if found.protocol == "verification":
+        faces, pairs = verification_set(dataset, data, recipe.data)
+        one, other = (digests(faces.keep(side).paths, faces.kept) for side in (pairs.first, pairs.second))
+        count = int(((one == other).all(1) & one.any(1)).sum())  # zeros: not readable
+        counts = {f"pairs hold copies of one picture of {faces.name}": count}
+        tested = [faces.keep(np.unique([pairs.first, pairs.second]))]
+    else:
+        query, gallery = tested = evaluation_sets(dataset, data, recipe)
+        counts = {f"pictures of {query.name} are copies of pictures in {gallery.name}": query.copied_in(gallery)}
+    if train:
+        for one in tested:
+            counts[f"pictures of {one.name} are copies of pictures in {train.name}"] = one.copied_in(train)
+    return tuple(f"{dataset}: {count} {what}: they prove nothing" for what, count in counts.items() if count)
 
 
-def tell(*sets: PictureSet) -> None:
-    """Print what readers left out, each line once."""
-    for note in dict.fromkeys(note for some in sets for note in some.notes):
+def tell(notes: Iterable[str]) -> None:
+    """Print lines on what was left out, each once."""
+    for note in notes:
         warn_once(note)
 
 
@@ -146,7 +174,10 @@ def verification_set(
         lying = f" ({there} is another form)" if there else ""
         how = SETS[dataset].how_to_get
         raise DataError(f"{dataset}: no {partial_protocol.PAIRS} in {faces.folder} or beside it{lying}; {how}")
-    return faces, partial_protocol.read_pairs(found, faces)
+    pairs = partial_protocol.read_pairs(found, faces)
+    if pairs.folds < 2:
+        raise DataError(f"{found}: the pairs have one fold, and a fold's threshold comes from the others; make two")
+    return faces, pairs
 
 
 def trained_on(task: str, data: Path | str, settings: Data | None = None) -> DataSet:
@@ -181,12 +212,14 @@ def available(data: Path | str, task: str | None = None, settings: Data | None =
     for one in sets_of(task):
         try:
             if one.protocol == "verification":
-                verification_set(one.name, data)
+                verification_set(one.name, data, recipe.data)
             elif one.protocol:
-                evaluation_sets(one.name, data, recipe)
+                without_match(one.name, *evaluation_sets(one.name, data, recipe))
             found += [one.name] if one.protocol else []
-        except DataError:
-            pass
+        except DataError as error:
+            tested = [part for part in one.parts if part not in ("train", "occluded")]
+            if all(lies(record(one.name, settings=recipe.data), part, data) for part in tested):
+                warn_once(f"{one.name} is not evaluated: {error}")
     return found
 
 
@@ -252,14 +285,26 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
             row["status"] = "drawn" if is_drawn(data, found.name) else row["status"]
         if row["status"] == "differs":
             row["note"] = f"published: {published[0]} of {published[1]} people"
-        if part == "query" and found.protocol:
-            some = evaluation_sets(found.name, data, Recipe(data=settings))[0]
-        row["note"] = "; ".join(filter(None, [row["note"], *some.notes]))
+        recipe = Recipe(task="face" if found.task == "face" else "person", data=settings)
+        if part == "query":
+            evaluation_sets(found.name, data, recipe)
+        row["note"] = "; ".join(filter(None, [row["note"], *some.notes, *_of_test(found, part, data, recipe)]))
     except DataError as error:
         there = row["pictures"] or found.split or isinstance(error.__cause__, OSError)  # there, not readable
         row["status"] = "unreadable" if there else "missing"
         row["note"] = str(error) if there or next(tops(found, data), None) else found.how_to_get
     return row
+
+
+def _of_test(found: DataSet, part: str, data: Path, recipe: Recipe) -> list[str]:
+    """What `check` says of a test beside its first part: copies, and queries without a match."""
+    if part not in ("query", "test", "all"):
+        return []
+    try:
+        lost = without_match(found.name, *evaluation_sets(found.name, data, recipe)) if part != "all" else ""
+        return [*filter(None, [lost]), *copies(found.name, data, recipe)]
+    except DataError as error:
+        return [str(error)]
 
 
 def fingerprints(data: Path | str, task: str | None = None, settings: Data | None = None) -> dict[str, str]:

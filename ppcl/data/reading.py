@@ -55,10 +55,11 @@ class PictureSet:
         boxes = () if self.boxes is None else self.boxes
         return fingerprint(self.folder, self.paths, self.kept, self.identities, boxes, self.uncut)
 
-    @property
-    def digests(self) -> set[bytes]:
-        """Digests of the contents."""
-        return {one.tobytes() for one in digests(self.paths, self.kept)}
+    def copied_in(self, other: "PictureSet") -> int:
+        """The number of pictures whose contents another set has, too."""
+        mine, theirs = (digests(some.paths, some.kept) for some in (self, other))
+        known = {one.tobytes() for one in theirs if one.any()}  # zeros: not readable
+        return sum(one.tobytes() in known for one in mine)
 
     def keep(self, index: np.ndarray) -> "PictureSet":
         """The pictures of a mask `(N,)` or of indices, in their order."""

@@ -4,7 +4,6 @@ They say how well GLRec places, how often its gate is right and how well CRLoc l
 """
 
 import hashlib
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -64,29 +63,6 @@ class Evaluation:
         return SETS[self.dataset].protocol == "standard"
 
     @cached_property
-    def without_match(self) -> str:
-        """One line on the queries that no gallery picture can answer, which no metric counts; empty if there are none.
-
-        Raises DataError if there is no other query.
-        """
-        people, same = Counter(self.gallery.identities.tolist()), Counter()
-        if self.standard:
-            same = Counter(zip(self.gallery.identities.tolist(), self.gallery.cameras.tolist(), strict=True))
-        asked = list(zip(self.query.identities.tolist(), self.query.cameras.tolist(), strict=True))
-        absent = sum(people[person] == 0 for person, _ in asked)
-        excluded = sum(people[person] == same[person, camera] for person, camera in asked) - absent
-        causes = [f"{absent} show people who are not in the gallery"] * bool(absent)
-        causes += [f"{excluded} match only pictures of their own camera, which do not count"] * bool(excluded)
-        if absent + excluded == len(asked):
-            raise datasets.DataError(f"{self.dataset}: no query has a match that counts: {' and '.join(causes)}")
-        if not causes:
-            return ""
-        lost = (
-            f"{self.dataset}: {absent + excluded} of {len(asked)} queries have no match and are left out of all metrics"
-        )
-        return f"{lost}: {' and '.join(causes)}"
-
-    @cached_property
     def drawn(self) -> bool:
         """True if the pictures were drawn, so that `truth.csv` lists them."""
         return datasets.is_drawn(self.data, self.dataset)
@@ -118,23 +94,16 @@ class Evaluation:
 
 
 def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None = None) -> Evaluation:
-    """A set's query and gallery, or the pictures of LFW's pairs; they are decoded when a bank is first used.
-
-    Raises DataError for a test of one person and for pairs of one fold, on which no number rests.
-    """
+    """A set's query and gallery, or the pictures of LFW's pairs; they are decoded when a bank is first used."""
     if dataset in SETS and SETS[dataset].protocol == "verification":
         everybody, pairs = datasets.verification_set(dataset, data, recipe.data)
-        datasets.tell(everybody)
-        if pairs.folds < 2:
-            raise datasets.DataError(f"{data}: {dataset}'s pairs have one fold; a threshold comes from the others")
+        datasets.tell(everybody.notes)
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
         shown = everybody.keep(used)
         pairs = partial_protocol.Pairs(*places.reshape(2, -1), pairs.same, pairs.folds)
         return Evaluation(dataset, Path(data), shown, shown, recipe.input.size, pairs, quiet)
     query, gallery = datasets.evaluation_sets(dataset, data, recipe)
-    datasets.tell(query, gallery)
-    if len(set(gallery.identities)) < 2:
-        raise datasets.DataError(f"{dataset}: {gallery.folder} shows one person, so that every ranking would be right")
+    datasets.tell(query.notes + gallery.notes)
     return Evaluation(dataset, Path(data), query, gallery, recipe.input.size, quiet=quiet)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .. import matching, metrics, recipes
-from ..data import partial_protocol
+from ..data import datasets, partial_protocol
 from ..data.sets import SETS
 from ..disk import checkpoints, progress, run_lock
 from ..disk.files import write_text
@@ -116,7 +116,8 @@ def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int,
             facts |= {"synthetic": found.drawn, "commit": results.commit()}
             if found.query.boxes is not None:
                 write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
-            lost = found.without_match  # early: it may be all of them
+            lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all
+            datasets.tell(datasets.copies(dataset, data, model.recipe))
         if model.method.oracle and not found.knows_boxes:
             continue  # the true boxes of these queries are unknown
         if found.pairs:

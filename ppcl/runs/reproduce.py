@@ -65,7 +65,8 @@ def fingerprint(path: Path, parameters: dict, recipe: recipes.Recipe) -> str:
 def pictures(data: Path, recipe: recipes.Recipe) -> dict[str, str]:
     """Fingerprints of the task's training set (`market1501/train`) and test sets below `data` (`partial-reid`)."""
     training = datasets.training_set(recipe.task, data, recipe.data)
-    tested = {name: evaluation.prepare(name, data, recipe).fingerprint for name in datasets.available(data)}
+    names = datasets.available(data, settings=recipe.data)
+    tested = {name: evaluation.prepare(name, data, recipe).fingerprint for name in names}
     return {training.name: training.fingerprint} | tested
 
 
@@ -111,7 +112,7 @@ def reproduce(
     for name, recipe in wanted.items():
         if own or profile == "paper":
             datasets.training_set(name, data, recipe.data)
-            datasets.partial_sets(data, name)
+            datasets.partial_sets(data, name, recipe.data)
         begun = stage_on_disk.of_stage(run, name, "backbone").is_file()
         if not begun and any(path.stem == "03_backbone_training" for path in chosen):
             nets.body(recipe.backbone.architecture, recipe.backbone.weights)  # fails now, not after the first stage

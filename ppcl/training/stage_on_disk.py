@@ -81,7 +81,7 @@ class Stage:
         self.recent: list[tuple[int, Tensor, Tensor]] = []  # (step, loss, pictures) not yet checked
         if self.path.exists():
             found = header(self.path)
-            parts = ("glrec", "backbone", "joint", "matching") if row else (name,)
+            parts = ("glrec", "backbone", "joint", "matching", "partial_lfw") if row else (name,)
             compare(self.path, found, self.recipe, parts, "delete it", **self.facts)
             self.begun, self.finished = True, found["finished"]
             self.step = found.get("step") or min(found["epoch"] * self.per_epoch, self.total)
