@@ -168,7 +168,7 @@ def test_data_check_shows_both_parts(people, capsys):
 
 
 @pytest.mark.parametrize(
-    "counts, words", [({"A": 4}, "two are needed: add people"), ({f"{i}": 1 for i in range(40)}, "shows nobody twice")]
+    "counts, words", [({"A": 4}, "two are needed: add people"), ({f"{i}": 1 for i in range(40)}, "has one picture of each person")]
 )
 def test_too_few_are_said_in_one_line(tmp_path, capsys, counts, words):
     folders_of_people(tmp_path / "identities", counts)
@@ -182,7 +182,7 @@ def test_too_few_are_said_in_one_line(tmp_path, capsys, counts, words):
 
 def test_too_few_for_a_batch_are_said_before_training(people):
     chosen = recipe("person", "tiny", **{"backbone.identities": 32, "backbone.batch": 64})
-    with pytest.raises(DataError, match="people to train on; .* a batch needs 32"):
+    with pytest.raises(DataError, match="has 19 people; .* a batch needs 32"):
         stage_batches.training_data(chosen, people, quiet=True)
 
 
