@@ -168,7 +168,8 @@ def test_data_check_shows_both_parts(people, capsys):
 
 
 @pytest.mark.parametrize(
-    "counts, words", [({"A": 4}, "two are needed: add people"), ({f"{i}": 1 for i in range(40)}, "has one picture of each person")]
+    "counts, words",
+    [({"A": 4}, "two are needed: add people"), ({f"{i}": 1 for i in range(40)}, "has one picture of each person")],
 )
 def test_too_few_are_said_in_one_line(tmp_path, capsys, counts, words):
     folders_of_people(tmp_path / "identities", counts)
