@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import SMALL as SHORT
 from conftest import train
+from safetensors.torch import load_file
 
 from ppcl import evaluation, matching
 from ppcl.__main__ import main
