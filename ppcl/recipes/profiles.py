@@ -6,7 +6,7 @@ for tests: everything runs, nothing is learnt.
 
 # Supplement §2.2. The backbone is a residual network of the kind trained on CASIA-WebFace, with a margin softmax.
 FACE = {
-    "data.uncut": 250,  # LFW and CASIA-WebFace as distributed
+    "data.uncut": 250,  # not published: LFW and CASIA-WebFace as distributed
     "input.height": 112,  # not published
     "input.width": 112,  # not published
     "glrec.crops": "random",  # §3: partial faces are cut at random
