@@ -253,7 +253,7 @@ def test_people_of_whom_a_file_has_no_numbers_are_none(tmp_path):
     path.parent.mkdir(parents=True)
     empty = {"model.backbone.classifier.weight": torch.zeros(10**12, 0)}
     save_file(empty, path, metadata={"ppcl": json.dumps(facts | {"format": 1})})
-    with pytest.raises(checkpoints.CheckpointError, match="no checkpoint of joint"):
+    with pytest.raises(checkpoints.CheckpointError, match="not a checkpoint of joint"):
         evaluation.load(tmp_path, "person")
 
 
