@@ -63,7 +63,7 @@ def test_partial_lfw_takes_so_many_people_and_queries(tmp_path):
 
 def test_partial_lfw_needs_somebody_twice(tmp_path):
     folders_of_people(tmp_path / "lfw", {"A": 1, "B": 1})
-    with pytest.raises(DataError, match="lfw shows nobody twice"):
+    with pytest.raises(DataError, match="lfw has one picture of each person"):
         datasets.evaluation_sets("partial-lfw", tmp_path)
 
 

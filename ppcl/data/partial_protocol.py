@@ -144,7 +144,7 @@ def make_partial(
     groups = [np.flatnonzero(whole.identities == person) for person in np.unique(whole.identities)]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
-        raise DataError(f"{whole.folder} shows nobody twice: partial queries cannot be made from it")
+        raise DataError(f"{whole.folder} has one picture of each person: partial queries cannot be made from it")
     draw = partial_views.make_rng(protocol.seed, "partial-lfw")
     for i in sorted(torch.randperm(len(groups), generator=draw)[: protocol.people].tolist()):
         order = groups[i][torch.randperm(len(groups[i]), generator=draw).numpy()]
