@@ -255,14 +255,14 @@ def test_folder(case, tmp_path, monkeypatch, command, run):
     if make:
         make(folder)
     if expected == "unreadable":  # as an administrator no folder is, so it is pretended
-        real = Path.iterdir
+        real = os.scandir
 
-        def denied(path):
-            if path == folder:
+        def denied(path="."):
+            if str(path) == str(folder):
                 raise PermissionError(13, "Permission denied", str(path))
             return real(path)
 
-        monkeypatch.setattr(Path, "iterdir", denied)
+        monkeypatch.setattr(os, "scandir", denied)
     if expected == "long":
         data = data / ("x" * 300)
         failing(command, ["data", "check", "--data", data], "name too long")

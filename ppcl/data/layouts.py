@@ -47,7 +47,7 @@ def tops(found: DataSet, data: Path) -> Iterator[Path]:
         return
     for name in found.folders:
         if inside := subfolder(data, name):
-            yield from tops(found, inside)
+            yield from filter(None, (subfolder(inside, again) for again in found.folders))
             yield inside
     if _is_top(found, data):
         yield data

@@ -79,12 +79,12 @@ def picture_names(folder: Path) -> list[str]:
 
     A link that leads nowhere and a pipe are among them: opening them says what they are, and no count is wrong unseen.
     """
-    return sorted(one.name for one in _entries(folder) if _ending(one.name) in SUFFIXES and not one.is_dir())
+    return sorted(one.name for one in _entries(folder) if _ending(one.name) in SUFFIXES and not os.path.isdir(one.path))
 
 
 def people(folder: Path) -> list[Path]:
     """The folders of identities in a folder by name; hidden ones are none."""
-    return [folder / name for name in sorted(one.name for one in _entries(folder) if one.is_dir())]
+    return [folder / name for name in sorted(one.name for one in _entries(folder) if os.path.isdir(one.path))]
 
 
 def left_out(name: str, top: Path, folders: list[Path]) -> tuple[str, ...]:
@@ -92,10 +92,10 @@ def left_out(name: str, top: Path, folders: list[Path]) -> tuple[str, ...]:
     beside, deeper, other = [] if top in folders else pictures(top), [], []
     for folder in folders:
         for one in _entries(folder):
-            if one.is_dir():
+            if one.is_dir(follow_symlinks=False):  # a link may lead anywhere
                 inside = (path for path in Path(one.path).rglob("*") if _ending(path.name) in SUFFIXES)
                 deeper += [path for path in inside if not re.search(r"/[.@]|/__MACOSX", str(path))]
-            elif _ending(one.name) not in SUFFIXES and one.is_file() and _is_picture(one.path):
+            elif _ending(one.name) not in SUFFIXES and os.path.isfile(one.path) and _is_picture(one.path):
                 other.append(Path(one.path))
     kinds = {
         "they lie beside the people's folders": beside,
@@ -145,7 +145,9 @@ def subfolder(folder: Path, names: str) -> Path | None:
         if name == "." or os.path.isdir(folder / name):
             folder = folder / name
             continue
-        same = sorted(one.name for one in _entries(folder) if one.name.lower() == name.lower() and one.is_dir())
+        same = sorted(
+            one.name for one in _entries(folder) if one.name.lower() == name.lower() and os.path.isdir(one.path)
+        )
         if not same:
             return None
         folder = folder / same[0]
