@@ -161,7 +161,7 @@ def test_a_notebook_shows_figures_in_all_their_colours_as_wide_as_its_text(drawi
         figure = plots.grid(photograph.expand(12, -1, -1, -1))
         plots.outline(figure.axes[3], torch.tensor([0.5, 0.5, 0.6, 0.6]), meaning)
         pixels = np.asarray(shown(figure)[0].convert("RGB")).astype(int)
-        assert abs(pixels - colour).max(-1).min() < 70, meaning
+        assert abs(pixels - colour).max(-1).min() < 40, meaning
 
 
 def test_a_caption_stands_below_and_in_the_file_and_not_twice(tmp_path):

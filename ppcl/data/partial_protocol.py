@@ -1,7 +1,7 @@
 """Faces on disk: folders of identities (CASIA-WebFace), LFW and its pairs, and Partial-LFW made from LFW.
 
 Detection and alignment are not done here. Pictures of 250 x 250, as LFW and CASIA-WebFace are given out, are cut to
-their centre; aligned copies pass as they are (`picture_files.open_picture`).
+their centre; aligned copies pass as they are (`image_files.open_picture`).
 """
 
 import csv
