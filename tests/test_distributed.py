@@ -248,7 +248,6 @@ def test_without_torchrun_several_processes_are_refused(monkeypatch):
 
 
 def test_a_batch_that_cannot_be_shared_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(__main__, "PROCESSES", 3)
     monkeypatch.setenv("WORLD_SIZE", "3")
     call = ["train", "joint", "--run", "r", "--data", "d", "--profile", "tiny"]
     for number, lines in (("0", 1), ("1", 0)):
@@ -272,7 +271,6 @@ def test_a_batchnorm_that_does_more_is_refused_by_several_processes(monkeypatch)
 
 
 def test_only_train_runs_under_torchrun(capsys, monkeypatch):
-    monkeypatch.setattr(__main__, "PROCESSES", 2)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert __main__.main(["reproduce"]) == 2
     assert "reproduce" in capsys.readouterr().err

@@ -48,6 +48,10 @@ def test_every_page_is_whole_and_links_what_is_there(run):
     for path in pages:
         soup = page(path)
         assert soup.html["lang"] == "en" and soup.title.text and len(soup.find_all("h1")) == 1, path.name
+        outputs = json.loads((run.parent / f"notebooks/{path.stem}.ipynb").read_text()) if path.stem != "index" else {}
+        outputs = [output for cell in outputs.get("cells", []) for output in cell.get("outputs", [])]
+        shown = sum(bool({"image/png", "image/jpeg"} & output.get("data", {}).keys()) for output in outputs)
+        assert path.stem == "index" or len(soup.find_all("img")) == shown, path.name
         for tag, where in (("a", "href"), ("img", "src")):
             for one in soup.find_all(tag):
                 target = one.get(where)

@@ -42,13 +42,14 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
             f"{found.drawing(data)} {how}"
         )
     name = f"{dataset}/{part}"
+    files = pictures(folder) if found.pattern else people(folder)
+    if not files:
+        kind = "pictures" if found.pattern else "<identity>/<picture>"
+        raise DataError(f"{dataset}: {folder} holds no {kind}; {found.how_to_get}")
     if not found.pattern:
         some = partial_protocol.read_identities(name, folder)
         some = _own_part(some, part) if found.split else some
     else:
-        files = pictures(folder)
-        if not files:
-            raise DataError(f"{dataset}: {folder} holds no pictures; {found.how_to_get}")
         named = "?P<person>" in found.pattern
         some = partial_protocol.read_partial(name, folder) if named else _numbered(found, part, folder, files)
     whose = found.name if found.split else name  # both parts of own people lie in one folder

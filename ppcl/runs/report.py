@@ -20,8 +20,8 @@ figcaption { overflow-wrap: anywhere }
 LAB = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}{%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block data_png -%}{{ super() | replace("<img ", '<img alt="' + cell.metadata.alt | e + '" ') }}{%- endblock -%}
-{%- block data_jpg -%}{{ super() | replace("<img ", '<img alt="' + cell.metadata.alt | e + '" ') }}{%- endblock -%}
+{%- block data_png -%}{{ super() | replace("<img ", '<img alt="' + cell.metadata.alt + '" ') }}{%- endblock -%}
+{%- block data_jpg -%}{{ super() | replace("<img ", '<img alt="' + cell.metadata.alt + '" ') }}{%- endblock -%}
 {%- block body_header -%}{{ super() }}<p style="padding: 1rem"><a href="index.html">← report</a></p>{%- endblock -%}"""
 
 
@@ -129,7 +129,7 @@ def _converted(path: Path, title: str) -> str:
             cell.source = re.sub(r"\]\((\w+)\.ipynb\)", elsewhere, cell.source)
             cell.source = re.sub(r"`[^`]*`|\$\$(.+?)\$\$|\$(.+?)\$", formula, cell.source, flags=re.S)
             continue
-        cell.metadata["alt"] = f"Figure: {heading}"
+        cell.metadata["alt"] = escape(f"Figure: {heading}")
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
             if {"image/png", "image/jpeg"} & output.get("data", {}).keys():
