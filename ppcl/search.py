@@ -21,6 +21,7 @@ from .data.reading import Cut
 from .disk import checkpoints, progress
 from .disk.files import given_path, printable, warn_once, write_text
 from .evaluation import known_truth
+from .jobs import one_thread
 from .matching import kept_features
 from .models.ppcl import PPCL
 from .recipes import Recipe
@@ -46,6 +47,7 @@ def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
     return matching.describe(model, pictures, several)
 
 
+@one_thread()
 def rank(
     run: Path | str,
     task: str,

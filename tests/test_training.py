@@ -10,15 +10,16 @@ import pytest
 import torch
 from conftest import train
 
-from ppcl import geometry, losses, training
+from ppcl import evaluation, geometry, losses, training
 from ppcl.data import stage_batches
 from ppcl.data.image_bank import normalise
 from ppcl.data.partial_views import make_rng
 from ppcl.disk import checkpoints, run_lock
+from ppcl.evaluation import protocols
 from ppcl.models.glrec import GLRec, cap_gradient
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
-from ppcl.training import stage_on_disk
+from ppcl.training import stage_on_disk, stages
 
 SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 2, "joint.epochs": 2}
 
@@ -425,3 +426,29 @@ def test_every_stage_runs_on_cuda(small, drawn, tmp_path):
     training.train_glrec(small, pictures, tmp_path, quiet=True)
     training.train_backbone(small, pictures, tmp_path, quiet=True)
     assert checkpoints.header(training.train_joint(small, pictures, tmp_path, "ppcl", quiet=True))["finished"]
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_stage_and_an_evaluation_have_one_thread(small, pictures, run, drawn, tmp_path, monkeypatch, three_threads):
+    """Whatever the caller has, whose setting is restored, after an error as well."""
+    seen = []
+    for owner, name in ((stages, "descend"), (protocols, "prepare")):
+        plain = getattr(owner, name)
+        spy = lambda *given, plain=plain: (seen.append(torch.get_num_threads()), plain(*given))[1]  # noqa: E731
+        monkeypatch.setattr(owner, name, spy)
+    copy_base(run, tmp_path)
+    training.train_joint(small, pictures, tmp_path, quiet=True)
+    assert set(seen) == {1} and torch.get_num_threads() == 3
+    seen.clear()
+    evaluation.evaluate(tmp_path, "person", "partial-ilids", drawn, ["ppcl"], quiet=True)
+    assert seen == [1] and torch.get_num_threads() == 3
+    with pytest.raises(ValueError, match="task person, not persn"):
+        evaluation.evaluate(tmp_path, "persn", "partial-ilids", drawn, ["ppcl"])
+    assert torch.get_num_threads() == 3

@@ -14,6 +14,7 @@ from ..data import datasets, partial_protocol
 from ..data.sets import SETS
 from ..disk import checkpoints, progress, run_lock
 from ..disk.files import write_text
+from ..jobs import one_thread
 from ..models.ppcl import PPCL
 from ..recipes import METHODS, Recipe, trained_by
 from ..training import stage_on_disk
@@ -78,6 +79,7 @@ def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
     return found
 
 
+@one_thread()
 def evaluate(
     run,
     task: str,

@@ -226,7 +226,7 @@ def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int, reads: dict[s
 
 
 def _kernel():
-    """A kernel manager that starts the interpreter which runs this, whatever kernels other folders describe."""
+    """A kernel manager that starts this interpreter with one thread, whatever kernels other folders describe."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
@@ -234,7 +234,8 @@ def _kernel():
         @property
         def kernel_spec(self) -> KernelSpec:
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=command, display_name="Python 3 (ipykernel)", language="python")
+            named = {"display_name": "Python 3 (ipykernel)", "language": "python"}
+            return KernelSpec(argv=command, env={"OMP_NUM_THREADS": "1"}, **named)
 
     return Kernel
 

@@ -19,6 +19,7 @@ from ..data.stage_batches import TrainingData
 from ..disk import checkpoints, progress, run_lock
 from ..disk.checkpoints import CheckpointError, first_difference, header
 from ..disk.files import flush, write_text
+from ..jobs import one_thread
 from ..recipes import Recipe
 from . import processes
 
@@ -204,11 +205,12 @@ def signals_end_a_step():
 
 
 def in_run(train):
-    """Give a stage's function the run folder's lock, a clean stop on signals, and advice when GPU memory runs out."""
+    """Give a stage one thread, the run folder's lock, a clean stop on signals, and advice if GPU memory runs out."""
 
     @functools.wraps(train)
     def wrapped(recipe: Recipe, data: TrainingData, run: Path | str, *args, **kwargs):
-        with run_lock.hold(run) if processes.is_main() else contextlib.nullcontext(), signals_end_a_step():
+        held = run_lock.hold(run) if processes.is_main() else contextlib.nullcontext()
+        with held, one_thread(), signals_end_a_step():
             try:
                 return train(recipe, data, run, *args, **kwargs)
             except torch.OutOfMemoryError:
