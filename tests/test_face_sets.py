@@ -11,8 +11,7 @@ from PIL import Image
 from ppcl.data import datasets, image_bank
 from ppcl.data.datasets import DataError
 from ppcl.data.sets import SETS
-from ppcl.drawn import faces as drawn_faces
-from ppcl.drawn import people
+from ppcl.drawn import people, records
 from ppcl.recipes import Data, recipe
 
 PEOPLE = {"Ann_Lee": 3, "Bo": 2, "J.R._Smith": 1, "Zoe": 4}
@@ -245,8 +244,8 @@ def test_people_and_faces_in_one_folder_in_either_order(drawn, faces, tmp_path):
     found = contents(tmp_path / "a")
     assert found == contents(tmp_path / "b")
     assert found["drawn.txt"].decode().splitlines() == [
-        f"faces: drawing {drawn_faces.DRAWING}, seed 0, scale tiny",
-        f"people: drawing {people.DRAWING}, seed 0, scale tiny",
+        f"faces: drawing {records.DRAWING}, seed 0, scale tiny",
+        f"people: drawing {records.DRAWING}, seed 0, scale tiny",
     ]
     table, parts = datasets.truth(tmp_path / "a"), [datasets.truth(folder) for folder in (drawn, faces)]
     assert len(table) == sum(map(len, parts)) and set(table.index) == {name for part in parts for name in part.index}

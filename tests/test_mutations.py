@@ -1003,9 +1003,9 @@ def test_drawing_beside_a_damaged_note_and_table(tmp_path):
     """They are written anew; what is told of other sets, if anything, stays for its readers to judge."""
     (tmp_path / "drawn.txt").write_bytes(b"\xff\xfe: \n")
     (tmp_path / "truth.csv").write_bytes(b"\n\n\xff\n\n")
-    records.claim(tmp_path, "people", 1, 0, "tiny", ["tiny"], ["Market-1501-v15.09.15"])
+    records.claim(tmp_path, "people", 0, "tiny", ["tiny"], ["Market-1501-v15.09.15"])
     records.finish(tmp_path, [["market1501", "a.jpg", *[1] * 12]])
-    assert "people: drawing 1" in (tmp_path / "drawn.txt").read_text()
+    assert "people: drawing 2" in (tmp_path / "drawn.txt").read_text()
     assert datasets.is_drawn(tmp_path, "market1501") and not datasets.is_drawn(tmp_path, "partial-reid")
     refused(lambda: datasets.truth(tmp_path), "truth.csv is damaged")
 

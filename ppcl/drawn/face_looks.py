@@ -7,6 +7,7 @@ the right and y down, so that the eyes are about y = -0.165, the mouth 0.165 and
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -46,158 +47,96 @@ STYLES = {
 }
 
 
-@dataclass(frozen=True)
-class Upper:
-    """The upper face: eyes, brows, hair and glasses."""
-
-    eye: tuple[float, float]  # x and y of the right one on the picture
-    size: tuple[float, float]  # half-width, half-height when open
-    tilt: float  # slope; positive: the outer corners hang
-    iris: Colour
-    radius: float  # of the iris
-    lid: float  # how heavy the crease above the eye is, 0..1
-    deep: float  # how deep the eyes lie, 0..1
-    brow: tuple[float, float, float]  # height above the eye, length, half-thickness
-    angle: float  # slope of the brows
-    arch: float  # rise of their middle
-    bushy: float  # how much of the skin they hide
-    style: Style
-    hair: Colour
-    parting: float  # x
-    slant: float  # slope of the hairline
-    glasses: str
-    frame: tuple[float, float, float]  # half-width, half-height and half-thickness of the glasses
-    rim: Colour
-
-
-@dataclass(frozen=True)
-class Lower:
-    """The lower face: mouth, jaw, chin and beard."""
-
-    mouth: float  # y
-    wide: float  # half-width
-    lips: tuple[float, float]  # thickness of the upper and the lower one
-    bow: float  # depth of the notch of the upper lip
-    sag: float  # how far the corners hang
-    lip: Colour
-    chin: float  # y
-    jaw: float  # squareness: the exponent of the outline
-    taper: float  # how much the jaw narrows
-    cleft: float  # of the chin, 0..1
-    beard: str
-    dense: float
-    whiskers: Colour
-
-
-@dataclass(frozen=True)
-class Face:
-    """All features that identify a face."""
-
-    upper: Upper
-    lower: Lower
-    width: float  # half-width of the head
-    nose: tuple[float, float, float]  # y of the tip, half-width at the wings, half-width of the ridge
-    tip: float  # how far the nose stands out
-    bend: float  # sideways, and how the ridge is humped
-    cheek: float  # fullness, -1..1
-    ear: float  # how far they stand out
-    skin: Colour
-    flush: float  # redness of cheeks and nose
-    age: float  # 0..1: how deep the wrinkles are
-    freckles: float
-    marks: tuple[tuple[float, float, float], ...]  # moles: x, y, radius
-    scar: tuple[float, float, float] | None  # x, y, slope
-    grain: int  # picks the skin's texture
-
-
 def _about(rng: Rng, mean: float, spread: float) -> float:
     """A normal value, at most two deviations from the mean, so that no single feature identifies a face."""
     return float(mean + SPREAD * spread * np.clip(rng.normal(), -2, 2))
 
 
-def _draw_upper(rng: Rng, woman: bool, hair: Colour) -> Upper:
-    """Eyes, brows, hair and glasses."""
-    name = pick(rng, {name: style.share[woman] for name, style in STYLES.items()})
-    style = STYLES[name]
+def _draw_upper(rng: Rng, woman: bool, hair: Colour) -> SimpleNamespace:
+    """The upper face: eyes, brows, hair and glasses."""
+    style = STYLES[pick(rng, {name: style.share[woman] for name, style in STYLES.items()})]
     style = replace(style, line=_about(rng, style.line, 0.022), volume=style.volume * rng.uniform(0.7, 1.4))
-    return Upper(
-        eye=(_about(rng, 0.157, 0.009), _about(rng, -0.165, 0.006)),
-        size=(_about(rng, 0.072, 0.005), _about(rng, 0.028, 0.005)),
-        tilt=_about(rng, -0.02, 0.09),
-        iris=vary(rng, IRISES[int(rng.choice(4, p=[0.45, 0.25, 0.12, 0.18]))], 0.15, 0.02),
-        radius=_about(rng, 0.029, 0.0015),
-        lid=rng.uniform(0, 1),
-        deep=rng.uniform(0, 1),
-        brow=(_about(rng, 0.072, 0.010), _about(rng, 0.150, 0.013), _about(rng, 0.010 if woman else 0.0145, 0.003)),
-        angle=_about(rng, 0.0, 0.10),
-        arch=_about(rng, 0.018, 0.009),
-        bushy=rng.uniform(0.5, 0.95),
+    return SimpleNamespace(
         style=style,
         hair=hair,
-        parting=float(rng.choice([-1, 1])) * rng.uniform(0.02, 0.16),
-        slant=_about(rng, 0, 0.08),
+        eye=(_about(rng, 0.157, 0.009), _about(rng, -0.165, 0.006)),  # x and y of the right one on the picture
+        size=(_about(rng, 0.072, 0.005), _about(rng, 0.028, 0.005)),  # half-width, half-height when open
+        tilt=_about(rng, -0.02, 0.09),  # slope; positive: the outer corners hang
+        iris=vary(rng, IRISES[int(rng.choice(4, p=[0.45, 0.25, 0.12, 0.18]))], 0.15, 0.02),
+        radius=_about(rng, 0.029, 0.0015),  # of the iris
+        lid=rng.uniform(0, 1),  # how heavy the crease above the eye is
+        deep=rng.uniform(0, 1),  # how deep the eyes lie
+        # height above the eye, length, half-thickness
+        brow=(_about(rng, 0.072, 0.010), _about(rng, 0.150, 0.013), _about(rng, 0.010 if woman else 0.0145, 0.003)),
+        angle=_about(rng, 0.0, 0.10),  # slope of the brows
+        arch=_about(rng, 0.018, 0.009),  # rise of their middle
+        bushy=rng.uniform(0.5, 0.95),  # how much of the skin they hide
+        parting=float(rng.choice([-1, 1])) * rng.uniform(0.02, 0.16),  # x
+        slant=_about(rng, 0, 0.08),  # slope of the hairline
         glasses=pick(rng, GLASSES),
+        # half-width, half-height and half-thickness of the glasses
         frame=(_about(rng, 0.105, 0.009), _about(rng, 0.068, 0.011), rng.uniform(0.005, 0.010)),
         rim=vary(rng, (0.10, 0.08, 0.08) if rng.random() < 0.7 else (0.40, 0.24, 0.13), 0.2),
     )
 
 
-def _draw_lower(rng: Rng, woman: bool, hair: Colour, skin: Colour) -> Lower:
-    """Mouth, jaw, chin and beard."""
+def _draw_lower(rng: Rng, woman: bool, hair: Colour, skin: Colour) -> SimpleNamespace:
+    """The lower face: mouth, jaw, chin and beard."""
     painted = (0.06, -0.05, -0.03) if woman and rng.random() < 0.5 else (0, 0, 0)
     lip = np.multiply(skin, (0.86, 0.62, 0.62)) + painted
-    return Lower(
-        mouth=_about(rng, 0.165, 0.009),
-        wide=_about(rng, 0.120, 0.012),
-        lips=(_about(rng, 0.025, 0.006), _about(rng, 0.034, 0.006)),
-        bow=rng.uniform(0.0, 0.5),
-        sag=_about(rng, 0.0, 0.006),
+    return SimpleNamespace(
+        mouth=_about(rng, 0.165, 0.009),  # y
+        wide=_about(rng, 0.120, 0.012),  # half-width
+        lips=(_about(rng, 0.025, 0.006), _about(rng, 0.034, 0.006)),  # thickness of the upper and the lower one
+        bow=rng.uniform(0.0, 0.5),  # depth of the notch of the upper lip
+        sag=_about(rng, 0.0, 0.006),  # how far the corners hang
         lip=vary(rng, tuple(lip.tolist()), 0.10, 0.03),
-        chin=_about(rng, 0.335 if woman else 0.35, 0.013),
-        jaw=_about(rng, 2.2 if woman else 2.5, 0.22),
-        taper=_about(rng, 0.20, 0.07),
-        cleft=max(0.0, rng.uniform(-1.5, 1)),
+        chin=_about(rng, 0.335 if woman else 0.35, 0.013),  # y
+        jaw=_about(rng, 2.2 if woman else 2.5, 0.22),  # squareness: the exponent of the outline
+        taper=_about(rng, 0.20, 0.07),  # how much the jaw narrows
+        cleft=max(0.0, rng.uniform(-1.5, 1)),  # of the chin
         beard="none" if woman else pick(rng, BEARDS),
         dense=rng.uniform(0.6, 1.0),
         whiskers=vary(rng, hair, 0.15),
     )
 
 
-def draw_face_looks(rng: Rng) -> Face:
-    """Draw a random face."""
+def draw_face_looks(rng: Rng) -> SimpleNamespace:
+    """Draw all features that identify a face."""
     woman = bool(rng.random() < 0.45)
     tones = HAIR_COLOURS + GREYS
     tone = int(rng.choice(4, p=[0.45, 0.28, 0.15, 0.12]))
     skin = vary(rng, SKINS[tone], 0.09, 0.022)
     fair = [0.28, 0.27, 0.16, 0.13, 0.10, 0.06] if tone < 2 else [0.72, 0.16, 0.0, 0.0, 0.08, 0.04]
     hair = vary(rng, tones[int(rng.choice(len(tones), p=fair))], 0.22, 0.03)
-    moles = int(rng.choice([0, 1, 2], p=[0.5, 0.35, 0.15]))
-    return Face(
+    moles = range(int(rng.choice([0, 1, 2], p=[0.5, 0.35, 0.15])))
+    return SimpleNamespace(
         upper=_draw_upper(rng, woman, hair),
         lower=_draw_lower(rng, woman, hair, skin),
-        width=_about(rng, 0.332 if woman else 0.345, 0.013),
-        nose=(_about(rng, 0.035, 0.014), _about(rng, 0.068 if woman else 0.077, 0.008), _about(rng, 0.031, 0.005)),
-        tip=_about(rng, 1.0, 0.22),
-        bend=_about(rng, 0, 0.005),
-        cheek=_about(rng, 0, 0.5),
-        ear=rng.uniform(0.0, 0.045),
         skin=skin,
-        flush=rng.uniform(0, 1),
-        age=rng.uniform(0, 1) ** 1.5,
+        width=_about(rng, 0.332 if woman else 0.345, 0.013),  # half-width of the head
+        # y of the tip, half-width at the wings, half-width of the ridge
+        nose=(_about(rng, 0.035, 0.014), _about(rng, 0.068 if woman else 0.077, 0.008), _about(rng, 0.031, 0.005)),
+        tip=_about(rng, 1.0, 0.22),  # how far the nose stands out
+        bend=_about(rng, 0, 0.005),  # of the nose, sideways
+        cheek=_about(rng, 0, 0.5),  # fullness, about -1..1
+        ear=rng.uniform(0.0, 0.045),  # how far they stand out
+        flush=rng.uniform(0, 1),  # redness of cheeks and nose
+        age=rng.uniform(0, 1) ** 1.5,  # how deep the wrinkles are
         freckles=max(0.0, rng.uniform(-4, 1)),
-        marks=tuple(
-            (rng.uniform(-0.26, 0.26), rng.uniform(-0.38, 0.28), rng.uniform(0.006, 0.012)) for _ in range(moles)
-        ),
+        # moles: x, y, radius
+        marks=[(rng.uniform(-0.26, 0.26), rng.uniform(-0.38, 0.28), rng.uniform(0.006, 0.012)) for _ in moles],
+        # x, y, slope
         scar=(rng.uniform(-0.22, 0.22), rng.uniform(-0.35, 0.2), rng.normal()) if rng.random() < 0.06 else None,
-        grain=int(rng.integers(2**31)),
+        grain=int(rng.integers(2**31)),  # seed of the skin's texture
     )
 
 
 @lru_cache(maxsize=64)
-def face_of(seed: int, set_number: int, person: int) -> Face:
+def face_of(seed: int, set_number: int, person: int) -> SimpleNamespace:
     """The looks of one person of a set; in every five, two share the upper face exactly, another two the lower."""
     face = draw_face_looks(np.random.default_rng([seed, set_number, person]))
     if person % 5 in (1, 3):
-        twin = draw_face_looks(np.random.default_rng([seed, set_number, person - 1]))
-        return replace(face, upper=twin.upper) if person % 5 == 1 else replace(face, lower=twin.lower)
+        twin, half = draw_face_looks(np.random.default_rng([seed, set_number, person - 1])), {1: "upper", 3: "lower"}
+        setattr(face, half[person % 5], getattr(twin, half[person % 5]))
     return face

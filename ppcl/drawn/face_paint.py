@@ -1,18 +1,18 @@
 """Painting of a face: hair, clothes, skin and parts on a frontal sheet, and the light on its relief."""
 
 from math import hypot
+from types import SimpleNamespace
 
 import numpy as np
 
-from .face_looks import Face
 from .face_parts import Sheet, X, Y, blob, edge, paint_beard, paint_eye, paint_mouth, paint_nose, paint_worn, pair
-from .face_pose import GRID, HIGH, TOP, WIDE, Mood
+from .face_pose import GRID, HIGH, TOP, WIDE
 from .looks import Rng, vary
 from .paint import Noise
 from .scene import crop_noise
 
 
-def _outline(face: Face, mood: Mood) -> np.ndarray:
+def _outline(face: SimpleNamespace, mood: SimpleNamespace) -> np.ndarray:
     """(HIGH, WIDE): 0 in the middle of the head, 1 on its outline; an ellipse above, a squarer jaw below."""
     lower, middle = face.lower, -0.08
     drop = lower.chin + 0.6 * mood.gape - middle
@@ -24,7 +24,7 @@ def _outline(face: Face, mood: Mood) -> np.ndarray:
     return level
 
 
-def _paint_hair(sheet: Sheet, face: Face, mood: Mood, front: bool) -> None:
+def _paint_hair(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, front: bool) -> None:
     """Hair behind the head, or in front of it."""
     style, width = face.upper.style, face.width
     reach = width + style.volume * mood.tousled
@@ -42,7 +42,7 @@ def _paint_hair(sheet: Sheet, face: Face, mood: Mood, front: bool) -> None:
     sheet.lay(inside, np.array(face.upper.hair, np.float32)[:, None, None] * shade)
 
 
-def _paint_behind(sheet: Sheet, face: Face, rng: Rng) -> None:
+def _paint_behind(sheet: Sheet, face: SimpleNamespace, rng: Rng) -> None:
     """Clothes, neck and ears, in the head's shadow."""
     skin = np.array(face.skin, np.float32)
     neck = edge(0.62 * face.width - np.abs(X) + 0.15 * np.maximum(Y - 0.4, 0), 2) * edge(Y, 2)
@@ -56,7 +56,7 @@ def _paint_behind(sheet: Sheet, face: Face, rng: Rng) -> None:
     sheet.lay(ear * np.exp(-((ears / 0.55) ** 4)) * 0.5, skin * 0.6)
 
 
-def _paint_skin(sheet: Sheet, face: Face, mood: Mood, level: np.ndarray, noise: Noise) -> None:
+def _paint_skin(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, level: np.ndarray, noise: Noise) -> None:
     """The head's skin with its flush, freckles, moles, scar and wrinkles."""
     head = edge((1 - level) * face.width, 1.5)
     own = np.random.default_rng(face.grain)
@@ -91,7 +91,7 @@ def _paint_skin(sheet: Sheet, face: Face, mood: Mood, level: np.ndarray, noise: 
     sheet.lay(head, tone)
 
 
-def _raise(sheet: Sheet, face: Face, mood: Mood, level: np.ndarray) -> None:
+def _raise(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, level: np.ndarray) -> None:
     """Relief for the lighting: dome, eye sockets, brow ridge, nose, cheeks, lips, chin."""
     (tip, wing, ridge), (eye_x, eye_y), lower = face.nose, face.upper.eye, face.lower
     relief = sheet.relief
@@ -108,7 +108,7 @@ def _raise(sheet: Sheet, face: Face, mood: Mood, level: np.ndarray) -> None:
     relief -= 0.012 * lower.cleft * blob(0, lower.chin - 0.05, 0.012, 0.025)
 
 
-def paint_face(face: Face, mood: Mood, noise: Noise, rng: Rng) -> np.ndarray:
+def paint_face(face: SimpleNamespace, mood: SimpleNamespace, noise: Noise, rng: Rng) -> np.ndarray:
     """The lit sheet, (HIGH, WIDE, 4): colours and cover."""
     sheet = Sheet(noise, rng)
     level = _outline(face, mood)

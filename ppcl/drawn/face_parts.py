@@ -1,9 +1,10 @@
 """Parts of a drawn face, painted on the frontal sheet: eyes, brows, nose, mouth, beard, glasses and caps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 
-from .face_looks import Face
-from .face_pose import GRID, HIGH, LEFT, TOP, WIDE, Mood
+from .face_pose import GRID, HIGH, LEFT, TOP, WIDE
 from .looks import Colour, Rng, vary
 from .paint import Noise
 from .scene import crop_noise
@@ -55,7 +56,7 @@ class Sheet:
         return (rows, cols), X[:, cols] - np.float32(x), Y[rows] - np.float32(y)
 
 
-def paint_eye(sheet: Sheet, face: Face, mood: Mood, side: int) -> None:
+def paint_eye(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, side: int) -> None:
     """One eye with its lids and lashes, and the brow over it; `side` is 1 on the picture's right."""
     upper = face.upper
     (eye_x, eye_y), (half, tall) = upper.eye, upper.size
@@ -90,7 +91,7 @@ def paint_eye(sheet: Sheet, face: Face, mood: Mood, side: int) -> None:
     sheet.lay(brow * np.float32(upper.bushy), np.multiply(upper.hair, 0.75) * 0.8 + skin * 0.06, at)
 
 
-def paint_nose(sheet: Sheet, face: Face) -> None:
+def paint_nose(sheet: Sheet, face: SimpleNamespace) -> None:
     """Nostrils, the wings' edges and the shadow under the nose."""
     (tip, wing, _), skin = face.nose, np.array(face.skin, np.float32)
     at, dx, dy = sheet.cut(face.bend * 1.5, tip + 0.02, 0.12, 0.07)
@@ -103,7 +104,7 @@ def paint_nose(sheet: Sheet, face: Face) -> None:
     sheet.lay(rim * 0.28, skin * 0.55, at)
 
 
-def paint_mouth(sheet: Sheet, face: Face, mood: Mood) -> None:
+def paint_mouth(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace) -> None:
     """Lips, and teeth where they part."""
     lower, skin, smile = face.lower, np.array(face.skin, np.float32), mood.smile
     half = lower.wide * (1 + 0.20 * smile)
@@ -132,7 +133,7 @@ def paint_mouth(sheet: Sheet, face: Face, mood: Mood) -> None:
     sheet.lay(corner * 0.35, skin * 0.5, at)
 
 
-def paint_beard(sheet: Sheet, face: Face, level: np.ndarray) -> None:
+def paint_beard(sheet: Sheet, face: SimpleNamespace, level: np.ndarray) -> None:
     """Moustache, chin beard, full beard or stubble."""
     lower, tip = face.lower, face.nose[0]
     if lower.beard == "none":
@@ -151,7 +152,7 @@ def paint_beard(sheet: Sheet, face: Face, level: np.ndarray) -> None:
     )
 
 
-def paint_worn(sheet: Sheet, face: Face, mood: Mood, rng: Rng) -> None:
+def paint_worn(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, rng: Rng) -> None:
     """Glasses that belong to the face, and sometimes sunglasses or a cap."""
     upper, shades = face.upper, mood.hat == "shades"
     wide, high, thick = upper.frame

@@ -1,34 +1,25 @@
-"""Drawn faces on disk, in the layouts of CASIA-WebFace and LFW with its pairs, and a table of the truth.
+"""Drawn faces in the layouts of CASIA-WebFace and LFW with its pairs."""
 
-They replace photographs where no data set is available. As with drawn people, every picture has its own generator, made
-from (seed, set, person, picture), so an interrupted run is completed with the same bytes.
-"""
-
-import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from ..disk.files import write_text
-from ..disk.progress import bar
 from .face_looks import face_of
 from .face_paint import paint_face
-from .face_pose import Mood, draw_mood, frame_of, turn
-from .looks import Colour, Rng, vary
-from .paint import Noise, make_noise
-from .records import claim, finish, keep
-from .scene import crop_noise, make_camera
+from .face_pose import draw_mood, frame_of, turn
+from .looks import Rng, channels, near_grey
+from .paint import Noise
+from .records import Picture, claim, draw_pictures, spread
+from .scene import crop_noise, develop, expose, jpeg, make_camera
 
 WEBFACE, LFW = "casia-webface", "lfw"
 FOLDERS = {WEBFACE: "CASIA-WebFace", LFW: "lfw"}
 FOLDS, PAIRS = 10, "pairs.txt"
-DRAWING = 2  # increase it when a change makes the same seed give other pictures
 SIDE = 112  # pixels, the usual size of aligned faces
-QUALITY = (75, 96)  # of the JPEGs; a choice
 GREY = 0.25  # share of pictures without colour; a choice
 CORNERS = 0.15  # share whose alignment left black corners; a choice
 MILD = 0.22  # photographers balance light and colour better than surveillance cameras do; a choice
@@ -56,22 +47,9 @@ SCALES = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture to be made: `person` and `number`, both from 0, pick its generator within its set."""
-
-    dataset: str
-    file: str
-    identity: str
-    person: int
-    number: int
-
-
-def _counts(people: int, pictures: int, several: int) -> Iterator[int]:
+def _counts(people: int, pictures: int, several: int) -> list[int]:
     """Number of pictures of each person: one each, and the first `several` people share the rest."""
-    shared = pictures - (people - several)
-    for person in range(people):
-        yield 1 if person >= several else shared // several + (person < shared % several)
+    return spread(pictures - (people - several), several) + [1] * (people - several)
 
 
 def _names(seed: int, people: int) -> list[str]:
@@ -82,22 +60,22 @@ def _names(seed: int, people: int) -> list[str]:
 
 
 def plan_pictures(scale: Scale, seed: int) -> Iterator[Picture]:
-    """All pictures of a scale, one after the other."""
-    for person, count in enumerate(_counts(*scale.train, scale.train[0])):
-        label = f"{person + 1:07d}"
-        for number in range(count):
-            yield Picture(WEBFACE, f"{label}/{number + 1:03d}.jpg", label, person, number)
+    """Yield all pictures of a scale."""
+    labels = [f"{person + 1:07d}" for person in range(scale.train[0])]
     names = _names(seed, scale.test[0])
+    for person, count in enumerate(spread(scale.train[1], scale.train[0])):
+        for n in range(count):
+            yield Picture(WEBFACE, f"{labels[person]}/{n + 1:03d}.jpg", labels[person], (SETS[WEBFACE], person, n))
     for person, count in enumerate(_counts(*scale.test)):
-        for number in range(count):
-            file = f"{names[person]}/{names[person]}_{number + 1:04d}.jpg"
-            yield Picture(LFW, file, names[person], person, number)
+        for n in range(count):
+            file = f"{names[person]}/{names[person]}_{n + 1:04d}.jpg"
+            yield Picture(LFW, file, names[person], (SETS[LFW], person, n))
 
 
 def draw_pairs(scale: Scale, seed: int) -> str:
     """LFW's table of pairs: folds without common people, equally many same and different pairs, no pair twice."""
     rng = np.random.default_rng([seed, 0, SETS[LFW], 1])
-    names, counts = _names(seed, scale.test[0]), list(_counts(*scale.test))
+    names, counts = _names(seed, scale.test[0]), _counts(*scale.test)
     lines = [f"{FOLDS}\t{scale.pairs}"]
     for fold in range(FOLDS):
         people = range(fold, len(names), FOLDS)
@@ -115,11 +93,7 @@ def draw_pairs(scale: Scale, seed: int) -> str:
 
 def _background(rng: Rng, noise: Noise) -> np.ndarray:
     """Background (3, SIDE, SIDE), out of focus: two colours, a gradient and blots."""
-
-    def colour() -> Colour:
-        return vary(rng, tuple(rng.uniform(0.08, 0.9) + rng.normal(0, 0.045, 3)), 0.1)
-
-    first, second = (np.array(colour(), np.float32)[:, None, None] for _ in range(2))
+    first, second = (channels(near_grey(rng, 0.08, 0.9, 0.045)) for _ in range(2))
     steps = np.linspace(-1, 1, SIDE, dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.float32(np.cos(angle)) * steps + np.float32(np.sin(angle)) * steps[:, None] + rng.normal(0, 0.5)
@@ -127,33 +101,6 @@ def _background(rng: Rng, noise: Noise) -> np.ndarray:
     sharp = rng.choice([0.4, 1.0, 4.0])
     mix = np.clip(0.5 + sharp * (ramp + rng.uniform(0, 0.8) * blots), 0, 1)
     return (first + mix * (second - first)) * (1 + np.float32(0.06) * blots)
-
-
-def _photograph(pixels: np.ndarray, rng: Rng) -> bytes:
-    """JPEG that a camera makes of pixels (3, H, W), sometimes grey."""
-    camera = make_camera(rng)
-    gain = (camera.gain**MILD * rng.uniform(0.93, 1.08)).astype(np.float32)[:, None, None]
-    tone = np.clip(pixels * gain, 0.001, 1) ** np.float32(camera.gamma**MILD)
-    tone = camera.black * MILD + (1 - camera.black * MILD) * tone
-    image = Image.fromarray((tone * 255).astype(np.uint8).transpose(1, 2, 0))
-    if rng.random() < GREY:
-        image = image.convert("L").convert("RGB")
-    image = image.filter(ImageFilter.GaussianBlur(float(camera.blur * rng.uniform(0.5, 1.5))))
-    grain = rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32) * np.float32(camera.noise * 255)
-    image = Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=int(rng.integers(*QUALITY)))
-    return buffer.getvalue()
-
-
-def _render(picture: Picture, mood: Mood, rng: Rng, seed: int, noise: Noise) -> bytes:
-    """The picture as the bytes of a JPEG."""
-    face = face_of(seed, SETS[picture.dataset], picture.person)
-    pixels, cover = turn(paint_face(face, mood, noise, rng), face, mood, SIDE)
-    pixels = pixels + (1 - cover) * _background(rng, noise)
-    if rng.random() < CORNERS:
-        pixels = pixels * _inside(rng)
-    return _photograph(pixels, rng)
 
 
 def _inside(rng: Rng) -> np.ndarray:
@@ -166,26 +113,37 @@ def _inside(rng: Rng) -> np.ndarray:
     return np.clip(edge * SIDE + 0.5, 0, 1).astype(np.float32)
 
 
-def draw_faces(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
-    """Draw both sets and `pairs.txt` under `out`, then their rows of `truth.csv`, which mark them as complete.
+def _photograph(pixels: np.ndarray, rng: Rng) -> bytes:
+    """JPEG that a camera makes of pixels (3, SIDE, SIDE), sometimes grey."""
+    camera = make_camera(rng)
+    gain = camera.gain**MILD * rng.uniform(0.93, 1.08)
+    image = expose(pixels, replace(camera, gain=gain, gamma=camera.gamma**MILD, black=camera.black * MILD))
+    if rng.random() < GREY:
+        image = image.convert("L").convert("RGB")
+    blur = camera.blur * rng.uniform(0.5, 1.5)
+    grain = rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32) * np.float32(camera.noise * 255)
+    return jpeg(develop(image, blur, grain), rng, 75)
 
-    The same `seed` and `scale` give the same bytes. Pictures already there are kept. Raises DataError for a negative
-    seed, a scale that is not one of `SCALES`, and a folder in which other faces were drawn, or that holds photographs.
+
+def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, tuple[float, ...], Callable]:
+    """Draw a face's mood; return its kind, its boxes in fractions of the picture, and its drawing."""
+    mood = draw_mood(rng)
+
+    def render() -> bytes:
+        face = face_of(seed, *picture.key[:2])
+        pixels, cover = turn(paint_face(face, mood, noise, rng), face, mood, SIDE)
+        pixels = pixels + (1 - cover) * _background(rng, noise)
+        return _photograph(pixels * _inside(rng) if rng.random() < CORNERS else pixels, rng)
+
+    return picture.kind, (*frame_of(mood), 0.0, 0.5, 0.5, 1.0, 1.0), render
+
+
+def draw_faces(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
+    """Draw both sets, `pairs.txt` and the table of truth under `out`; the same `seed` and `scale` give the same bytes.
+
+    Pictures already there are kept. Raises DataError for a negative seed, a scale that is not one of `SCALES`, and a
+    folder in which other faces were drawn, or that holds photographs.
     """
-    out = Path(out)
-    claim(out, "faces", DRAWING, seed, scale, SCALES, FOLDERS.values())
-    plan = SCALES[scale]
-    noise = make_noise(np.random.default_rng([seed, 0]))
-    rows: list[list] = []
-    total = plan.train[1] + plan.test[1]
-    for p in bar(plan_pictures(plan, seed), "drawing faces", total, quiet):
-        rng = np.random.default_rng([seed, SETS[p.dataset], p.person, p.number])
-        mood = draw_mood(rng)
-        path = out / FOLDERS[p.dataset] / p.file
-        boxes = (*frame_of(mood), 0.0, 0.5, 0.5, 1.0, 1.0)
-        file = path.relative_to(out).as_posix()
-        rows.append([p.dataset, file, p.identity, 0, "whole", *(f"{value:.6f}" for value in boxes)])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        keep(path, lambda p=p, mood=mood, rng=rng: _render(p, mood, rng, seed, noise))
-    write_text(out / PAIRS, draw_pairs(plan, seed))
-    finish(out, rows)
+    claim(Path(out), "faces", seed, scale, SCALES, FOLDERS.values())
+    write_text(Path(out) / PAIRS, draw_pairs(SCALES[scale], seed))
+    draw_pictures(Path(out), "faces", list(plan_pictures(SCALES[scale], seed)), FOLDERS, seed, _prepare, quiet)

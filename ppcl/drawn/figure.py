@@ -4,12 +4,13 @@ Lengths are in body heights. A joint is (to the person's left, down from the hea
 `yaw` and projecting gives the screen's x and y and a depth that grows towards the camera.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import cos, pi, sin
+from types import SimpleNamespace
 
 import numpy as np
 
-from .looks import Cloth, Looks, Rng
+from .looks import Cloth, Rng
 from .paint import Canvas, Part, Point, paint
 
 Joint = tuple[float, float, float]
@@ -26,29 +27,24 @@ CAMERA_TILT = 0.08  # how far a point one body height nearer to the camera sinks
 HAIRLINES = {"short": 0.30, "long": 0.28, "bun": 0.28, "bald": -1.0, "cap": 0.38}  # shares of the head's height
 
 
-@dataclass(frozen=True)
-class Pose:
-    """Pose in one picture; angles in radians."""
+def draw_pose(rng: Rng) -> SimpleNamespace:
+    """A moment of a walk, seen from the front, the back or a side, each with a turn of up to some 25 degrees.
 
-    yaw: float
-    legs: tuple[float, float]  # thighs, forward of straight down: left, right
-    knees: tuple[float, float]
-    arms: tuple[float, float]
-    elbows: tuple[float, float]
-    spread: float  # arms away from the body
-    lean: float
-    nod: float  # the head's shift to the picture's right
-
-
-def draw_pose(rng: Rng) -> Pose:
-    """A moment of a walk, seen from the front, the back or a side, each with a turn of up to some 25 degrees."""
+    Angles are in radians; pairs are of the left and the right limb.
+    """
     yaw = float(rng.choice([0.0, pi, pi / 2, -pi / 2], p=[0.31, 0.31, 0.19, 0.19]) + rng.normal(0, 0.22))
     swing, stride = sin(2 * pi * rng.random()), rng.uniform(0.05, 0.40)
     legs = (stride * swing, -stride * swing)
-    knees = tuple(rng.uniform(0.02, 0.12) + 0.9 * max(0.0, -leg) for leg in legs)
-    arms = tuple(-rng.uniform(0.5, 1.1) * leg + rng.normal(0, 0.06) for leg in legs)
-    elbows = tuple(float(rng.choice([rng.uniform(0.1, 0.5), rng.uniform(1.7, 2.4)], p=[0.9, 0.1])) for _ in arms)
-    return Pose(yaw, legs, knees, arms, elbows, rng.uniform(0.06, 0.22), rng.normal(0, 0.012), rng.normal(0, 0.006))
+    return SimpleNamespace(
+        yaw=yaw,
+        legs=legs,  # thighs, forward of straight down
+        knees=tuple(rng.uniform(0.02, 0.12) + 0.9 * max(0.0, -leg) for leg in legs),
+        arms=tuple(-rng.uniform(0.5, 1.1) * leg + rng.normal(0, 0.06) for leg in legs),
+        elbows=tuple(float(rng.choice([rng.uniform(0.1, 0.5), rng.uniform(1.7, 2.4)], p=[0.9, 0.1])) for _ in legs),
+        spread=rng.uniform(0.06, 0.22),  # arms away from the body
+        lean=rng.normal(0, 0.012),
+        nod=rng.normal(0, 0.006),  # the head's shift to the picture's right
+    )
 
 
 def project(joint: Joint, yaw: float) -> tuple[Point, float]:
@@ -59,14 +55,11 @@ def project(joint: Joint, yaw: float) -> tuple[Point, float]:
 
 def step(start: Joint, angle: float, length: float, spread: float = 0.0) -> Joint:
     """The joint `length` further on, `angle` forward of straight down and `spread` sideways."""
-    return (
-        start[0] + length * sin(spread),
-        start[1] + length * cos(angle) * cos(spread),
-        start[2] + length * sin(angle),
-    )
+    x, y, z = start
+    return x + length * sin(spread), y + length * cos(angle) * cos(spread), z + length * sin(angle)
 
 
-def leg_parts(looks: Looks, pose: Pose, side: int) -> list[Part]:
+def leg_parts(looks: SimpleNamespace, pose: SimpleNamespace, side: int) -> list[Part]:
     """Thigh, shin and shoe of the left (0) or right (1) leg; trousers end at the hem, skin follows."""
     lower, sign = looks.lower, (1, -1)[side]
     hip = (sign * HIP_HALF * looks.build, HIP, 0.0)
@@ -79,15 +72,15 @@ def leg_parts(looks: Looks, pose: Pose, side: int) -> list[Part]:
     cloth, hem = (looks.skin, 0.0) if lower.skirt else (lower.cloth, lower.hem)
     bare_width = looks.build if lower.skirt else width
     depth = -1.0 + 0.5 * (dh + da)
-    thigh = Part(depth, h, k, (0.052 * bare_width, 0.048 * bare_width, 0.038 * bare_width), cloth)
+    thigh = Part(depth, h, k, (0.052 * bare_width, 0.048 * bare_width, 0.038 * bare_width), cloth, dim=0.88)
     shin_radii = (0.037, 0.036, 0.029) if hem > 0.9 else (0.036 / lower.loose, 0.036 / lower.loose, 0.022)
-    shin = Part(depth + 0.001, k, a, tuple(r * bare_width for r in shin_radii), cloth)
-    shin = replace(shin, cover=hem - HIP - THIGH, bare=looks.skin, cap=0.6, dim=0.92)
+    radii, end = tuple(r * bare_width for r in shin_radii), hem - HIP - THIGH
+    shin = Part(depth + 0.001, k, a, radii, cloth, cap=0.6, cover=end, bare=looks.skin, dim=0.92)
     shoe = Part(depth + (0.002 if cos(pose.yaw) > 0 else -0.002), f, t, (0.023, 0.024, 0.019), looks.shoes)
-    return [replace(part, yaw=pose.yaw) for part in (replace(thigh, dim=0.88), shin, shoe)]
+    return [thigh, shin, shoe]
 
 
-def arm_parts(looks: Looks, pose: Pose, side: int) -> list[Part]:
+def arm_parts(looks: SimpleNamespace, pose: SimpleNamespace, side: int) -> list[Part]:
     """Upper arm, forearm and hand; the sleeve covers its share of the arm."""
     sign = (1, -1)[side]
     shoulder = (sign * SHOULDER_HALF * looks.build, SHOULDER, 0.0)
@@ -103,40 +96,38 @@ def arm_parts(looks: Looks, pose: Pose, side: int) -> list[Part]:
     upper = Part(depth, s, e, (0.029 * wide, 0.034 * wide, 0.028 * wide), cloth, cover=cut, bare=looks.skin)
     lower = Part(depth + 0.001, e, w, (0.028 * wide, 0.020 * wide), cloth, cover=cut - UPPER_ARM, bare=looks.skin)
     fist = Part(depth + 0.0005, w, g, (0.017, 0.019, 0.012), looks.skin)
-    return [replace(part, yaw=pose.yaw) for part in (fist, upper, lower)]
+    return [fist, upper, lower]
 
 
-def trunk_parts(looks: Looks, pose: Pose) -> list[Part]:
+def trunk_parts(looks: SimpleNamespace, pose: SimpleNamespace) -> list[Part]:
     """Torso with its garment, and below it a skirt or the seat of the trousers."""
     upper, lower, facing = looks.upper, looks.lower, abs(cos(pose.yaw))
     wide, deep = np.array(TORSO_WIDE), np.array(TORSO_DEEP)
     radii = looks.build * np.sqrt((wide * facing) ** 2 + (deep * (1 - facing**2) ** 0.5) ** 2)
     radii[2:] *= 0.5 + 0.5 * upper.loose
-    neck, shift = (pose.lean, TORSO_TOP), pose.lean
-    parts = []
     seat = radii[-1] * 0.98
     if lower.skirt:
         flare = seat * (0.85 + 0.35 * lower.loose)
-        parts.append(Part(-0.3, (0, 0.47), (0, lower.hem), (seat * 0.9, seat, flare), lower.cloth, cap=0.12))
+        below = Part(-0.3, (0, 0.47), (0, lower.hem), (seat * 0.9, seat, flare), lower.cloth, cap=0.12)
     else:
-        parts.append(Part(-0.4, (0, 0.45), (0, HIP + 0.045), (seat * 0.9, seat), lower.cloth, cap=0.35, dim=0.9))
+        below = Part(-0.4, (0, 0.45), (0, HIP + 0.045), (seat * 0.9, seat), lower.cloth, cap=0.35, dim=0.9)
     longer = max(0.0, upper.hem - TORSO_END)
     knots = np.interp(np.linspace(TORSO_TOP, upper.hem, 14), np.linspace(TORSO_TOP, TORSO_END, len(radii)), radii)
     knots *= 1 + 0.6 * longer * np.linspace(0, 1, 14) ** 2
-    strap = {"backpack": "straps", "shoulder": "sling"}.get(looks.bag)
-    torso = Part(0.0, neck, (0, upper.hem), tuple(knots.tolist()), upper.cloth, cap=0.15)
-    if strap:
+    torso = Part(0.0, (pose.lean, TORSO_TOP), (0, upper.hem), tuple(knots.tolist()), upper.cloth, cap=0.15)
+    if looks.bag != "none":
+        strap = "straps" if looks.bag == "backpack" else "sling"
         torso = replace(torso, strap=replace(looks.bag_cloth, pattern=strap))
-    throat = Part(-0.05, (shift + pose.nod, 0.10), (shift, NECK + 0.02), (0.026, 0.033), looks.skin, dim=0.82)
-    return [replace(part, yaw=pose.yaw) for part in (*parts, torso, throat)]
+    top, end = (pose.lean + pose.nod, 0.10), (pose.lean, NECK + 0.02)
+    throat = Part(-0.05, top, end, (0.026, 0.033), looks.skin, dim=0.82)
+    return [below, torso, throat]
 
 
-def head_parts(looks: Looks, pose: Pose) -> list[Part]:
+def head_parts(looks: SimpleNamespace, pose: SimpleNamespace) -> list[Part]:
     """Head with hair or cap, and long hair or a bun."""
     x, forward, facing = pose.lean + pose.nod, sin(pose.yaw), cos(pose.yaw)
-    hair = Cloth(
-        looks.skin.colour, looks.hair_cloth.colour, "head", HAIRLINES[looks.hair], 0.05, 0.05, looks.skin.phase
-    )
+    skin, line = looks.skin, HAIRLINES[looks.hair]
+    hair = Cloth(skin.colour, looks.hair_cloth.colour, "head", line, 0.05, 0.05, skin.phase)
     centre = x + 0.012 * forward
     radii = (0.026, 0.042, 0.047, 0.048, 0.046, 0.039, 0.028)
     parts = [Part(0.02, (centre, 0.012), (centre, 2 * HEAD - 0.010), radii, hair, cap=0.45)]
@@ -150,14 +141,12 @@ def head_parts(looks: Looks, pose: Pose) -> list[Part]:
         knot = (x - 0.050 * forward, 0.020 if facing > 0 else 0.035)
         parts.append(Part(0.03 * -facing + 0.02, knot, (knot[0], knot[1] + 0.012), (0.022, 0.022), looks.hair_cloth))
     elif looks.hair == "cap":
-        brim = (x + 0.055 * forward, 0.047)
-        wide = (x + 0.075 * forward + 0.03, 0.050)
-        start = (brim[0] - 0.03 * abs(facing), brim[1])
-        parts.append(Part(0.03 * facing + 0.01, start, wide, (0.008, 0.008), looks.hair_cloth, dim=0.8))
-    return [replace(part, yaw=pose.yaw) for part in parts]
+        start, end = (x + 0.055 * forward - 0.03 * abs(facing), 0.047), (x + 0.075 * forward + 0.03, 0.050)
+        parts.append(Part(0.03 * facing + 0.01, start, end, (0.008, 0.008), looks.hair_cloth, dim=0.8))
+    return parts
 
 
-def bag_parts(looks: Looks, pose: Pose) -> list[Part]:
+def bag_parts(looks: SimpleNamespace, pose: SimpleNamespace) -> list[Part]:
     """A backpack behind the chest, or a bag at the left hip."""
     if looks.bag == "none":
         return []
@@ -170,7 +159,7 @@ def bag_parts(looks: Looks, pose: Pose) -> list[Part]:
         (x, _), depth = project((0.135 * looks.build, 0, 0.0), pose.yaw)
         half = size * (0.040 * abs(cos(pose.yaw)) + 0.068 * abs(sin(pose.yaw)))
         top, end, radii, depth = 0.50, 0.50 + 0.09 * size, (half, half * 1.05), depth + 0.02
-    return [Part(depth, (x, top), (x, end), radii, looks.bag_cloth, cap=0.3, yaw=pose.yaw)]
+    return [Part(depth, (x, top), (x, end), radii, looks.bag_cloth, cap=0.3)]
 
 
 def _from_above(part: Part, above: float) -> Part:
@@ -188,7 +177,7 @@ def _from_above(part: Part, above: float) -> Part:
     return replace(part, p=seen(part.p), q=seen(part.q), radii=radii)
 
 
-def draw_figure(canvas: Canvas, looks: Looks, pose: Pose, above: float = 0.0) -> None:
+def draw_figure(canvas: Canvas, looks: SimpleNamespace, pose: SimpleNamespace, above: float) -> None:
     """Paint the person, the parts farthest from the camera first; the lower sole stands on y = 1.
 
     `above`: how much larger the head appears than the feet, for a camera above the heads.
@@ -196,7 +185,7 @@ def draw_figure(canvas: Canvas, looks: Looks, pose: Pose, above: float = 0.0) ->
     parts = [*trunk_parts(looks, pose), *head_parts(looks, pose), *bag_parts(looks, pose)]
     for side in (0, 1):
         parts += [*leg_parts(looks, pose, side), *arm_parts(looks, pose, side)]
-    parts = [_from_above(part, above) for part in parts]
+    parts = [replace(_from_above(part, above), yaw=pose.yaw) for part in parts]
     lowest = max(part.p[1] for part in parts) + 0.02
     ground = replace(canvas, ys=canvas.ys - np.float32(1 - lowest))
     for part in sorted(parts, key=lambda part: part.depth):

@@ -6,6 +6,7 @@ Lengths are in body heights: y runs down from the head's top (0) to the soles (1
 import colorsys
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -25,14 +26,8 @@ CLOTHES: tuple[tuple[str, float, Colour], ...] = (
 )
 FOLDS = (0.04, 0.14)  # METHOD.md §7: shading noise on surfaces
 UPPER_PATTERNS = {
-    "plain": 0.40,
-    "jacket": 0.16,
-    "print": 0.13,
-    "hoops": 0.09,
-    "bars": 0.04,
-    "checks": 0.08,
-    "yoke": 0.10,
-}
+    "plain": 0.40, "jacket": 0.16, "print": 0.13, "hoops": 0.09, "bars": 0.04, "checks": 0.08, "yoke": 0.10,
+}  # fmt: skip
 LOWER_PATTERNS = {"plain": 0.84, "checks": 0.04, "seam": 0.07, "bars": 0.05}
 HAIRS = {"short": 0.48, "long": 0.26, "bald": 0.07, "cap": 0.10, "bun": 0.09}
 BAGS = {"none": 0.60, "backpack": 0.22, "shoulder": 0.18}
@@ -47,47 +42,10 @@ class Cloth:
     colour: Colour
     second: Colour = (0.0, 0.0, 0.0)
     pattern: str = "plain"
-    period: float = (
-        0.05  # of stripes and checks, in body heights; the width of an opening or a print, on the unit circle
-    )
+    period: float = 0.05  # of stripes and checks, body heights; width of an opening or a print, on the unit circle
     folds: float = 0.05  # broad light and dark, as a share of brightness
     weave: float = 0.0  # pixel-fine unevenness, the same
     phase: float = 0.0  # where in the noise this cloth is cut from, 0..1
-
-
-@dataclass(frozen=True)
-class Upper:
-    """Upper clothes: a shirt or a coat."""
-
-    cloth: Cloth
-    sleeve: float  # share of the arm that is covered, 0..1
-    hem: float  # y of the lower edge
-    loose: float  # factor on widths
-
-
-@dataclass(frozen=True)
-class Lower:
-    """Lower clothes: trousers or a skirt."""
-
-    cloth: Cloth
-    skirt: bool
-    hem: float  # y of the lower edge
-    loose: float
-
-
-@dataclass(frozen=True)
-class Looks:
-    """All features that identify a person."""
-
-    upper: Upper
-    lower: Lower
-    hair: str
-    hair_cloth: Cloth
-    skin: Cloth
-    shoes: Cloth
-    bag: str
-    bag_cloth: Cloth
-    build: float  # factor on widths: thin 0.86, heavy 1.16
 
 
 def pick(rng: Rng, shares: dict[str, float]) -> str:
@@ -98,6 +56,16 @@ def pick(rng: Rng, shares: dict[str, float]) -> str:
 def vary(rng: Rng, colour: Colour, light: float = 0.15, tint: float = 0.015) -> Colour:
     """A colour near `colour`: brightness off by a factor of about 1 ± light, channels by ± tint."""
     return tuple(np.clip(np.array(colour) * np.exp(rng.normal(0, light)) + rng.normal(0, tint, 3), 0.03, 0.95).tolist())
+
+
+def near_grey(rng: Rng, low: float, high: float, tint: float, light: float = 0.1) -> Colour:
+    """A colour of brightness `low` to `high`, channels off by about `tint`."""
+    return vary(rng, tuple(rng.uniform(low, high) + rng.normal(0, tint, 3)), light)
+
+
+def channels(colour: Colour | np.ndarray) -> np.ndarray:
+    """A colour as (3, 1, 1), to go with pixels."""
+    return np.array(colour, np.float32)[:, None, None]
 
 
 def draw_cloth(rng: Rng, patterns: dict[str, float]) -> Cloth:
@@ -117,35 +85,53 @@ def draw_cloth(rng: Rng, patterns: dict[str, float]) -> Cloth:
     return Cloth(first, second, pattern, period, rng.uniform(*FOLDS), rng.choice([0.0, 0.02, 0.06]), rng.random())
 
 
-def draw_hair(rng: Rng, tone: Colour) -> Cloth:
-    """Hair of about this tone, with lighter streaks."""
-    colour = vary(rng, tone)
-    light = tuple(min(0.9, 1.25 * c + 0.05) for c in colour)
-    return Cloth(colour, light, "streaks", folds=0.12, weave=0.05, phase=rng.random())
-
-
-def draw_looks(rng: Rng) -> Looks:
+def draw_looks(rng: Rng) -> SimpleNamespace:
     """Draw all features that identify a person."""
     sleeve = float(rng.choice([0.0, 0.28, 0.38, 1.0], p=[0.04, 0.22, 0.12, 0.62]))
     hem = float(rng.choice([0.52, 0.57, 0.66, 0.76], p=[0.3, 0.45, 0.17, 0.08])) + rng.uniform(-0.015, 0.015)
-    upper = Upper(draw_cloth(rng, UPPER_PATTERNS), sleeve, hem, rng.uniform(0.95, 1.2))
-    skirt = rng.random() < 0.14
+    upper = SimpleNamespace(
+        sleeve=sleeve,  # share of the arm that is covered, 0..1
+        hem=hem,  # y of the lower edge
+        cloth=draw_cloth(rng, UPPER_PATTERNS),
+        loose=rng.uniform(0.95, 1.2),  # factor on widths
+    )
+    skirt = bool(rng.random() < 0.14)
     cut = float(rng.choice([0.95, 0.74, 0.62], p=[0.2, 0.6, 0.2] if skirt else [0.8, 0.16, 0.04]))
-    lower = Lower(draw_cloth(rng, LOWER_PATTERNS), skirt, cut + rng.uniform(-0.02, 0.01), rng.uniform(0.85, 1.25))
+    lower = SimpleNamespace(
+        skirt=skirt,  # trousers otherwise
+        cloth=draw_cloth(rng, LOWER_PATTERNS),
+        hem=cut + rng.uniform(-0.02, 0.01),
+        loose=rng.uniform(0.85, 1.25),
+    )
     skin = Cloth(vary(rng, SKINS[int(rng.choice(4, p=[0.4, 0.35, 0.15, 0.1]))], 0.05), folds=0.04)
     hair = pick(rng, HAIRS)
     tone = HAIR_COLOURS[int(rng.choice(4, p=[0.45, 0.27, 0.16, 0.12]))]
-    hair_cloth = draw_cloth(rng, {"plain": 1.0}) if hair == "cap" else draw_hair(rng, tone)
+    if hair == "cap":
+        hair_cloth = draw_cloth(rng, {"plain": 1.0})
+    else:
+        tone = vary(rng, tone)
+        light = tuple(min(0.9, 1.25 * c + 0.05) for c in tone)
+        hair_cloth = Cloth(tone, light, "streaks", folds=0.12, weave=0.05, phase=rng.random())
     shoes = Cloth(vary(rng, (0.1, 0.09, 0.09) if rng.random() < 0.6 else tuple(rng.uniform(0.2, 0.85, 3))), folds=0.08)
-    bag_cloth = replace(draw_cloth(rng, {"plain": 0.7, "yoke": 0.3}), period=0.04)
-    return Looks(upper, lower, hair, hair_cloth, skin, shoes, pick(rng, BAGS), bag_cloth, rng.uniform(0.86, 1.16))
+    return SimpleNamespace(
+        upper=upper,
+        lower=lower,
+        skin=skin,
+        hair=hair,
+        hair_cloth=hair_cloth,  # or the cloth of a cap
+        shoes=shoes,
+        bag_cloth=replace(draw_cloth(rng, {"plain": 0.7, "yoke": 0.3}), period=0.04),
+        bag=pick(rng, BAGS),
+        build=rng.uniform(0.86, 1.16),  # factor on widths, thin to heavy
+    )
 
 
 @lru_cache(maxsize=64)
-def looks_of(seed: int, set_number: int, identity: int) -> Looks:
+def looks_of(seed: int, set_number: int, identity: int) -> SimpleNamespace:
     """The looks of one identity of a set; in every five, two share their upper (or their lower) half exactly."""
     looks = draw_looks(np.random.default_rng([seed, set_number, identity]))
     if identity % 5 == 1:
         twin = draw_looks(np.random.default_rng([seed, set_number, identity - 1]))
-        return replace(looks, upper=twin.upper) if identity // 5 % 2 else replace(looks, lower=twin.lower)
+        half = ("lower", "upper")[identity // 5 % 2]
+        setattr(looks, half, getattr(twin, half))
     return looks

@@ -3,30 +3,22 @@
 Coordinates are those of the figure, in body heights; pixels are float32 sRGB (3, H, W) in 0..1.
 """
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .looks import Cloth, Colour, Rng, draw_looks, vary
-from .paint import NOISE_SIZE, Canvas, Noise, Part, paint
+from .looks import Cloth, Colour, Rng, channels, draw_looks, near_grey, vary
+from .paint import NOISE_SIZE, Canvas, Noise, Part, Point, paint
 
 # METHOD.md §7: 60 % grey (road, wall), else grass or earth.
-GROUNDS: tuple[tuple[float, Colour], ...] = (
-    (0.60, (0.50, 0.50, 0.50)),
-    (0.20, (0.36, 0.40, 0.27)),
-    (0.20, (0.50, 0.41, 0.31)),
-)
+GROUNDS: tuple[Colour, ...] = ((0.50, 0.50, 0.50), (0.36, 0.40, 0.27), (0.50, 0.41, 0.31))
+GROUND_SHARES = (0.60, 0.20, 0.20)
 WALLS: tuple[Colour, ...] = (
-    (0.93, 0.93, 0.94),
-    (0.88, 0.88, 0.92),
-    (0.95, 0.95, 0.93),
-    (0.62, 0.61, 0.60),
-    (0.42, 0.43, 0.46),
-    (0.80, 0.82, 0.86),
-    (0.46, 0.30, 0.24),
-    (0.25, 0.28, 0.24),
-)
+    (0.93, 0.93, 0.94), (0.88, 0.88, 0.92), (0.95, 0.95, 0.93), (0.62, 0.61, 0.60),
+    (0.42, 0.43, 0.46), (0.80, 0.82, 0.86), (0.46, 0.30, 0.24), (0.25, 0.28, 0.24),
+)  # fmt: skip
 CLUTTER = 2.2  # mean number of things behind the person
 MILD = 0.4  # METHOD.md §7: camera deviations, relative to the strong ones of the first trial
 
@@ -43,16 +35,13 @@ class Camera:
 
 
 def make_camera(rng: Rng) -> Camera:
-    """A camera of moderate quality."""
+    """Draw a camera of moderate quality."""
     gain = np.exp(rng.normal(0, 0.25 * MILD) + rng.normal(0, 0.12 * MILD, 3))
-    return Camera(
-        gain, float(np.exp(rng.normal(0, 0.3 * MILD))), *(rng.uniform((0.0, 0.25, 0.003), (0.06, 0.8, 0.015)))
-    )
+    gamma = float(np.exp(rng.normal(0, 0.3 * MILD)))
+    return Camera(gain, gamma, *rng.uniform((0.0, 0.25, 0.003), (0.06, 0.8, 0.015)))
 
 
-def crop_noise(
-    field: np.ndarray, rng: Rng, shape: tuple[int, int], stretch: tuple[float, float] = (1, 1)
-) -> np.ndarray:
+def crop_noise(field: np.ndarray, rng: Rng, shape: tuple[int, int], stretch: Point = (1, 1)) -> np.ndarray:
     """A random piece (H, W) of a noise field, stretched down and across."""
     i, j = rng.integers(NOISE_SIZE, size=2)
     rows = (np.arange(shape[0]) / stretch[0]).astype(np.intp) + i
@@ -60,20 +49,14 @@ def crop_noise(
     return field[(rows % NOISE_SIZE)[:, None], cols % NOISE_SIZE]
 
 
-def _channels(colour: Colour | np.ndarray) -> np.ndarray:
-    """A colour as (3, 1, 1), to go with pixels."""
-    return np.array(colour, np.float32)[:, None, None]
-
-
 def draw_background(canvas: Canvas, rng: Rng) -> None:
     """Fill the canvas: ground, often a wall above it, bands, unevenness, clutter, and the person's shadow."""
     pixels, noise, shape = canvas.pixels, canvas.noise, canvas.pixels.shape[1:]
-    shares, grounds = zip(*GROUNDS, strict=True)
-    pixels[:] = _channels(vary(rng, grounds[int(rng.choice(len(grounds), p=shares))], 0.25, 0.015))
+    pixels[:] = channels(vary(rng, GROUNDS[int(rng.choice(len(GROUNDS), p=GROUND_SHARES))], 0.25, 0.015))
     floor = rng.uniform(-0.3, 0.92)
     wall = canvas.ys < floor
     if wall.any():
-        pixels[:, wall] = _channels(vary(rng, WALLS[int(rng.integers(len(WALLS)))], 0.2, 0.02))
+        pixels[:, wall] = channels(vary(rng, WALLS[int(rng.integers(len(WALLS)))], 0.2, 0.02))
         if rng.random() < 0.4:
             pixels[:, np.abs(canvas.ys - floor) < rng.uniform(0.005, 0.02)] *= rng.uniform(0.4, 0.9)
     _bands(canvas, rng, wall)
@@ -103,7 +86,7 @@ def _clutter(canvas: Canvas, rng: Rng, floor: float) -> None:
     """One object behind the person: a pole, a box, a panel, or another person further away."""
     side = float(rng.choice([-1, 1]))
     x = side * rng.uniform(0.08, 0.30)
-    cloth = Cloth(vary(rng, tuple(rng.uniform(0.12, 0.8) + rng.normal(0, 0.05, 3)), 0.1), folds=0.05, weave=0.03)
+    cloth = Cloth(near_grey(rng, 0.12, 0.8, 0.05), folds=0.05, weave=0.03)
     kind = rng.random()
     foot = max(floor, 0.1) + rng.uniform(-0.1, 0.25)
     if kind < 0.35:
@@ -116,13 +99,11 @@ def _clutter(canvas: Canvas, rng: Rng, floor: float) -> None:
         _bystander(canvas, rng, (x, foot - 0.7), rng.uniform(0.5, 0.8))
 
 
-def _bystander(canvas: Canvas, rng: Rng, top: tuple[float, float], size: float) -> None:
+def _bystander(canvas: Canvas, rng: Rng, top: Point, size: float) -> None:
     """Another person, in five tubes, `size` body heights tall, with the top of the head at `top`."""
     other, (x, y) = draw_looks(rng), top
 
-    def limb(
-        x0: float, y0: float, x1: float, y1: float, radii: tuple[float, ...], cloth: Cloth, cap: float = 0.5
-    ) -> None:
+    def limb(x0, y0, x1, y1, radii: tuple[float, ...], cloth: Cloth, cap: float = 0.5) -> None:
         start, end = (x + size * x0, y + size * y0), (x + size * x1, y + size * y1)
         paint(canvas, Part(0, start, end, tuple(r * size for r in radii), cloth, cap))
 
@@ -144,7 +125,7 @@ def draw_occluder(canvas: Canvas, rng: Rng, cover: float) -> None:
     """An occluder that hides about `cover` (0..1) of the canvas: a car, a bin, a pole, or a passer-by."""
     left, right, top, bottom = canvas.xs[0], canvas.xs[-1], canvas.ys[0], canvas.ys[-1]
     wide, high, side = right - left, bottom - top, float(rng.choice([-1, 1]))
-    cloth = Cloth(vary(rng, tuple(rng.uniform(0.08, 0.75) + rng.normal(0, 0.08, 3)), 0.1), folds=0.06, weave=0.02)
+    cloth = Cloth(near_grey(rng, 0.08, 0.75, 0.08), folds=0.06, weave=0.02)
     kind = rng.choice(["car", "bin", "pole", "person"], p=[0.3, 0.25, 0.2, 0.25])
     edge = right if side > 0 else left
     if kind == "car":
@@ -158,16 +139,14 @@ def draw_occluder(canvas: Canvas, rng: Rng, cover: float) -> None:
         x, half = rng.uniform(left + wide * 0.15, right - wide * 0.15), cover * wide / 2
         paint(canvas, Part(0, (x, top - 0.1), (x, bottom + 0.1), (half, half), cloth, cap=0.1))
     else:
-        _bystander(
-            canvas, rng, (edge - side * (cover * wide - 0.13), top + rng.uniform(-0.05, 0.2)), rng.uniform(1.0, 1.2)
-        )
+        head = (edge - side * (cover * wide - 0.13), top + rng.uniform(-0.05, 0.2))
+        _bystander(canvas, rng, head, rng.uniform(1.0, 1.2))
 
 
-def _car(canvas: Canvas, rng: Rng, top: tuple[float, float], wide: float, cloth: Cloth) -> None:
+def _car(canvas: Canvas, rng: Rng, top: Point, wide: float, cloth: Cloth) -> None:
     """The bonnet or boot of a car across the lower edge, with its pane and a lamp."""
     x, y = top[0] + rng.normal(0, 0.3) * wide, top[1]
-    body = Part(0, (x - wide * 1.3, y + 0.25), (x + wide * 1.3, y + 0.25), (0.25, 0.25), cloth, cap=0.3)
-    paint(canvas, body)
+    paint(canvas, Part(0, (x - wide * 1.3, y + 0.25), (x + wide * 1.3, y + 0.25), (0.25, 0.25), cloth, cap=0.3))
     pane = Cloth((0.10, 0.12, 0.14), folds=0.1)
     paint(canvas, Part(0, (x - wide * 0.5, y + 0.05), (x + wide * 0.6, y + 0.05), (0.022, 0.026), pane, cap=1.0))
     lamp = Cloth((0.75, 0.72, 0.65), folds=0.1)
@@ -175,31 +154,46 @@ def _car(canvas: Canvas, rng: Rng, top: tuple[float, float], wide: float, cloth:
     paint(canvas, Part(0, (spot, y + 0.13), (spot + 0.05, y + 0.13), (0.014, 0.014), lamp))
 
 
-def record(canvas: Canvas, camera: Camera, rng: Rng, size: tuple[int, int]) -> Image.Image:
-    """Record the canvas as a camera does: uneven light, reduced to (W, H) = `size`, recoloured, blurred, noisy."""
+def expose(pixels: np.ndarray, camera: Camera) -> Image.Image:
+    """Picture of pixels (3, H, W) with a camera's gain, gamma and black level."""
+    tone = np.clip(pixels * channels(camera.gain), 0.001, 1) ** np.float32(camera.gamma)
+    tone = camera.black + (1 - camera.black) * tone
+    return Image.fromarray((tone * 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def develop(image: Image.Image, blur: float, grain: np.ndarray) -> Image.Image:
+    """Blur a picture, by a deviation in pixels, and add grain (H, W, 1 or 3) in 0..255."""
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(float(blur))))
+    return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
+
+
+def record(canvas: Canvas, camera: Camera, rng: Rng) -> Image.Image:
+    """Record the canvas as a camera does: uneven light, halved in size, recoloured, blurred, noisy."""
     pixels = canvas.pixels
     height, width = pixels.shape[1:]
     slope = rng.normal(0, 0.09) * np.linspace(-1, 1, height)[:, None] + rng.normal(0, 0.09) * np.linspace(-1, 1, width)
     pixels *= (rng.uniform(0.88, 1.10) + slope).astype(np.float32)
     halved = 0.5 * (pixels[:, ::2] + pixels[:, 1::2])
-    halved = 0.5 * (halved[..., ::2] + halved[..., 1::2])
-    halved = np.clip(halved * _channels(camera.gain), 0.001, 1) ** np.float32(camera.gamma)
-    halved = camera.black + (1 - camera.black) * halved
-    image = Image.fromarray((np.clip(halved, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
-    image = image.filter(ImageFilter.GaussianBlur(float(camera.blur * height / 256 * rng.uniform(0.7, 1.3))))
-    grain = rng.standard_normal((size[1], size[0], 3), dtype=np.float32) * np.float32(camera.noise * 255)
-    grain = 0.6 * grain + 0.6 * grain[..., :1]
-    return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
+    image = expose(0.5 * (halved[..., ::2] + halved[..., 1::2]), camera)
+    blur = camera.blur * height / 256 * rng.uniform(0.7, 1.3)
+    grain = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32) * np.float32(camera.noise * 255)
+    return develop(image, blur, 0.6 * grain + 0.6 * grain[..., :1])
 
 
-def make_light(rng: Rng) -> tuple[float, float, float]:
-    """Draw a direction of light, from above, in front and to one side."""
-    return (rng.uniform(-0.75, 0.75), -0.35, 0.75)
+def jpeg(image: Image.Image, rng: Rng, lowest: int) -> bytes:
+    """Bytes of a JPEG of a random quality from `lowest` to 95."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=int(rng.integers(lowest, 96)))
+    return buffer.getvalue()
 
 
 def make_canvas(frame: tuple[float, float, float, float], size: tuple[int, int], noise: Noise, rng: Rng) -> Canvas:
-    """An empty canvas at twice `size` = (W, H) pixels that shows `frame` = (left, top, width, height), body heights."""
-    xs = frame[0] + (np.arange(2 * size[0], dtype=np.float32) + 0.5) * np.float32(frame[2] / (2 * size[0]))
-    ys = frame[1] + (np.arange(2 * size[1], dtype=np.float32) + 0.5) * np.float32(frame[3] / (2 * size[1]))
-    pixels = np.empty((3, len(ys), len(xs)), np.float32)
-    return Canvas(pixels, xs.astype(np.float32), ys.astype(np.float32), make_light(rng), noise)
+    """An empty canvas at twice `size` = (W, H) pixels that shows `frame` = (left, top, width, height), body heights.
+
+    The light comes from above, in front and one side.
+    """
+    (left, top, wide, high), (width, height) = frame, np.multiply(size, 2)
+    xs = left + (np.arange(width, dtype=np.float32) + 0.5) * np.float32(wide / width)
+    ys = top + (np.arange(height, dtype=np.float32) + 0.5) * np.float32(high / height)
+    pixels = np.empty((3, height, width), np.float32)
+    return Canvas(pixels, xs.astype(np.float32), ys.astype(np.float32), (rng.uniform(-0.75, 0.75), -0.35, 0.75), noise)
