@@ -70,9 +70,11 @@ def turn(sheet: np.ndarray, face: SimpleNamespace, mood: SimpleNamespace, side: 
     i, j = v.astype(np.intp), u.astype(np.intp)
     fv, fu = (v - i)[..., None].astype(np.float32), (u - j)[..., None].astype(np.float32)
     flat, k = sheet.reshape(-1, 4), i * WIDE + j
-    upper = flat[k] + fu * (flat[k + 1] - flat[k])
-    below = flat[k + WIDE] + fu * (flat[k + WIDE + 1] - flat[k + WIDE])
-    mixed = (upper + fv * (below - upper)).transpose(2, 0, 1)
+    rows = []
+    for first in (k, k + WIDE):
+        left = flat.take(first, 0)
+        rows.append(left + fu * (flat.take(first + 1, 0) - left))
+    mixed = (rows[0] + fv * (rows[1] - rows[0])).transpose(2, 0, 1)
     return mixed[:3], mixed[3]
 
 

@@ -1,6 +1,6 @@
 """Painting of surfaces: tubes with shading and folds, and the patterns on them.
 
-Every solid thing, in people and in scenery, is a `tube`: an axis with a radius that changes along it. Coordinates are
+Every solid thing, in people and in scenery, is a tube: an axis with a radius that changes along it. Coordinates are
 body heights on the screen, x right and y down. A body turned by `yaw` faces the camera at 0, the right side at pi/2.
 """
 
@@ -9,13 +9,14 @@ from math import cos, hypot, pi, sin
 
 import numpy as np
 
-from .looks import Cloth, Rng
+from .looks import Cloth, Rng, channels
 
 Point = tuple[float, float]
 
 NOISE_SIZE = 512  # side of the periodic noise fields, a power of two so that an index wraps with `&`
 HALO, HALO_DEPTH = 0.025, 0.22  # how far, in body heights, and how much a tube darkens its surroundings
 ROUND = np.float32(0.8)  # 1: a tube's edge faces fully away; less looks like cloth
+SHARES = np.linspace(0, 1, 64)  # of an axis, where radii are tabulated
 AMBIENT = 0.52  # light that reaches every surface; the rest comes from one direction
 
 
@@ -57,16 +58,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Patch:
-    """Pixels that a tube may touch: their position, their covered share, and their place on the surface."""
+    """Places of pixels (h, w) on the surface of a tube."""
 
-    rows: slice
-    cols: slice
-    cover: np.ndarray  # 0..1
-    across: np.ndarray  # -1..1 from edge to edge
-    out: np.ndarray  # 0..1, how far the surface faces the camera
-    halo: np.ndarray  # 0..1, the shadow on what lies beneath; none at the axis's beginning, where limbs join
     along: np.ndarray  # body heights from the axis's beginning
     share: np.ndarray  # the same over the axis's length, clipped to 0..1
+    across: np.ndarray  # -1..1 from edge to edge
+    out: np.ndarray  # 0..1, how far the surface faces the camera
 
 
 def make_noise(rng: Rng) -> Noise:
@@ -78,33 +75,6 @@ def make_noise(rng: Rng) -> Noise:
         field = np.fft.irfft2(spectrum * np.exp(-((frequency / cutoff) ** 2)) * (frequency > 1.5))
         fields.append((field / field.std()).astype(np.float32))
     return Noise(*fields)
-
-
-def tube(canvas: Canvas, p: Point, q: Point, radii: tuple[float, ...], cap: float = 1.0) -> Patch | None:
-    """The pixels of a tube from `p` to `q` whose radius runs through `radii`; None where it misses the canvas."""
-    reach = max(radii) * max(1.0, cap) + HALO
-    cols = slice(*np.searchsorted(canvas.xs, (min(p[0], q[0]) - reach, max(p[0], q[0]) + reach)))
-    rows = slice(*np.searchsorted(canvas.ys, (min(p[1], q[1]) - reach, max(p[1], q[1]) + reach)))
-    if cols.start >= cols.stop or rows.start >= rows.stop:
-        return None
-    length = hypot(q[0] - p[0], q[1] - p[1]) + 1e-6
-    ax, ay = np.float32((q[0] - p[0]) / length), np.float32((q[1] - p[1]) / length)
-    x, y = canvas.xs[None, cols] - np.float32(p[0]), canvas.ys[rows, None] - np.float32(p[1])
-    along, aside = x * ax + y * ay, x * ay - y * ax
-    inside = np.clip(along, 0, np.float32(length))
-    share = inside * np.float32(1 / length)
-    if len(radii) == 2:
-        radius = np.float32(radii[0]) + np.float32(radii[1] - radii[0]) * share
-    else:
-        table = np.interp(np.linspace(0, 1, 64), np.linspace(0, 1, len(radii)), radii).astype(np.float32)
-        radius = table[(share * 63).astype(np.intp)]
-    over = (along - inside) * np.float32(1 / cap)
-    per_pixel = np.float32(canvas.ys[1] - canvas.ys[0])
-    depth = radius - np.sqrt(aside * aside + over * over)
-    cover = np.clip(depth / per_pixel + np.float32(0.5), 0, 1)
-    halo = np.clip(depth * np.float32(1 / HALO) + 1, 0, 1) * np.minimum(share * 3, 1)
-    across = np.clip(aside / radius, -1, 1)
-    return Patch(rows, cols, cover, across, np.sqrt(1 - ROUND * across * across), halo, along, share)
 
 
 def _sample(field: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
@@ -129,6 +99,8 @@ def pattern_mask(cloth: Cloth, patch: Patch, yaw: float, noise: Noise) -> np.nda
     The patterns lie on the body, not on the screen: `front` is the share by which a point of the surface faces the
     person's front, `left` the person's left, so a print vanishes from behind and an opening wanders to the side.
     """
+    if cloth.pattern == "plain":
+        return None
     front = patch.across * np.float32(sin(yaw)) + patch.out * np.float32(cos(yaw))
     left = patch.across * np.float32(cos(yaw)) - patch.out * np.float32(sin(yaw))
     match cloth.pattern:
@@ -155,7 +127,7 @@ def pattern_mask(cloth: Cloth, patch: Patch, yaw: float, noise: Noise) -> np.nda
             return np.clip(0.4 + 0.5 * _sample(noise.soft, patch.along * 90, patch.across * 75), 0, 1)
         case "head":
             return _hair_mask(cloth.period, front, left, patch.share)
-    return None
+    raise ValueError(f"unknown pattern {cloth.pattern!r}")
 
 
 def _hair_mask(line: float, front: np.ndarray, left: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -168,8 +140,7 @@ def _hair_mask(line: float, front: np.ndarray, left: np.ndarray, share: np.ndarr
 def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarray:
     """Colours (3, h, w) of a patch of cloth: pattern times light times folds."""
     ax, ay = part.q[0] - part.p[0], part.q[1] - part.p[1]
-    length = hypot(ax, ay) + 1e-6
-    sideways = (ay * canvas.light[0] - ax * canvas.light[1]) / length
+    sideways = (ay * canvas.light[0] - ax * canvas.light[1]) / (hypot(ax, ay) + 1e-6)
     lit = np.maximum(patch.across * np.float32(sideways) + patch.out * np.float32(canvas.light[2]), 0)
     down = patch.along * np.float32(260) + np.float32(cloth.phase * 4096)
     aside = patch.across * np.float32(max(part.radii) * 800) + down * np.float32(0.33)
@@ -177,26 +148,50 @@ def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarr
     if cloth.weave:
         folds += _sample(canvas.noise.fine, down * 2, aside) * np.float32(cloth.weave)
     light = (np.float32(AMBIENT) + np.float32(1.02 - AMBIENT) * lit) * (1 + folds) * np.float32(part.dim)
-    colour = np.array(cloth.colour, np.float32)[:, None, None]
-    mask = pattern_mask(cloth, patch, part.yaw, canvas.noise)
+    colour, mask = channels(cloth.colour), pattern_mask(cloth, patch, part.yaw, canvas.noise)
     if mask is None:
         return light * colour
-    second = np.array(cloth.second, np.float32)[:, None, None]
-    return (colour + mask.astype(np.float32) * (second - colour)) * light
+    return (colour + mask.astype(np.float32) * (channels(cloth.second) - colour)) * light
 
 
 def paint(canvas: Canvas, part: Part) -> None:
-    """Paint one part over the canvas."""
-    patch = tube(canvas, part.p, part.q, part.radii, part.cap)
-    if patch is None:
+    """Paint one part over the canvas: the shadow on what lies beneath, then its surface."""
+    (px, py), (qx, qy), radii, cap = part.p, part.q, part.radii, part.cap
+    length, pixel = hypot(qx - px, qy - py) + 1e-6, canvas.ys[1] - canvas.ys[0]
+    ax, ay = (qx - px) / length, (qy - py) / length
+    spans = []  # on each axis of the canvas: where the shadow begins, the surface begins, it ends, the shadow ends
+    for centres, p, q, down, aside in ((canvas.xs, px, qx, ax, ay), (canvas.ys, py, qy, ay, ax)):
+        wide = [max(radii) + margin for margin in (HALO, pixel / 2)]
+        most = max(radii) * max(1.0, cap) + HALO
+        halo, edge = (min(most, hypot(cap * down * w, aside * w) + 1e-5) for w in wide)  # the caps are half ellipses
+        ends = (min(p, q) - halo, min(p, q) - edge, max(p, q) + edge, max(p, q) + halo)
+        spans.append(np.searchsorted(centres, ends))
+    (left, c0, c1, right), (top, r0, r1, bottom) = spans
+    if left >= right or top >= bottom:
         return
+    x, y = canvas.xs[None, left:right] - np.float32(px), canvas.ys[top:bottom, None] - np.float32(py)
+    along, aside = x * np.float32(ax) + y * np.float32(ay), x * np.float32(ay) - y * np.float32(ax)
+    inside = along.clip(0, np.float32(length))
+    share = inside * np.float32(1 / length)
+    if len(radii) == 2:
+        radius = np.float32(radii[0]) + np.float32(radii[1] - radii[0]) * share
+    else:
+        table = np.interp(SHARES, np.linspace(0, 1, len(radii)), radii).astype(np.float32)
+        radius = table.take((share * 63).astype(np.intp))
+    over = (along - inside) * np.float32(1 / cap)
+    depth = radius - np.sqrt(aside * aside + over * over)
+    halo = (depth * np.float32(1 / HALO) + 1).clip(0, 1) * np.minimum(share * 3, 1)  # none where limbs join
+    canvas.pixels[:, top:bottom, left:right] *= 1 - HALO_DEPTH * halo
+
+    inner = np.s_[r0 - top : r1 - top, c0 - left : c1 - left]
+    across = (aside[inner] / radius[inner]).clip(-1, 1)
+    patch = Patch(along[inner], share[inner], across, np.sqrt(1 - ROUND * across * across))
     colour = _surface(canvas, patch, part, part.cloth)
-    if part.bare is not None and part.cover < hypot(part.q[0] - part.p[0], part.q[1] - part.p[1]) + part.radii[-1]:
+    if part.bare is not None and part.cover < hypot(qx - px, qy - py) + radii[-1]:
         bare = _surface(canvas, patch, part, part.bare)
-        colour += np.clip((patch.along - part.cover) * 200, 0, 1) * (bare - colour)
+        colour += ((patch.along - part.cover) * 200).clip(0, 1) * (bare - colour)
     if part.strap is not None:
         mask = pattern_mask(part.strap, patch, part.yaw, canvas.noise)
-        colour += mask * (np.array(part.strap.colour, np.float32)[:, None, None] - colour)
-    under = canvas.pixels[:, patch.rows, patch.cols]
-    under *= 1 - HALO_DEPTH * patch.halo
-    under += patch.cover * (colour - under)
+        colour += mask * (channels(part.strap.colour) - colour)
+    under = canvas.pixels[:, r0:r1, c0:c1]
+    under += (depth[inner] / pixel + np.float32(0.5)).clip(0, 1) * (colour - under)

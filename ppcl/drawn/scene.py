@@ -46,7 +46,7 @@ def crop_noise(field: np.ndarray, rng: Rng, shape: tuple[int, int], stretch: Poi
     i, j = rng.integers(NOISE_SIZE, size=2)
     rows = (np.arange(shape[0]) / stretch[0]).astype(np.intp) + i
     cols = (np.arange(shape[1]) / stretch[1]).astype(np.intp) + j
-    return field[(rows % NOISE_SIZE)[:, None], cols % NOISE_SIZE]
+    return field.take(rows % NOISE_SIZE, 0).take(cols % NOISE_SIZE, 1)
 
 
 def draw_background(canvas: Canvas, rng: Rng) -> None:
