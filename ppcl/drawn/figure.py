@@ -165,16 +165,15 @@ def bag_parts(looks: SimpleNamespace, pose: SimpleNamespace) -> list[Part]:
 def _from_above(part: Part, above: float) -> Part:
     """A part seen by a camera above the heads: larger near the head, smaller near the feet, which stay in place."""
 
-    def size(y: float) -> float:
+    def size(y: float | np.ndarray) -> float | np.ndarray:
         return 1 + above * (0.5 - y)
 
     def seen(point: Point) -> Point:
         x, y = point
         return x * size(y), y * (1 + above / 2) - above * y * y / 2
 
-    steps = np.linspace(part.p[1], part.q[1], len(part.radii))
-    radii = tuple(float(radius * size(y)) for radius, y in zip(part.radii, steps, strict=True))
-    return replace(part, p=seen(part.p), q=seen(part.q), radii=radii)
+    radii = part.radii * size(np.linspace(part.p[1], part.q[1], len(part.radii)))
+    return replace(part, p=seen(part.p), q=seen(part.q), radii=tuple(radii.tolist()))
 
 
 def draw_figure(canvas: Canvas, looks: SimpleNamespace, pose: SimpleNamespace, above: float) -> None:

@@ -5,6 +5,7 @@ body heights on the screen, x right and y down. A body turned by `yaw` faces the
 """
 
 from dataclasses import dataclass
+from functools import cache
 from math import cos, hypot, pi, sin
 
 import numpy as np
@@ -16,7 +17,6 @@ Point = tuple[float, float]
 NOISE_SIZE = 512  # side of the periodic noise fields, a power of two so that an index wraps with `&`
 HALO, HALO_DEPTH = 0.025, 0.22  # how far, in body heights, and how much a tube darkens its surroundings
 ROUND = np.float32(0.8)  # 1: a tube's edge faces fully away; less looks like cloth
-SHARES = np.linspace(0, 1, 64)  # of an axis, where radii are tabulated
 AMBIENT = 0.52  # light that reaches every surface; the rest comes from one direction
 
 
@@ -141,17 +141,28 @@ def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarr
     """Colours (3, h, w) of a patch of cloth: pattern times light times folds."""
     ax, ay = part.q[0] - part.p[0], part.q[1] - part.p[1]
     sideways = (ay * canvas.light[0] - ax * canvas.light[1]) / (hypot(ax, ay) + 1e-6)
-    lit = np.maximum(patch.across * np.float32(sideways) + patch.out * np.float32(canvas.light[2]), 0)
+    light = patch.across * np.float32(sideways) + patch.out * np.float32(canvas.light[2])
     down = patch.along * np.float32(260) + np.float32(cloth.phase * 4096)
     aside = patch.across * np.float32(max(part.radii) * 800) + down * np.float32(0.33)
     folds = _sample(canvas.noise.soft, down, aside) * np.float32(cloth.folds)
     if cloth.weave:
         folds += _sample(canvas.noise.fine, down * 2, aside) * np.float32(cloth.weave)
-    light = (np.float32(AMBIENT) + np.float32(1.02 - AMBIENT) * lit) * (1 + folds) * np.float32(part.dim)
+    light = np.float32(AMBIENT) + np.float32(1.02 - AMBIENT) * np.maximum(light, 0)
+    light *= 1 + folds
+    light *= np.float32(part.dim)
     colour, mask = channels(cloth.colour), pattern_mask(cloth, patch, part.yaw, canvas.noise)
     if mask is None:
         return light * colour
-    return (colour + mask.astype(np.float32) * (channels(cloth.second) - colour)) * light
+    pixels = mask.astype(np.float32) * (channels(cloth.second) - colour)
+    pixels += colour
+    pixels *= light
+    return pixels
+
+
+@cache
+def _knots(number: int) -> np.ndarray:
+    """Evenly spaced numbers from 0 to 1."""
+    return np.linspace(0, 1, number)
 
 
 def paint(canvas: Canvas, part: Part) -> None:
@@ -176,7 +187,7 @@ def paint(canvas: Canvas, part: Part) -> None:
     if len(radii) == 2:
         radius = np.float32(radii[0]) + np.float32(radii[1] - radii[0]) * share
     else:
-        table = np.interp(SHARES, np.linspace(0, 1, len(radii)), radii).astype(np.float32)
+        table = np.interp(_knots(64), _knots(len(radii)), radii).astype(np.float32)
         radius = table.take((share * 63).astype(np.intp))
     over = (along - inside) * np.float32(1 / cap)
     depth = radius - np.sqrt(aside * aside + over * over)
@@ -194,4 +205,6 @@ def paint(canvas: Canvas, part: Part) -> None:
         mask = pattern_mask(part.strap, patch, part.yaw, canvas.noise)
         colour += mask * (channels(part.strap.colour) - colour)
     under = canvas.pixels[:, r0:r1, c0:c1]
-    under += (depth[inner] / pixel + np.float32(0.5)).clip(0, 1) * (colour - under)
+    colour -= under
+    colour *= (depth[inner] / pixel + np.float32(0.5)).clip(0, 1)
+    under += colour
