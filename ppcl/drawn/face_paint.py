@@ -7,7 +7,7 @@ import numpy as np
 
 from .face_parts import Sheet, X, Y, blob, edge, paint_beard, paint_eye, paint_mouth, paint_nose, paint_worn, pair
 from .face_pose import GRID, HIGH, TOP, WIDE
-from .looks import Rng, vary
+from .looks import Rng, channels, near_grey
 from .paint import Noise
 from .scene import crop_noise
 
@@ -16,12 +16,11 @@ def _outline(face: SimpleNamespace, mood: SimpleNamespace) -> np.ndarray:
     """(HIGH, WIDE): 0 in the middle of the head, 1 on its outline; an ellipse above, a squarer jaw below."""
     lower, middle = face.lower, -0.08
     drop = lower.chin + 0.6 * mood.gape - middle
-    t = np.maximum(Y - middle, 0) / drop
-    narrow = np.abs(X) / (face.width * (1 - lower.taper * np.minimum(t, 1.2) ** 2))
     below = int((middle + TOP) * GRID)
-    level = ((np.abs(X) / face.width) ** 2.4 + (np.abs(Y - middle) / 0.57) ** 2.4) ** np.float32(1 / 2.4)
-    level[below:] = (narrow[below:] ** lower.jaw + t[below:] ** lower.jaw) ** (1 / lower.jaw)
-    return level
+    t = np.maximum(Y[below:] - middle, 0) / drop
+    narrow = np.abs(X) / (face.width * (1 - lower.taper * np.minimum(t, 1.2) ** 2))
+    skull = ((np.abs(X) / face.width) ** 2.4 + (np.abs(Y[:below] - middle) / 0.57) ** 2.4) ** np.float32(1 / 2.4)
+    return np.concatenate([skull, (narrow**lower.jaw + t**lower.jaw) ** (1 / lower.jaw)])
 
 
 def _paint_hair(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, front: bool) -> None:
@@ -39,7 +38,7 @@ def _paint_hair(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, fron
         line = line - style.part * np.exp(-0.5 * ((X - face.upper.parting) / 0.07) ** 2) + 0.10 * X * X
         inside = inside * edge(line - Y, 6) * np.float32(style.thick)
     shade = sheet.strands * (1.0 if front else 0.72)
-    sheet.lay(inside, np.array(face.upper.hair, np.float32)[:, None, None] * shade)
+    sheet.lay(inside, channels(face.upper.hair) * shade)
 
 
 def _paint_behind(sheet: Sheet, face: SimpleNamespace, rng: Rng) -> None:
@@ -47,7 +46,7 @@ def _paint_behind(sheet: Sheet, face: SimpleNamespace, rng: Rng) -> None:
     skin = np.array(face.skin, np.float32)
     neck = edge(0.62 * face.width - np.abs(X) + 0.15 * np.maximum(Y - 0.4, 0), 2) * edge(Y, 2)
     sheet.lay(neck, skin * 0.72)
-    cloth = vary(rng, tuple(rng.uniform(0.08, 0.85) + rng.normal(0, 0.08, 3)), 0.1)
+    cloth = near_grey(rng, 0.08, 0.85, 0.08)
     collar = edge(Y - 0.46 + 0.25 * np.abs(np.abs(X) - 0.16), 2)
     sheet.lay(collar, cloth)
     ears = np.hypot((np.abs(X) - face.width - 0.2 * face.ear) / (0.02 + face.ear), (Y + 0.10) / 0.085)
@@ -60,17 +59,15 @@ def _paint_skin(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, leve
     """The head's skin with its flush, freckles, moles, scar and wrinkles."""
     head = edge((1 - level) * face.width, 1.5)
     own = np.random.default_rng(face.grain)
-    skin = np.array(face.skin, np.float32)[:, None, None]
     mottle = 1 + 0.022 * crop_noise(noise.soft, own, (HIGH, WIDE)) + 0.012 * crop_noise(noise.fine, own, (HIGH, WIDE))
-    tone = skin * mottle
+    tone = channels(face.skin) * mottle
     tip = face.nose[0]
     flush = pair(0.19, 0.06, 0.07, 0.06) + 0.8 * blob(0, tip, 0.045, 0.04)
-    tone *= 1 - flush * (np.float32(0.04 + 0.12 * face.flush) * np.array((0.1, 1, 0.9), np.float32)[:, None, None])
+    tone *= 1 - flush * (np.float32(0.04 + 0.12 * face.flush) * channels((0.1, 1, 0.9)))
     if face.freckles:
         spots = crop_noise(noise.fine, own, (HIGH, WIDE)) > 1.1
-        tone *= 1 - spots * (pair(0.13, 0.0, 0.10, 0.07) + blob(0, -0.02, 0.05, 0.06)) * np.float32(
-            0.30 * face.freckles
-        )
+        where = pair(0.13, 0.0, 0.10, 0.07) + blob(0, -0.02, 0.05, 0.06)
+        tone *= 1 - spots * where * np.float32(0.30 * face.freckles)
     for x, y, radius in face.marks:
         at, dx, dy = sheet.cut(x, y, 0.03, 0.03)
         tone[:, *at] *= 1 - 0.6 * edge(radius - np.hypot(dx, dy), 1.5)
@@ -80,12 +77,13 @@ def _paint_skin(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, leve
         tone[:, *at] *= 1 + 0.25 * edge(0.004 - np.abs(aside), 2) * edge(0.045 - np.abs(along), 3)
     age = 0.25 + 0.75 * face.age
     for y in (-0.37, -0.33, -0.29):
-        bent = Y - y - 0.10 * X * X
-        crease = np.exp(-((bent / 0.006) ** 2)) * np.exp(-((X / 0.15) ** 4))
-        tone *= 1 - crease * np.float32(0.14 * max(0.0, face.age - 0.3) * (1 + 40 * max(0.0, mood.raised)))
-    slope = (np.abs(X) - 0.062 - face.nose[1] * 0.3) - 0.42 * (Y - tip) - 0.02 * mood.smile
-    fold = np.exp(-((slope / 0.011) ** 2)) * np.exp(-(((Y - tip - 0.055) / 0.065) ** 4))
-    tone *= 1 - fold * np.float32((0.10 + 0.12 * max(0.0, mood.smile)) * age)
+        rows = slice(int((y - 0.03 + TOP) * GRID), int((y + 0.05 + TOP) * GRID))  # elsewhere nothing changes
+        crease = np.exp(-(((Y[rows] - y - 0.10 * X * X) / 0.006) ** 2)) * np.exp(-((X / 0.15) ** 4))
+        tone[:, rows] *= 1 - crease * np.float32(0.14 * max(0.0, face.age - 0.3) * (1 + 40 * max(0.0, mood.raised)))
+    rows = slice(int((tip - 0.09 + TOP) * GRID), int((tip + 0.2 + TOP) * GRID) + 1)
+    slope = (np.abs(X) - 0.062 - face.nose[1] * 0.3) - 0.42 * (Y[rows] - tip) - 0.02 * mood.smile
+    fold = np.exp(-((slope / 0.011) ** 2)) * np.exp(-(((Y[rows] - tip - 0.055) / 0.065) ** 4))
+    tone[:, rows] *= 1 - fold * np.float32((0.10 + 0.12 * max(0.0, mood.smile)) * age)
     bags = pair(face.upper.eye[0], face.upper.eye[1] + 0.045, 0.04, 0.010)
     tone *= 1 - bags * np.float32(0.16 * age)
     sheet.lay(head, tone)
@@ -131,5 +129,5 @@ def paint_face(face: SimpleNamespace, mood: SimpleNamespace, noise: Noise, rng: 
     )
     lit = np.float32(mood.ambient) + np.float32(1.15 * (1 - mood.ambient)) * np.maximum(facing, 0)
     gloss = np.float32(0.05) * np.maximum(facing, 0) ** 12 * (level < 1)
-    pixels = sheet.colour * (lit * np.array(mood.tint, np.float32)[:, None, None]) + gloss
+    pixels = sheet.colour * (lit * channels(mood.tint)) + gloss
     return np.concatenate([pixels, sheet.cover[None]]).transpose(1, 2, 0)

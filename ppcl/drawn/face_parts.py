@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from .face_pose import GRID, HIGH, LEFT, TOP, WIDE
-from .looks import Colour, Rng, vary
+from .looks import Colour, Rng, channels, near_grey
 from .paint import Noise
 from .scene import crop_noise
 
@@ -26,7 +26,7 @@ def pair(x: float, y: float, wide: float, high: float) -> np.ndarray:
 
 def edge(distance: np.ndarray, soft: float = 1.0) -> np.ndarray:
     """Covered share of a pixel, 0..1, from its signed distance to the edge, softened over `soft` pixels."""
-    return np.clip(distance * np.float32(GRID / soft) + np.float32(0.5), 0, 1)
+    return (distance * np.float32(GRID / soft) + np.float32(0.5)).clip(0, 1)
 
 
 class Sheet:
@@ -46,8 +46,7 @@ class Sheet:
         if at == np.s_[:, :]:
             self.cover += mask * (1 - self.cover)
         under = self.colour[:, *at]
-        flat = np.asarray(colour, np.float32)
-        under += mask * ((flat[:, None, None] if flat.ndim == 1 else flat) - under)
+        under += mask * ((channels(colour) if np.ndim(colour) == 1 else np.asarray(colour, np.float32)) - under)
 
     def cut(self, x: float, y: float, wide: float, high: float) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
         """The part of the sheet within `wide` and `high` of a point, and coordinates about that point."""
@@ -120,7 +119,7 @@ def paint_mouth(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace) -> N
     inside = edge(np.minimum(dy - above, below - dy), 1.8) * (arc > 0)
     lip = np.array(lower.lip, np.float32)
     tone = np.where(dy < line, 0.86, 1.04 - 0.10 * (dy - line) / lower.lips[1])
-    sheet.lay(inside * 0.9, lip[:, None, None] * tone, at)
+    sheet.lay(inside * 0.9, channels(lip) * tone, at)
     hole = edge(np.minimum(dy - line + gape * 0.35, line + gape * 0.65 - dy), 1.5) * (gape > 0.004)
     sheet.lay(hole, (0.22, 0.09, 0.08), at)
     teeth = hole * edge(line - gape * 0.35 + np.minimum(0.022, 0.8 * gape) - dy, 2)
@@ -147,9 +146,7 @@ def paint_beard(sheet: Sheet, face: SimpleNamespace, level: np.ndarray) -> None:
     shape = {"moustache": lip, "goatee": np.maximum(lip, chin)}.get(lower.beard, full)
     shape = shape * edge((1.02 - level) * face.width, 3)
     thick = 0.28 if lower.beard == "stubble" else 0.85
-    sheet.lay(
-        shape * np.float32(thick * lower.dense), np.array(lower.whiskers, np.float32)[:, None, None] * sheet.strands
-    )
+    sheet.lay(shape * np.float32(thick * lower.dense), channels(lower.whiskers) * sheet.strands)
 
 
 def paint_worn(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, rng: Rng) -> None:
@@ -169,5 +166,4 @@ def paint_worn(sheet: Sheet, face: SimpleNamespace, mood: SimpleNamespace, rng: 
     if mood.hat == "cap":
         brim = -0.35 + 0.6 * X * X
         cap = edge(brim - Y, 2) * edge((1 - np.hypot(X / (face.width + 0.06), (Y + 0.2) / 0.5)) * face.width, 2)
-        cloth = np.array(vary(rng, tuple(rng.uniform(0.08, 0.7) + rng.normal(0, 0.08, 3))), np.float32)[:, None, None]
-        sheet.lay(cap, cloth * np.where(Y > brim - 0.05, 0.7, 1.0))
+        sheet.lay(cap, channels(near_grey(rng, 0.08, 0.7, 0.08, 0.15)) * np.where(Y > brim - 0.05, 0.7, 1.0))
