@@ -141,6 +141,7 @@ def parser() -> Parser:
         json={"help": "also write the rows as JSON"},
     )  # fmt: skip
     sub.add_argument("--dataset", required=True, choices=TESTS)
+    sub.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking (…+rerank)")
 
     sub = command("rank", "rank your own pictures: a CSV and a figure", *shown, "--method", "--out")
     sub.add_argument("--query", required=True, nargs="+", type=given_path, metavar="IMAGE")
@@ -219,7 +220,7 @@ def run_evaluate(given) -> None:
 
     methods = [given.method] if given.method and method(given.method) else None
     found = evaluation.evaluate(
-        given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device)
+        given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device), rerank=given.rerank
     )
     if given.json:
         write_text(given.json, as_json(found.rows) + "\n")

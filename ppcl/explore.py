@@ -157,7 +157,7 @@ def search(
     kept = [k for k, j in enumerate(index.tolist()) if j != left_out][:top]
     distance, overall, index = distance[kept].numpy(), overall[kept].numpy(), index[kept]
     region, located = np.full(len(kept), np.nan), None
-    if model.method.region != "none":
+    if model.method.locates:
         shortlist = index[None].to(query.box.device)
         region = matching.region_distances(model, query, gallery, shortlist)[0].cpu().numpy()
         located = known_truth.locate_pairs(model, query, gallery, np.zeros(len(kept), int), index.numpy())

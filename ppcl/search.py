@@ -91,7 +91,7 @@ def rank(
     table["distance"], table["global"] = distances.flatten(), overall.flatten()
     table["region"], table["partial"] = None, np.repeat((queries.gate > 0).cpu().numpy(), order.shape[1])
     table[[*CORNERS]], regions = None, None
-    if model.method.region != "none":
+    if model.method.locates:
         parts = matching.region_distances(model, queries, near, torch.from_numpy(order).to(device))
         pairs = np.repeat(np.arange(len(order)), order.shape[1]), order.flatten()
         regions = known_truth.locate_pairs(model, queries, near, *pairs).view(*order.shape, 4)

@@ -76,6 +76,23 @@ def face_pictures(small_face, faces):
     return stage_batches.training_data(small_face, faces, quiet=True)
 
 
+@pytest.fixture(scope="session")
+def small():
+    """The tiny recipe of people with hardly any epochs."""
+    return recipe("person", "tiny", **SMALL)
+
+
+@pytest.fixture(scope="session")
+def pictures(small, drawn):
+    return stage_batches.training_data(small, drawn, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run_of_controls(small, pictures, tmp_path_factory):
+    """A run with the rows whose checkpoints controls use."""
+    return train(small, pictures, tmp_path_factory.mktemp("controls"), ["backbone+crops+pad", "+glrec", "ppcl"])
+
+
 def train(chosen, pictures, folder, rows=()):
     """Stages 1 and 2, then the joint stage of these rows. -> the run folder."""
     training.train_glrec(chosen, pictures, folder, quiet=True)

@@ -186,7 +186,7 @@ def rows(
         measured["glrec-IoU"] = geometry.iou(placed, target), everyone
         measured["constant-box-IoU"] = geometry.iou(constant_box(model.recipe).expand_as(target), target), everyone
         measured["gate-accuracy"] = (query.gate.cpu() > 0).float(), everyone
-    if model.method.region != "none" and found.drawn:
+    if model.method.locates and found.drawn:
         i, j, region = true_pairs(found)
         overlap = geometry.iou(locate_pairs(model, query, gallery, i, j), region)
         far = geometry.iou(placed[i], region) < 0.6

@@ -16,7 +16,7 @@ from ..disk import checkpoints, progress, run_lock
 from ..disk.files import write_text
 from ..jobs import one_thread
 from ..models.ppcl import PPCL
-from ..recipes import METHODS, Recipe, trained_by
+from ..recipes import CONTROLS, METHODS, Recipe, trained_by
 from ..training import stage_on_disk
 from . import known_truth, results
 from .known_truth import Evaluation, prepare
@@ -74,7 +74,8 @@ def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
     found = []
     for name in METHODS:
         path = checkpoint(run, task, name, seed)
-        if path.is_file() and checkpoints.header(path).get("finished"):
+        header = checkpoints.header(path) if path.is_file() else {}
+        if header.get("finished") and (name not in CONTROLS or name in header.get("fusion_weights", ())):
             found.append(name)
     return found
 
@@ -89,25 +90,30 @@ def evaluate(
     seed: int = 0,
     device: str = "cpu",
     quiet: bool | None = None,
+    rerank: bool = False,
 ) -> Evaluation:
     """Evaluate a run's methods on a data set and write the rows into `results.csv`.
 
     With several methods `ppcl` is also compared with each other row, query by query: metric `rank-1 over <row>`. Where
     we crop the queries ourselves, their boxes are saved in the run folder and some rows are measured over the input
-    ratio. Queries without a match are reported in one line.
+    ratio. Queries without a match are reported in one line. `rerank` adds a row `…+rerank` for each (METHOD.md §6).
     """
     if dataset in SETS and not SETS[dataset].of(task):
         raise recipes.RecipeError(f"{dataset} belongs to task {SETS[dataset].task}, not {task}")
+    if rerank and SETS[dataset].protocol == "verification":
+        raise recipes.RecipeError(f"{dataset} has pairs and no gallery to re-rank: leave out --rerank")
     methods = methods or trained(run, task, seed)
     if not methods:
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task} and seed {seed}: run notebook 04_joint_training first"
         )
     with run_lock.hold(run) if Path(run).is_dir() else nullcontext():  # a wrong path does not become a folder
-        return _evaluate(run, task, dataset, data, methods, seed, device, quiet)
+        return _evaluate(run, task, dataset, data, methods, seed, device, quiet, rerank)
 
 
-def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int, device: str, quiet) -> Evaluation:
+def _evaluate(
+    run, task: str, dataset: str, data, methods: list[str], seed: int, device: str, quiet, rerank: bool
+) -> Evaluation:
     found, values, kept = None, {}, {}
     results.read(run)  # so that a damaged table is reported before the work
     for method in progress.bar(methods, f"evaluating {task} on {dataset}", quiet=quiet, unit="rows"):
@@ -126,7 +132,7 @@ def _evaluate(run, task: str, dataset: str, data, methods: list[str], seed: int,
             values |= _verify(found, facts | {"method": method}, model, kept)
         else:
             curve = len(methods) == 1 or method in CURVES
-            values |= _search(found, facts | {"method": method}, model, curve, kept)
+            values |= _search(found, facts | {"method": method}, model, curve, kept, rerank)
     if not found.rows:
         raise ValueError(
             f"{methods[0]} needs the true boxes of {dataset}'s queries, which are unknown: choose another --method"
@@ -147,7 +153,7 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
     Rows that share a checkpoint are neighbours in METHODS, but for the oracle, so the last features are enough.
     """
     is_query, method = part == "query", model.method
-    key = trained_by(model.row), is_query and (method.placements, method.oracle)
+    key = trained_by(model.row), is_query and (method.placements, method.oracle, not method.locates and method.region)
     if part not in kept or kept[part][0] != key:
         kept.pop(part, None)  # free its memory first
         boxes = known_truth.view_boxes(found) if is_query and method.oracle else None
@@ -160,7 +166,7 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
 
 
 def _search(
-    found: Evaluation, facts: dict, model: PPCL, curve: bool, kept: dict
+    found: Evaluation, facts: dict, model: PPCL, curve: bool, kept: dict, rerank: bool
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
     """Rank the gallery for each query, with the curve over the input ratio if wanted and if we cropped the queries.
 
@@ -168,13 +174,19 @@ def _search(
     """
     method = facts["method"]
     query, gallery = (_features(found, model, part, kept) for part in ("query", "gallery"))
-    values = {}
-    for protocol, ranked in _protocols(found, model, query, gallery).items():
-        values[protocol, method] = _values(ranked)
-        if SETS[found.dataset].accept_rate:
-            ids = found.query.identities, found.gallery.identities
-            values[protocol, method]["TAR@FAR=1e-3"] = metrics.accepted(found.distances[method], *ids, 1e-3)
-        found.rows += _retrieval_rows(found, facts | {"protocol": protocol}, values[protocol, method], ranked)
+    values, parts, matched = {}, *_matched(found, model, query, gallery)
+    for row in (method, f"{method}+rerank") if rerank else (method,):
+        if row != method:
+            mine, theirs, how = query.embedding.mean(1), gallery.embedding[:, 0], model.recipe.matching
+            matched = [matching.rerank(one, mine, theirs[p], how) for one, p in zip(matched, parts, strict=True)]
+        found.distances[row] = matched[0]
+        for protocol, ranked in _rankings(found, parts, matched).items():
+            values[protocol, row] = _values(ranked)
+            if SETS[found.dataset].accept_rate:
+                ids = found.query.identities, found.gallery.identities
+                values[protocol, row]["TAR@FAR=1e-3"] = metrics.accepted(found.distances[row], *ids, 1e-3)
+            named = facts | {"protocol": protocol, "method": row}
+            found.rows += _retrieval_rows(found, named, values[protocol, row], ranked)
     if found.knows_boxes:
         found.rows += known_truth.rows(found, facts | {"protocol": "truth"}, model, query, gallery)
     if curve and found.query.boxes is not None:
@@ -211,18 +223,22 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
     return rows
 
 
-def _protocols(found: Evaluation, model: PPCL, query, gallery) -> dict[str, list[metrics.Ranking]]:
-    """A row's rankings by protocol; its distances to the whole gallery are kept."""
-    row, ids, people = model.row, found.query.identities, found.gallery.identities
+def _matched(found: Evaluation, model: PPCL, query, gallery) -> tuple[list[torch.Tensor], list[np.ndarray]]:
+    """The galleries of the set's protocols, as indices, all pictures first, and a row's distances to each."""
     if found.standard:
-        found.distances[row] = matching.match(model, query, gallery).cpu().numpy()
-        cameras = found.query.cameras, found.gallery.cameras
-        return {"standard": [metrics.cmc_map(found.distances[row], ids, people, *cameras)]}
+        return [torch.arange(len(gallery))], [matching.match(model, query, gallery).cpu().numpy()]
+    people = found.gallery.identities
     columns = [np.arange(len(people)), *metrics.single_shot_columns(people)]
-    places = [torch.from_numpy(some).to(gallery.embedding.device) for some in columns]
-    matched = [one.cpu().numpy() for one in matching.match_within(model, query, gallery, places)]
-    found.distances[row] = matched[0]
-    whole, *single = (metrics.cmc_map(one, ids, people[some]) for one, some in zip(matched, columns, strict=True))
+    parts = [torch.from_numpy(some).to(gallery.embedding.device) for some in columns]
+    return parts, [one.cpu().numpy() for one in matching.match_within(model, query, gallery, parts)]
+
+
+def _rankings(found: Evaluation, parts: list[torch.Tensor], matched: list[np.ndarray]) -> dict[str, list]:
+    """Rankings by protocol."""
+    ids, people = found.query.identities, found.gallery.identities
+    if found.standard:
+        return {"standard": [metrics.cmc_map(matched[0], ids, people, found.query.cameras, found.gallery.cameras)]}
+    whole, *single = (metrics.cmc_map(one, ids, people[p.cpu()]) for one, p in zip(matched, parts, strict=True))
     return {"single-shot": single, "all-shot": [whole]}
 
 

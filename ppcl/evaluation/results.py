@@ -186,7 +186,7 @@ def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
                 shown = wide(rows, one.name, protocol, one.summary)
                 parts.append(shown.rename(columns=lambda metric, name=one.name: f"{name} {metric}"))
             shown = pandas.concat(parts, axis=1).dropna(axis=1, how="all").fillna("").rename_axis(columns=None)
-            shown = shown.loc[[name for name in shown.index if not METHODS[name].oracle]]
+            shown = shown.loc[[name for name in shown.index if not METHODS[name.removesuffix("+rerank")].oracle]]
             if len(shown):
                 found[f"{task}, {'drawn pictures' if drawn else 'photographs'}"] = shown
     return found

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import geometry
 from ..data.image_bank import ImageBank, free, normalise
 from ..models.crloc import stripes
 from ..models.glrec import placements
+from ..models.peers import canvas_stripes, unit_cells
 from ..models.ppcl import PPCL
 
 STRIPES = 6  # rows read from a region; pairs of them make up the three stripes of a descriptor
@@ -22,9 +24,9 @@ class Features:
     """Features of N pictures, each in M views: 1 for a gallery; for queries, all placements and their mirror images.
 
     embedding `(N, M, C)`, unit length; box `(N, M, 4)`; gate `(N,)`, logits. The query's side reads points `(N, M, K,
-    D)` and stripes `(N, M, 6, C)` of the visible box; the gallery's side reads keys `(N, D, h, w)`, whitened map `(N,
-    C, h, w)`, visibility `(N, 1, h, w)` and gram (see `gram_matrix`), all of the first view. The mirror image's views
-    follow the picture's own.
+    D)` and stripes `(N, M, 6, C)` of the visible box (or the canvas's `parts`); the gallery's side reads keys `(N, D,
+    h, w)`, whitened map `(N, C, h, w)`, visibility `(N, 1, h, w)` and gram (see `gram_matrix`), all of the first view.
+    The mirror image's views follow the picture's own.
     """
 
     embedding: Tensor
@@ -103,6 +105,8 @@ def describe(
     settings = model.recipe.matching
     mirrors = 2 if several and settings.mirror else 1
     count = settings.placements if several and model.method.placements else 1
+    if model.method.layout == "pad-queries" and not several:
+        boxes = geometry.whole(len(pictures))
     each = max(1, batch // (mirrors * count))
 
     def described(start: int) -> Features:
@@ -135,11 +139,21 @@ def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None,
     embedding = F.normalize(model.backbone.neck(pooled), dim=1)
     keys, whitened = model.crloc.keys(features), model.described(features)
     points, _ = model.crloc.queries(keys, layout.box)
-    rows = stripes(whitened, layout.box, model.crloc.grid, STRIPES)
+    rows = parts(model, whitened, visible)
+    rows = stripes(whitened, layout.box, model.crloc.grid, STRIPES) if rows is None else rows
     view = view.view(number, views)
     embedding, box, points, rows = (value[view] for value in (embedding, layout.box, points, rows))
     keys, whitened, visible, gate = (value[view[:, 0]] for value in (keys, whitened, visible, gate))
     return Features(embedding, box, gate, points, rows, keys, whitened, visible, gram_matrix(whitened))
+
+
+def parts(model: PPCL, whitened: Tensor, visible: Tensor) -> Tensor | None:
+    """Parts `(N, S, C)` of the whole canvas that a row compares, stripes or cells; None for rows that compare none."""
+    if model.method.region == "stripes":
+        return canvas_stripes(whitened, visible, model.method.stripes)
+    if model.method.region == "cells":
+        return unit_cells(whitened, visible, model.recipe.matching.min_visible)
+    return None
 
 
 def gram_matrix(maps: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from .. import geometry
 from ..models.crloc import stripe_weights
+from ..models.peers import reconstruction, stripe_distances, unexplained
 from ..models.ppcl import PPCL
-from .features import STRIPES, Features
+from .features import STRIPES, Features, parts
 from .global_search import BLOCK, global_distances, nearest, shortlisted
 
 
@@ -23,6 +24,8 @@ def region_distances(model: PPCL, query: Features, gallery: Features, index: Ten
     (count, views), device = query.box.shape[:2], query.box.device
     width = len(gallery) if index is None else index.shape[1]
     distances = query.box.new_empty(count, width)
+    if not model.method.locates:
+        return _canvas_distances(model, query, gallery, index, distances)
     numbers = _stripe_numbers(model, views)
     stripes = _merged(query.stripes, max(numbers))
     regions = [query.points, query.box, stripes, *(_merged(stripes, number).norm(dim=-1) for number in numbers)]
@@ -36,19 +39,42 @@ def region_distances(model: PPCL, query: Features, gallery: Features, index: Ten
             if index is None:  # all regions of these queries against each picture
                 some = [value.flatten(0, 1)[None] for value in some]
                 found = _part_distances(model, pictures, *some).unflatten(1, (-1, views))
-                distances[rows, columns] = _best_placement(found).T
+                distances[rows, columns] = _over_views(model, found).T
             else:  # each query's regions against its own shortlist
                 chosen = index[rows, columns]
                 if len(chosen) > 1:
                     some = [value.repeat_interleave(chosen.shape[1], 0) for value in some]
                 pictures = gallery.as_gallery(chosen.flatten(), device)
                 found = _part_distances(model, pictures, *some)
-                distances[rows, columns] = _best_placement(found).view_as(chosen)
+                distances[rows, columns] = _over_views(model, found).view_as(chosen)
     return distances
 
 
-def _best_placement(distances: Tensor) -> Tensor:
+def _canvas_distances(model: PPCL, query: Features, gallery: Features, index: Tensor | None, out: Tensor) -> Tensor:
+    """`region_distances` of rows that compare whole canvases or embeddings; each gallery picture is prepared once."""
+    size = max(1, BLOCK[out.device.type] // max(gallery.whitened[0].numel(), query.stripes[0].numel()))
+    index = torch.arange(len(gallery), device=out.device).expand(len(query), -1) if index is None else index
+    for start in range(0, len(gallery), size):
+        block = gallery.as_gallery(slice(start, start + size), out.device)
+        theirs = parts(model, block.whitened, block.visible)
+        form = reconstruction(theirs, model.recipe.matching.ridge) if model.method.region == "cells" else None
+        for i, row in enumerate(index):
+            columns = ((row >= start) & (row < start + size)).nonzero()[:, 0]
+            mine, chosen = query.stripes[i], row[columns] - start
+            if model.method.region == "embedding":
+                found = 1 - query.embedding[i] @ gallery.embedding[row[columns], 0].to(out.device).T
+            elif form is None:
+                found = stripe_distances(mine, theirs[chosen])
+            else:
+                found = unexplained(mine, theirs[chosen], form[chosen])
+            out[i, columns] = _over_views(model, found.T)
+    return out
+
+
+def _over_views(model: PPCL, distances: Tensor) -> Tensor:
     """Distances of a query's views `(…, M)` -> `(…)`: the best placement's, averaged over the two mirror images."""
+    if model.method.average:
+        return distances.mean(-1)
     mirrors = 2 - distances.shape[-1] % 2  # placements are 1 or 7: an even number of views holds mirror images
     return distances.unflatten(-1, (mirrors, -1)).amin(-1).mean(-1)
 
@@ -233,5 +259,8 @@ def fusion_weight(model: PPCL) -> float:
     if model.method.region == "none":
         return 0.0
     if model.row not in model.fusion_weights:
-        raise ValueError(f"no fusion weight is stored for row {model.row!r}: finish its joint training first")
+        raise ValueError(
+            f"no fusion weight is stored for row {model.row!r}: choose it by python -m ppcl train joint --method "
+            f"{model.row} (and the run's options)"
+        )
     return model.fusion_weights[model.row]

@@ -48,7 +48,7 @@ class PPCL(nn.Module):
         """Place of pictures `(B, 3, H, W)` of log ratio `(B,)` on the canvas: boxes `(B, 4)`, gate logits `(B,)`."""
         if self.method.layout == "glrec":
             return self.glrec(images, ratios)
-        if self.method.layout == "pad":
+        if self.method.layout in ("pad", "pad-queries"):
             return padded_box(ratios), torch.ones_like(ratios)
         return geometry.whole(len(images), like=ratios), -torch.ones_like(ratios)
 

@@ -28,7 +28,7 @@ def _look(name: str, stroke: str | None = None) -> dict:
     order = [*reversed([method for method in METHODS if method not in ABLATIONS]), *ABLATIONS]
     i = order.index(name) if name in METHODS else sum(map(ord, name))
     look = {"label": name, "color": INK[LOOKS[i % 10]], "marker": MARKERS[i % 10], "markersize": 4}
-    return look | {"ls": stroke or STROKES[i % 4]}
+    return look | {"ls": stroke or STROKES[(i + i // 20) % 4]}
 
 
 def _panels(count: int, height: float, **how) -> tuple[Figure, np.ndarray]:

@@ -14,5 +14,5 @@ from .fields import (
     Recipe,
     Selection,
 )
-from .methods import ABLATIONS, METHODS, Method, RecipeError, method, trained_by
+from .methods import ABLATIONS, CONTROLS, METHODS, Method, RecipeError, method, trained_by
 from .overrides import PROFILES, TASKS, check_files, check_processes, keys, parse_overrides, recipe, rows

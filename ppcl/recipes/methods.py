@@ -20,19 +20,27 @@ class Method:
     """A row of the result table: what is trained and how it is matched. All rows share data, steps and backbone."""
 
     views: str = "crops"  # "whole", or "crops": two whole and two partial views an identity
-    layout: str = "glrec"  # how a partial picture gets onto the canvas: "stretch", "pad" (ratio kept) or "glrec"
-    region: str = "none"  # "none", "same" (q = p), "untrained" (random φ + prior) or "trained"
+    layout: str = "glrec"  # how a picture gets onto the canvas: "stretch", "pad" (ratio kept), "pad-queries" or "glrec"
+    # what is compared beside the embeddings: "none"; regions at q = p ("same") or located by CRLoc, "untrained" (random
+    # φ + prior) or "trained"; canvases by "stripes" or "cells" (METHOD.md §6); the best placement's "embedding"
+    region: str = "none"
     triplet: bool = False  # PP-Triplet
+    contrast: bool = False  # our contrast term: on what is compared, or on embeddings
     placements: bool = False  # several placements a query, or one
+    average: bool = False  # region distances of several placements are averaged; otherwise the best one counts
     checkpoint: str = ""  # the trained row whose checkpoint it uses; its own if empty
     # what an ablation leaves out
     cycle: bool = True  # PP-Cycle
     geometry: bool = True  # the loss on pairs whose answer is known
-    contrast: bool = True  # our addition to PP-Triplet
     prior: bool = True  # CRLoc's positional prior
     stripes: int = 3  # of a region descriptor; 1: one mean
     whiten: bool = True  # region descriptors are standardised
     oracle: bool = False  # queries lie where they truly belong: no method
+
+    @property
+    def locates(self) -> bool:
+        """True for rows that compare a region of the query with one of the gallery picture."""
+        return self.region in ("same", "untrained", "trained")
 
 
 METHODS = {
@@ -43,9 +51,9 @@ METHODS = {
     "+glrec@7": Method(placements=True, checkpoint="+glrec"),
     "same-location": Method(region="same", placements=True, checkpoint="+glrec"),
     "untrained-crloc": Method(region="untrained", placements=True, checkpoint="+glrec"),
-    "+crloc": Method(region="trained", placements=True, contrast=False),
-    "ppcl@1": Method(region="trained", triplet=True, checkpoint="ppcl"),
-    "ppcl": Method(region="trained", triplet=True, placements=True),
+    "+crloc": Method(region="trained", placements=True),
+    "ppcl@1": Method(region="trained", triplet=True, contrast=True, checkpoint="ppcl"),
+    "ppcl": Method(region="trained", triplet=True, contrast=True, placements=True),
 }
 _PPCL = METHODS["ppcl"]
 ABLATIONS = {
@@ -60,6 +68,14 @@ ABLATIONS = {
     "no-whitening": replace(_PPCL, whiten=False),
     "oracle-placement": replace(_PPCL, placements=False, oracle=True, checkpoint="ppcl"),
 }
+# Rows made by `train joint --method ROW` alone, also those on another row's checkpoint (which gets their fusion weight)
+CONTROLS = {
+    "pad-queries": Method(layout="pad-queries"),  # gallery pictures are stretched
+    "dsr": Method(layout="pad", region="cells", checkpoint="backbone+crops+pad"),
+    "+glrec@best": Method(region="embedding", placements=True, checkpoint="+glrec"),
+    "ppcl@mean": replace(_PPCL, average=True, checkpoint="ppcl"),
+}
+ABLATIONS |= CONTROLS
 METHODS |= ABLATIONS
 
 

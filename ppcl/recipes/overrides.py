@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .fields import Recipe
-from .methods import METHODS, RecipeError, method, unknown
+from .methods import CONTROLS, METHODS, RecipeError, method, unknown
 from .profiles import CHANGES
 
 PROFILES = ("tiny", "demo", "paper")
@@ -159,11 +159,11 @@ def check_processes(chosen: Recipe, stage: str, count: int, pictures: int | None
 def rows(chosen: Recipe) -> list[str]:
     """The trained rows that the recipe asks for, in the table's order."""
     wanted = [name.strip() for name in chosen.ablation.rows.split(",") if name.strip()]
-    trained = [name for name in METHODS if not METHODS[name].checkpoint]
+    trained = [name for name in METHODS if name in CONTROLS or not METHODS[name].checkpoint]
     if wanted == ["all"]:
         return trained
     for name in wanted:
-        if used := method(name).checkpoint:
+        if (used := method(name).checkpoint) and name not in CONTROLS:
             raise RecipeError(f"row {name!r} is not trained itself: it uses the checkpoint of {used!r}")
     if "ppcl" not in wanted:
         raise RecipeError(f"ablation.rows={chosen.ablation.rows} must include ppcl: the figures are of that row")

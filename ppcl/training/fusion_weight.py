@@ -5,23 +5,26 @@ import numpy as np
 from .. import matching, metrics
 from ..data.stage_batches import TrainingData, heldout_queries
 from ..models.ppcl import PPCL
-from ..recipes.methods import METHODS, trained_by
+from ..recipes.methods import CONTROLS, METHODS, trained_by
 
 
-def choose_fusion(model: PPCL, data: TrainingData) -> tuple[dict[str, float], dict[str, float]]:
-    """Return, for each row that uses this checkpoint, the weight with the best held-out mAP, and that mAP."""
+def choose_fusion(model: PPCL, data: TrainingData, asked: str = "") -> tuple[dict[str, float], dict[str, float]]:
+    """Return, for each row that uses this checkpoint, the weight with the best held-out mAP, and that mAP.
+
+    Rows of CONTROLS are left out, except the one that was asked for.
+    """
     queries, query_ids, gallery, gallery_ids, box = heldout_queries(model.recipe, data)
     weights, scores = {}, {}
     grid = np.arange(0, 1 + 1e-9, model.recipe.selection.weight_step)
     found = matching.describe(model, gallery)
     for row, method in METHODS.items():
-        if trained_by(row) != model.row:
+        if trained_by(row) != model.row or (row in CONTROLS and row != asked):
             continue
         as_row, regions = model.as_row(row), method.region != "none"
         query = matching.describe(as_row, queries, several=True, boxes=box if method.oracle else None)
         overall = matching.global_distances(query, found)
         region = matching.region_distances(as_row, query, found) if regions else overall
-        tried = grid if regions else grid[:1]
+        tried = {"none": grid[:1], "embedding": grid[-1:]}.get(method.region, grid)
         maps = [metrics.cmc_map(matching.fuse(overall, region, w).cpu(), query_ids, gallery_ids).mAP for w in tried]
         best = int(np.nanargmax(maps)) if np.isfinite(maps).any() else 0
         weights[row], scores[row] = round(float(tried[best]), 4), round(float(maps[best]), 4)

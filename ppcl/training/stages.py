@@ -95,16 +95,17 @@ def train_joint(
 
     All rows take the same steps on batches of the same pictures; only views and losses differ (METHOD.md, Fair rows).
     """
-    how, device, row = recipe.joint, data.device, trained_by(row)
+    how, device, asked, row = recipe.joint, data.device, row, trained_by(row)
     stage = Stage(run, recipe, data, "joint", seed, row)
     if stage.finished:
+        _add_weight(stage, PPCL(recipe, data.classes, row).to(device).eval(), data, asked)
         return stage.path
     model = seeded(seed, lambda: PPCL(recipe, data.classes, row))
     _load_start(model, Path(run), data)
     model = processes.one_model(model.to(device, memory_format=torch.channels_last).train())
     model.glrec.eval()  # its statistics are those of pre-training, where half the pictures are whole
     method, backbone = model.method, model.backbone
-    placed = method.layout == "glrec"
+    placed, padded = method.layout == "glrec", method.layout == "pad-queries"
     groups = [{"params": [*backbone.body.parameters(), backbone.neck.weight, *backbone.classifier.parameters()]}]
     if placed:
         groups.append({"params": [*model.glrec.parameters()], "share": how.glrec_lr_fraction})
@@ -120,7 +121,7 @@ def train_joint(
         pictures, ratios, partial = (share(each, 4) for each in (batch.pictures, batch.ratios, batch.partial))
         with autocast(device):
             box, gate = model.predict(pictures, ratios)
-            if placed:  # wide views of whole pictures are not placed, and the gate gets no gradient from other losses
+            if placed or padded:  # only partial views are placed, and the gate gets no gradient from other losses
                 gate = torch.where(partial, gate.detach(), torch.full_like(gate, -1.0))
             layout = model.layout(pictures, ratios, (cap_gradient(box, how.gradient_cap), gate))
             features, visible, pooled = model.features(layout)
@@ -136,9 +137,18 @@ def train_joint(
             terms, measures = terms | own_terms, measures | own_measures
         descend(optimiser, terms)
         stage.record(terms, measures)
-    weights, scores = choose_fusion(model.eval(), data) if processes.is_main() else ({}, {})
+    weights, scores = choose_fusion(model.eval(), data, asked) if processes.is_main() else ({}, {})
     stage.finish(fusion_weights=weights, heldout=scores)
     return stage.path
+
+
+def _add_weight(stage: Stage, model: PPCL, data: TrainingData, row: str) -> None:
+    """Add the fusion weight of a row of CONTROLS to the finished checkpoint that it shares with another row."""
+    found = checkpoints.header(stage.path)
+    if row not in found["fusion_weights"] and processes.is_main():
+        checkpoints.load(stage.path, model)
+        stage.model, (weights, scores) = model, choose_fusion(model, data, row)
+        stage.finish(fusion_weights=found["fusion_weights"] | weights, heldout=found["heldout"] | scores)
 
 
 def _load_start(model: PPCL, run: Path, data: TrainingData) -> None:
