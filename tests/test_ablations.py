@@ -102,14 +102,17 @@ def test_without_whitening_the_map_is_read_as_it_is(run, small):
 
 
 def test_the_oracle_lies_where_the_truth_says(run, small, drawn):
-    found = evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl", "oracle-placement"], quiet=True)
+    found = evaluation.evaluate(
+        run, "person", "partial-reid", drawn, ["ppcl@1", "ppcl", "oracle-placement"], quiet=True
+    )
     model = evaluation.load(run, "person", "oracle-placement")
     query = matching.describe(model, found.query_bank, True, known_truth.view_boxes(found))
     gallery = matching.describe(model, found.gallery_bank)
     assert np.allclose(found.distances["oracle-placement"], matching.match(model, query, gallery), atol=1e-5)
     rows = [row for row in found.rows if row["method"] == "oracle-placement"]
     assert {"rank-1", "crloc-IoU"} <= {row["metric"] for row in rows} and "glrec-IoU" not in {r["metric"] for r in rows}
-    assert any(row["metric"] == "rank-1 over oracle-placement" for row in found.rows)
+    against = [row["method"] for row in found.rows if row["metric"] == "rank-1 over oracle-placement"]
+    assert set(against) == {"ppcl@1"}  # it has one placement, too
 
 
 def test_rows_that_share_features_are_measured_as_alone(run, drawn, monkeypatch):
@@ -302,7 +305,7 @@ def of_draws(values):
         for n, v in enumerate(values)
         for name, base in both
     ]
-    return results.over_draws(pandas.DataFrame(rows)).loc[("partial-reid", "+glrec")]
+    return results.over_draws(pandas.DataFrame(rows)).loc[("partial-reid", "+glrec")].drop("holm")
 
 
 def test_over_draws_is_the_t_interval_by_hand():
@@ -318,18 +321,69 @@ def test_over_draws_holds_the_truth_in_95_of_100():
     assert 0.92 < np.mean([one.low <= 20 <= one.high for one in found]) < 0.98
 
 
-def test_differences_are_means_over_seeds_with_their_count():
-    facts = dict.fromkeys(results.COLUMNS, "x") | {"dataset": "partial-reid", "protocol": "single-shot"}
-    facts |= {"subset": "all", "profile": "demo", "synthetic": True, "n_query": 6, "n_gallery": 3}
-    rows = []
-    for seed, value in enumerate((0.4, 0.6)):
-        for method, metric, add in (
-            ("ppcl", "rank-1", 0.3),
-            ("+glrec", "rank-1", 0.0),
-            ("ppcl", "rank-1 over +glrec", 0.3 - value),
-        ):
-            number = {"value": value + add, "low": value + add - 0.1, "high": value + add + 0.2}
-            rows.append(facts | number | {"method": method, "metric": metric, "seed": seed})
+def test_holm_by_hand():
+    """0.01 of four, 0.02 of three, 0.04 of two, and the last no smaller than the one before."""
+    found = results.holm(pandas.Series({"a": 0.04, "b": 0.01, "none": np.nan, "c": 0.02, "d": 0.05}))
+    assert found.drop("none").tolist() == pytest.approx([0.08, 0.04, 0.06, 0.08]) and np.isnan(found["none"])
+    assert results.holm(pandas.Series([0.4, 0.7])).tolist() == pytest.approx([0.8, 0.8])
+
+
+def test_draws_are_tested_as_a_family_of_rows_that_have_all_of_them():
+    from scipy.stats import ttest_1samp
+
+    draw = np.random.default_rng(0)
+    facts = {"dataset": "partial-reid", "protocol": "single-shot", "subset": "all", "metric": "rank-1"}
+    rows = [
+        facts | {"method": name, "value": draw.normal(0.4 + 0.05 * (name == "ppcl"), 0.03), "seed": n}
+        for n in range(6)
+        for name in ("ppcl", "+glrec", "dsr", "dsr+rerank", "no-crloc")
+        if name != "no-crloc" or n < 3
+    ]
     table = pandas.DataFrame(rows)
-    found = results.differences(table).loc[("partial-reid", "+glrec")]
-    assert found.tolist() == pytest.approx([30, 20, 50, 2])
+    found = results.over_draws(table).droplevel(0)
+    values = table.pivot(index="seed", columns="method", values="value")
+    p = pandas.Series(
+        {name: ttest_1samp(values.ppcl - values[name], 0).pvalue for name in ("+glrec", "dsr", "dsr+rerank")}
+    )
+    assert found.holm[p.index].tolist() == pytest.approx(results.holm(p).tolist()) and np.isnan(found.holm["no-crloc"])
+
+
+def test_differences_of_several_trainings_are_pooled_over_people(run, drawn):
+    """A person is resampled with the queries of all trainings; one training has the interval of its own queries."""
+    from ppcl import metrics
+    from ppcl.evaluation import protocols
+
+    rows = ["ppcl", "no-crloc"]
+    found = evaluation.evaluate(run, "person", "partial-reid", drawn, rows, quiet=True)
+    first = results.differences(results.read(run)).loc[("partial-reid", "no-crloc")]
+    one = next(
+        row for row in found.rows if row["metric"] == "rank-1 over no-crloc" and row["protocol"] == "single-shot"
+    )
+    assert first.tolist() == pytest.approx([100 * one["value"], 100 * one["low"], 100 * one["high"], 1], abs=1e-4)
+    draw, count = np.random.default_rng(0), len(found.query)
+    values = {
+        seed: {("single-shot", row): {"rank-1": draw.integers(2, size=count).astype(float)} for row in rows}
+        for seed in (1, 2)
+    }
+    facts = {"task": "person", "dataset": "partial-reid", "seed": 0, "profile": "tiny", "synthetic": True}
+    for seed, by in values.items():
+        more = protocols._pooled_rows(
+            found, facts | {"seed": seed, "stage": "joint", "commit": "x"}, by, run / "person"
+        )
+    pooled = next(row for row in more if row["metric"] == "rank-1 over no-crloc")
+    own = json.loads(next((run / "person").glob("partial-reid-*-seed0.json")).read_text())
+    gaps = [np.subtract(*(own[f"single-shot/{row}/rank-1"] for row in rows))]
+    gaps += [np.subtract(*(by["single-shot", row]["rank-1"] for row in rows)) for by in values.values()]
+    expected = metrics.bootstrap(np.concatenate(gaps), np.tile(found.query.identities, 3))
+    assert (pooled["value"], pooled["low"], pooled["high"]) == pytest.approx(expected)
+    assert (pooled["subset"], pooled["seed"], pooled["n_query"]) == ("pooled", 2, 3 * count)
+    single = one | {"seed": 1}
+    table = results.differences(pandas.DataFrame([one, single, pooled]))
+    assert table.loc[("partial-reid", "no-crloc")].tolist() == pytest.approx([100 * x for x in expected] + [2])
+    for path in (run / "person").glob("partial-reid-*-seed[12].json"):
+        path.unlink()
+    damaged = next((run / "person").glob("partial-reid-*-seed0.json"))
+    damaged.write_text("{")
+    with pytest.raises(ValueError, match=f"{damaged.name} is damaged"):
+        evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl"], quiet=True)
+    damaged.unlink()

@@ -35,10 +35,10 @@ def check_intervals(rows):
 
 def test_faces_are_verified(run, faces):
     found = evaluation.evaluate(run, "face", "lfw", faces, ROWS, quiet=True)
-    assert [row["metric"] for row in rows_of(found, method="+glrec")] == ["accuracy", "TAR@FAR=1e-3"]
+    assert [row["metric"] for row in rows_of(found, method="+glrec")] == ["fusion-weight", "accuracy"]
     assert [row["metric"] for row in rows_of(found, method="ppcl")] == [
+        "fusion-weight",
         "accuracy",
-        "TAR@FAR=1e-3",
         "accuracy over +glrec",
     ]
     assert {(row["protocol"], row["n_query"], row["synthetic"]) for row in found.rows} == {("verification", 40, True)}
@@ -211,6 +211,6 @@ def test_margin_softmax_is_saved_loaded_and_evaluated(face_pictures, faces, run,
     model = evaluation.load(tmp_path, "face", "backbone+crops")
     assert model.backbone.classifier.W.shape == (128, 7) and model.recipe == chosen
     found = evaluation.evaluate(tmp_path, "face", "lfw", faces, quiet=True)
-    assert {row["metric"] for row in found.rows} == {"accuracy", "TAR@FAR=1e-3"}
+    assert {row["metric"] for row in found.rows} == {"fusion-weight", "accuracy"}
     log = pandas.read_json(tmp_path / "face/backbone/log.jsonl", lines=True)
     assert np.isfinite(log.identity).all()

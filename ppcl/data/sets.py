@@ -91,6 +91,7 @@ SETS = {
             protocol="standard",
             distractors=True,
             drawn="people",
+            summary=("rank-1",),
             source="zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
         ),
         DataSet(
@@ -103,6 +104,7 @@ SETS = {
             example="0001_c1_1.png",
             protocol="standard",
             source="the repository zhunzhong07/person-re-ranking (CUHK03-NP)",
+            summary=("rank-1",),
         ),
         DataSet(
             "partial-reid",

@@ -3,6 +3,7 @@
 All methods are measured on the same queries, so that differences are paired. Nothing is chosen here.
 """
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from . import known_truth, results
 from .known_truth import Evaluation, prepare
 
 RANKS = (1, 3, 5, 10)
+FEWEST = 3  # false pairs that the threshold of a TAR must accept; the official pairs of LFW have 3 at FAR = 1e-3
 CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows with a curve over the input ratio
 
 
@@ -128,6 +130,9 @@ def _evaluate(
             datasets.tell(datasets.copies(dataset, data, model.recipe))
         if model.method.oracle and not found.knows_boxes:
             continue  # the true boxes of these queries are unknown
+        weight = (matching.fusion_weight(model),) * 3
+        named = facts | {"method": method, "protocol": SETS[dataset].protocol.replace("shots", "single-shot")}
+        found.rows.append(results.row(named, "fusion-weight", weight, len(found.query), len(found.gallery)))
         if found.pairs:
             values |= _verify(found, facts | {"method": method}, model, kept)
         else:
@@ -137,10 +142,12 @@ def _evaluate(
         raise ValueError(
             f"{methods[0]} needs the true boxes of {dataset}'s queries, which are unknown: choose another --method"
         )
-    for protocol, method in values if "ppcl" in methods else ():
-        if method != "ppcl":
-            named = facts | {"protocol": protocol, "method": "ppcl"}
-            found.rows += _paired_rows(found, named, values[protocol, "ppcl"], values[protocol, method], method)
+    for (protocol, method), theirs in values.items():
+        base = "ppcl@1" if method == "oracle-placement" else "ppcl"  # that oracle has one placement
+        if method != base and (protocol, base) in values:
+            named = facts | {"protocol": protocol, "method": base}
+            found.rows += _paired_rows(found, named, values[protocol, base], theirs, method)
+    found.rows += _pooled_rows(found, facts, values, Path(run) / task)
     results.add(run, found.rows, found.fingerprint)
     if lost:
         print(lost)
@@ -203,7 +210,8 @@ def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> dict[tup
     judged = metrics.verification(-found.distances[method], pairs.same, pairs.folds)
     facts, counts = facts | {"protocol": "verification"}, (len(pairs.same), len(found.gallery))
     measured = {"accuracy": metrics.bootstrap(judged.accuracy, range(pairs.folds))}
-    measured["TAR@FAR=1e-3"] = metrics.tar_interval(-found.distances[method], pairs.same, 1e-3, pairs.folds)
+    if 1e-3 * (~pairs.same).sum() >= FEWEST:
+        measured["TAR@FAR=1e-3"] = metrics.tar_interval(-found.distances[method], pairs.same, 1e-3, pairs.folds)
     found.rows += [results.row(facts, metric, interval, *counts) for metric, interval in measured.items()]
     return {("verification", method): {"accuracy": judged.accuracy}}
 
@@ -270,6 +278,40 @@ def _paired_rows(found: Evaluation, facts: dict, mine: dict, theirs: dict, other
             units = found.query.identities if found.pairs is None else range(found.pairs.folds)
             interval = metrics.bootstrap(mine[metric] - theirs[metric], units)
             rows.append(results.row(facts, f"{metric} over {other}", interval, *counts))
+    return rows
+
+
+def _pooled_rows(found: Evaluation, facts: dict, values: dict, folder: Path) -> list[dict]:
+    """Rows of the differences to `ppcl` over all trainings (seeds) evaluated on these pictures, of subset `pooled`.
+
+    Values by query are kept in the run folder, one file a seed. A resampled person brings the queries of all trainings.
+    """
+    stem, mine = f"{found.dataset}-{found.fingerprint}-seed", {}
+    for (protocol, method), by_metric in values.items():
+        mine |= {
+            f"{protocol}/{method}/{name}": by_metric[name].tolist() for name in ("rank-1", "mAP") if name in by_metric
+        }
+    if not mine:
+        return []
+    path, kept = folder / f"{stem}{facts['seed']}.json", {}
+    for one in sorted(folder.glob(f"{stem}*.json")):
+        try:
+            kept[one] = dict(json.loads(one.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{one} is damaged ({error}): delete it and evaluate again") from None
+    kept[path] = kept.get(path, {}) | mine
+    write_text(path, json.dumps(kept[path]))
+    rows, last = [], max(int(one.stem.removeprefix(stem)) for one in kept)
+    for key in mine if len(kept) > 1 else ():
+        protocol, method, metric = key.split("/")
+        base = f"{protocol}/ppcl/{metric}"
+        pairs = [(one[base], one[key]) for one in kept.values() if base in one and key in one]
+        if method != "ppcl" and len(pairs) > 1:
+            ours, theirs = np.array(pairs, float).swapaxes(0, 1)
+            interval = metrics.bootstrap((ours - theirs).ravel(), np.tile(found.query.identities, len(pairs)))
+            named = facts | {"protocol": protocol, "method": "ppcl", "seed": last}
+            counts = ours.size, len(found.gallery)
+            rows.append(results.row(named, f"{metric} over {method}", interval, *counts, subset="pooled"))
     return rows
 
 

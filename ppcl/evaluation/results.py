@@ -5,6 +5,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas
 
 from ..data.sets import sets_of
@@ -128,7 +129,7 @@ def wide(
     metrics=("rank-1", "rank-3", "rank-5", "mAP"),
     subset: str = "all",
 ):
-    """One line a method, one column a metric, each `value [low, high]` in per cent, mean over seeds."""
+    """One line a method, one column a measured metric, each `value [low, high]` in per cent, mean over seeds."""
     chosen = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == subset)]
     chosen = chosen[chosen.metric.isin(metrics)]
     if chosen.synthetic.nunique() > 1:
@@ -136,40 +137,55 @@ def wide(
     order = list(dict.fromkeys(chosen.method))
     mean = chosen.groupby(["method", "metric"], sort=False)[["value", "low", "high"]].mean() * 100
     text = mean.apply(lambda row: f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]", axis=1)
-    return text.unstack("metric").reindex(index=order, columns=list(metrics))
+    return text.unstack("metric").reindex(index=order, columns=list(metrics)).dropna(axis=1, how="all")
 
 
 def differences(table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1") -> pandas.DataFrame:
     """Points by which `ppcl` lies above each other row on the same queries: set, row -> value, low, high, seeds.
 
-    Per cent, means over seeds of the difference and of its 95 % interval (paired bootstrap over identities). All seeds
-    have the same queries, so that averaging them does not narrow the interval.
+    Per cent, with the 95 % interval of a paired bootstrap over people. Of several trainings (seeds) the differences are
+    pooled: a resampled person brings the queries of all trainings (subset `pooled`). This is the interval of repeated
+    trainings on one set of people; `over_draws` is that of independent sets of people.
     """
     rows = table[
-        (table.protocol == protocol) & (table.subset == "all") & table.metric.str.startswith(f"{metric} over ")
+        (table.protocol == protocol) & (table.method == "ppcl") & table.metric.str.startswith(f"{metric} over ")
     ]
     rows = rows.assign(method=rows.metric.str.removeprefix(f"{metric} over "))
-    groups = rows.groupby(["dataset", "method"], sort=False)
-    return (100 * groups[["value", "low", "high"]].mean()).assign(seeds=groups.seed.nunique())
+    groups = rows[rows.subset == "all"].groupby(["dataset", "method"], sort=False)
+    pooled = rows[rows.subset == "pooled"].sort_values("seed").groupby(["dataset", "method"]).last()
+    found = 100 * groups[["value", "low", "high"]].first()[groups.seed.nunique() == 1]
+    found = pandas.concat([found, 100 * pooled[["value", "low", "high"]]])
+    return found[~found.index.duplicated(keep="last")].assign(seeds=groups.seed.nunique()).reindex(groups.groups)
 
 
 def over_draws(
     table: pandas.DataFrame, protocol: str = "single-shot", metric: str = "rank-1", row: str = "ppcl"
 ) -> pandas.DataFrame:
-    """Points by which `row` lies above each other row, over several draws (seeds): set, row -> value, low, high, seeds.
+    """Points by which `row` lies above each other row, over several draws: set, row -> value, low, high, seeds, holm.
 
-    Mean over the draws and its 95 % t-interval, per cent. Draws are independent, so their spread covers everything
-    that differs between them: people, queries and training. A single draw has NaN as its interval.
+    Mean over the draws (seeds) and its 95 % t-interval, per cent. Draws are independent, so their spread covers all
+    that differs between them: people, queries and training. A single draw has NaN as its interval. `holm`: p-value of
+    the t-test, adjusted over this table by Holm; NaN for rows with fewer draws than others, which are exploratory.
     """
-    from scipy.special import stdtrit  # slow to import
+    from scipy.special import stdtr, stdtrit  # slow to import
 
     rows = table[(table.protocol == protocol) & (table.subset == "all") & (table.metric == metric)]
     reached = 100 * rows.pivot(index=["dataset", "seed"], columns="method", values="value")
     gains = -reached.drop(columns=row).sub(reached[row], axis=0)
-    groups = gains[[name for name in METHODS if name in gains]].stack().groupby(["dataset", "method"], sort=False)
+    others = [name for name in [*METHODS, *sorted({*gains} - {*METHODS})] if name in gains]
+    others = [name for name in others if name not in METHODS or not METHODS[name].oracle]  # no row competes with these
+    groups = gains[others].stack().groupby(["dataset", "method"], sort=False)
     mean, count = groups.mean(), groups.count()
-    margin = groups.std() / count**0.5 * stdtrit(count - 1, 0.975)
-    return pandas.DataFrame({"value": mean, "low": mean - margin, "high": mean + margin, "seeds": count})
+    error = groups.std() / count**0.5
+    margin, p = error * stdtrit(count - 1, 0.975), 2 * stdtr(count - 1, -(mean / error).abs())
+    found = {"value": mean, "low": mean - margin, "high": mean + margin, "seeds": count}
+    return pandas.DataFrame(found | {"holm": holm(p.where(count == count.max()))})
+
+
+def holm(p: pandas.Series) -> pandas.Series:
+    """Holm's adjusted p-values of one family of tests; NaN stays NaN and does not count."""
+    known = p.dropna().sort_values()
+    return (known * np.arange(len(known), 0, -1)).cummax().clip(upper=1).reindex(p.index)
 
 
 def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
@@ -182,7 +198,7 @@ def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
         for drawn, rows in table[table.task == task].groupby("synthetic"):
             parts = []
             for one in (one for one in sorted(sets_of(task), key=lambda one: not one.partial) if one.summary):
-                protocol = "verification" if one.protocol == "verification" else "single-shot"
+                protocol = "single-shot" if one.protocol == "shots" else one.protocol
                 shown = wide(rows, one.name, protocol, one.summary)
                 parts.append(shown.rename(columns=lambda metric, name=one.name: f"{name} {metric}"))
             shown = pandas.concat(parts, axis=1).dropna(axis=1, how="all").fillna("").rename_axis(columns=None)

@@ -12,9 +12,10 @@ from ..recipes import Matching
 def rerank(distances: np.ndarray, query: Tensor, gallery: Tensor, how: Matching) -> np.ndarray:
     """Distances `(Q, G)` of a row -> re-ranked ones, `(1 − weight) · Jaccard + weight · distance`.
 
-    The sets come from cosine distances of embeddings, `(Q, C)` and `(G, C)`. N(i, k): i and its k nearest of all Q + G pictures; R(i, k):
-    those j in N(i, k) with i in N(j, k). R(i, k1) grows by the R(j, k1/2) of its j of which two thirds lie in R(i, k1).
-    Members weigh exp(−distance), averaged over i and its k2 − 1 nearest; Jaccard is 1 − Σ min / Σ max of the weights.
+    The sets come from cosine distances of embeddings, `(Q, C)` and `(G, C)`. N(i, k): i and its k nearest of all Q + G
+    pictures; R(i, k): those j in N(i, k) with i in N(j, k). R(i, k1) grows by the R(j, k1/2) of its j of which two
+    thirds lie in R(i, k1). Members weigh exp(−distance), averaged over i and its k2 − 1 nearest; Jaccard is
+    1 − Σ min / Σ max of the weights.
     """
     from scipy import sparse  # slow to import
 

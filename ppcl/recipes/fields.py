@@ -156,9 +156,9 @@ class Matching:
     shortlist: Natural = 100  # not published: gallery pictures a query that are matched by parts; 0: all
     min_visible: Share = 0.3  # not published: positions less visible than this are masked
     ridge: Positive = 1.0  # not published: of the row `dsr`, its cells having unit length
-    rerank_k1: Count = 20  # Zhong et al. (2017), as the next two: pictures that are each other's nearest
-    rerank_k2: Count = 6  # pictures that a set is averaged over
-    rerank_weight: Share = 0.3  # of the row's own distance
+    rerank_k1: Count = 20  # not published; as usual (Zhong et al. 2017), like the next two: size of neighbour sets
+    rerank_k2: Count = 6  # not published: pictures that a set is averaged over
+    rerank_weight: Share = 0.3  # not published: of the row's own distance
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,9 @@ def reproduce(
             _execute(EXPLORE, run, parameters, wanted[tasks[-1]], EXPLORE.stem, {})
         report.write(run, data)
     if publish and overrides:
-        whole = results.read(run).query("subset == 'all'")  # notebook 06 shows no others, and they are one row in four
+        whole = results.read(run).query(
+            "subset in ['all', 'pooled']"
+        )  # notebook 06 shows no others, and they are one row in four
         write_text(ROOT / "figures" / results.ABLATIONS, results.as_csv(whole))
     elif publish:
         _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
