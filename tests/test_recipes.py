@@ -312,7 +312,7 @@ def test_all_rows_are_the_trained_ones():
     ladder = ["backbone", "backbone+crops", "backbone+crops+pad", "+glrec", "+crloc", "ppcl"]
     left_out = ["cycle", "geometry", "triplet", "contrast", "prior", "prior-no-cycle", "stripes", "whitening"]
     assert found == [*ladder, *(f"no-{part}" for part in left_out), *recipes.CONTROLS]
-    assert all(recipes.trained_by(row) == row for row in found)
+    assert all(recipes.trained_by(row) == row for row in found if row not in recipes.CONTROLS)
 
 
 def test_rows_without_ppcl_are_refused_before_anything_is_trained():

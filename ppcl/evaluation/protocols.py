@@ -98,7 +98,7 @@ def evaluate(
 
     With several methods `ppcl` is also compared with each other row, query by query: metric `rank-1 over <row>`. Where
     we crop the queries ourselves, their boxes are saved in the run folder and some rows are measured over the input
-    ratio. Queries without a match are reported in one line. `rerank` adds a row `…+rerank` for each (METHOD.md §6).
+    ratio. Queries without a match are reported in one line. `rerank` adds a row `…+rerank` for each (METHOD.md §9).
     """
     if dataset in SETS and not SETS[dataset].of(task):
         raise recipes.RecipeError(f"{dataset} belongs to task {SETS[dataset].task}, not {task}")

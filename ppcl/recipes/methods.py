@@ -22,7 +22,7 @@ class Method:
     views: str = "crops"  # "whole", or "crops": two whole and two partial views an identity
     layout: str = "glrec"  # how a picture gets onto the canvas: "stretch", "pad" (ratio kept), "pad-queries" or "glrec"
     # what is compared beside the embeddings: "none"; regions at q = p ("same") or located by CRLoc, "untrained" (random
-    # φ + prior) or "trained"; canvases by "stripes" or "cells" (METHOD.md §6); the best placement's "embedding"
+    # φ + prior) or "trained"; canvases by "stripes" or "cells" (METHOD.md §9); the best placement's "embedding"
     region: str = "none"
     triplet: bool = False  # PP-Triplet
     contrast: bool = False  # our contrast term: on what is compared, or on embeddings
