@@ -14,6 +14,7 @@ from . import geometry
 from .data import partial_views
 from .data.stage_batches import JointBatch
 from .models.crloc import describe_stripes, stripe_weights, stripes
+from .models.peers import canvas_stripes, stripe_distances
 from .models.ppcl import PPCL
 from .recipes import BackboneStage, GLRecStage
 
@@ -138,39 +139,46 @@ def joint_losses(
     """Weighted terms of the joint stage for the model's row, and the accuracy of CRLoc (METHOD.md §4).
 
     box `(4P, 4)`: location of each picture on the canvas, detached; maps `(4P, C, h, w)`, their visibility
-    `(4P, 1, h, w)`, pooled `(4P, C)`, logits `(4P, classes)`. Regions are located on directed pairs r1→h2 and r2→h1.
-    GLRec's own terms come from `placement`, on a separate batch.
+    `(4P, 1, h, w)`, pooled `(4P, C)`, logits `(4P, classes)`. Regions (or the row's stripes or embeddings, METHOD.md
+    §9) are compared on directed pairs r1→h2 and r2→h1. GLRec's own terms come from `placement`, on a separate batch.
     """
     how, method, crloc = model.recipe.joint, model.method, model.crloc
-    terms, _ = recognition(logits, pooled, batch.labels, model.recipe.backbone)
-    if method.region != "trained":
-        return terms, {}
+    terms, measures = recognition(logits, pooled, batch.labels, model.recipe.backbone)[0], {}
+    if not (method.region == "trained" or method.triplet or method.contrast):
+        return terms, measures
     people = len(box) // 4
     h1, h2, r1, r2 = torch.arange(4 * people, device=box.device).split(people)
     a, b, pair = torch.cat([r1, r2]), torch.cat([h2, h1]), torch.arange(2 * people, device=box.device)
-    keys = crloc.keys(features)
     region = geometry.compose(box[a], random_parts(2 * people, how.whole_box_share, rng))
-    points, _ = crloc.queries(keys[a], region)
-    everywhere, _ = crloc.everywhere(points, region, keys[b], visible[b])  # each region in each picture `(2P, 2P, 4)`
-    there = everywhere[pair, pair]
-    if method.cycle:
-        back, _ = crloc(keys[b], keys[a], there, visible[a])
-        terms["cycle"] = how.cycle_weight * cycle(back, region)
-
-    truth, known = true_region(region[:people], box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
-    same, _ = crloc(keys[r1], keys[h1], region[:people], visible[h1])
-    if method.geometry:
-        terms["geometry"] = how.geometry_weight * located(same, truth, known)
-    measures = {"crloc_iou": (geometry.iou(same, truth) * known).sum() / known.sum().clamp(min=1)}
+    everywhere = region.expand(2 * people, -1, -1)  # each region in each picture `(2P, 2P, 4)`; q = p
+    if method.region == "trained":
+        keys = crloc.keys(features)
+        points, _ = crloc.queries(keys[a], region)
+        everywhere, _ = crloc.everywhere(points, region, keys[b], visible[b])
+        if method.cycle:
+            back, _ = crloc(keys[b], keys[a], everywhere[pair, pair], visible[a])
+            terms["cycle"] = how.cycle_weight * cycle(back, region)
+        truth, known = true_region(region[:people], box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
+        same, _ = crloc(keys[r1], keys[h1], region[:people], visible[h1])
+        if method.geometry:
+            terms["geometry"] = how.geometry_weight * located(same, truth, known)
+        measures = {"crloc_iou": (geometry.iou(same, truth) * known).sum() / known.sum().clamp(min=1)}
     if not (method.triplet or method.contrast):
         return terms, measures
 
-    white = model.described(features)
-    mine = describe_stripes(stripes(white[a], region, crloc.grid, method.stripes))
-    weights = stripe_weights(everywhere, crloc.grid, tuple(keys.shape[-2:]), method.stripes)
-    found = weights.flatten(1, 2) @ white[b].flatten(2).transpose(1, 2)
-    found = describe_stripes(found.unflatten(1, (2 * people, method.stripes)))
-    distance = 1 - torch.einsum("ad,bad->ab", mine, found)  # between each region and the one located in each picture
+    there, white = everywhere[pair, pair], model.described(features)
+    if method.region == "stripes":
+        parts = canvas_stripes(white, visible, method.stripes)
+        distance = stripe_distances(parts[a], parts[b])
+    elif method.region == "none":
+        embedding = F.normalize(model.described(pooled), dim=1)
+        distance = 1 - embedding[a] @ embedding[b].T
+    else:
+        mine = describe_stripes(stripes(white[a], region, crloc.grid, method.stripes))
+        weights = stripe_weights(everywhere, crloc.grid, tuple(features.shape[-2:]), method.stripes)
+        found = weights.flatten(1, 2) @ white[b].flatten(2).transpose(1, 2)
+        found = describe_stripes(found.unflatten(1, (2 * people, method.stripes)))
+        distance = 1 - torch.einsum("ad,bad->ab", mine, found)  # of each region to its counterpart in each picture
     person = pair % people
     others = person[:, None] != person
     similar = F.normalize(pooled.detach(), dim=1)

@@ -6,11 +6,13 @@ import torch.nn.functional as F
 from conftest import blocks
 from safetensors.torch import load_file
 
-from ppcl import evaluation, matching, training
+from ppcl import evaluation, geometry, losses, matching, training
+from ppcl.data import partial_views, stage_batches
 from ppcl.data.image_bank import ImageBank
 from ppcl.evaluation import results
 from ppcl.models import peers
 from ppcl.recipes import CONTROLS, METHODS
+from ppcl.recipes.overrides import override
 
 
 def described(model, row, draw, queries=5, pictures=7):
@@ -123,3 +125,98 @@ def test_a_row_with_shared_features_is_measured_as_alone(run_of_controls, small,
     for row in rows:
         alone = evaluation.evaluate(folder, "person", "partial-reid", drawn, [row], quiet=True).distances
         assert (together[row] == alone[row]).all(), row
+
+
+# --- trained rows ---
+
+PEOPLE = 4
+TRAINED = [name for name, row in CONTROLS.items() if row.contrast and not row.checkpoint]
+
+
+def joint(model, row, draw):
+    """A model as a row, and what `losses.joint_losses` takes, with maps that learn."""
+    model, count, cells = model.as_row(row), 4 * PEOPLE, (8, 4)
+    crop = partial_views.part_boxes(count, draw)[0]
+    crop[: count // 2] = geometry.whole(1)
+    partial = torch.arange(count) >= count // 2
+    boxes = partial_views.view_boxes(count, (0.9, 1.1), 0.05, draw)
+    labels = torch.arange(PEOPLE).repeat(4)
+    batch = stage_batches.JointBatch(torch.empty(0), torch.zeros(count), labels, boxes, crop, partial)
+    features = torch.randn(count, 128, *cells, generator=draw).requires_grad_()
+    visible = geometry.coverage(crop, cells)
+    return model, batch, crop, features, visible
+
+
+def terms_of(model, batch, box, features, visible, seed=3):
+    pooled = model.backbone.pool(features, visible)
+    logits = model.backbone.classifier(pooled)
+    return losses.joint_losses(
+        model, batch, box, features, visible, pooled, logits, torch.Generator().manual_seed(seed)
+    )[0]
+
+
+def naive_distance(model, row, i, j, region, features, visible):
+    """The row's distance of partial view i to whole view j, stripe by stripe."""
+    neck = model.backbone.neck
+    scale = neck.weight / (neck.running_var + neck.eps).sqrt()
+    if METHODS[row].region == "none":
+        one, two = (neck(model.backbone.pool(features[k : k + 1], visible[k : k + 1]))[0] for k in (i, j))
+        return 1 - F.cosine_similarity(one, two, dim=0)
+    white = (features - neck.running_mean[:, None, None]) * scale[:, None, None]
+    if METHODS[row].region == "stripes":
+        both = peers.canvas_stripes(white[[i, j]], visible[[i, j]], 6)
+        return peers.stripe_distances(both[:1], both[1:])[0, 0]
+    read = [geometry.crop(white[k : k + 1], region[None], model.crloc.grid)[0] for k in (i, j)]  # (C, 6, 3) at q = p
+    thirds = [[one[:, 2 * s : 2 * s + 2].mean((1, 2)) for s in range(3)] for one in read]
+    return 1 - sum(F.cosine_similarity(a, b, dim=0) for a, b in zip(*thirds, strict=True)) / 3
+
+
+@pytest.mark.parametrize("row", TRAINED)
+def test_contrast_of_a_row_is_the_naive_loop(untrained, draw, row):
+    model, batch, box, features, visible = joint(untrained, row, draw)
+    terms, how = terms_of(model, batch, box, features, visible), model.recipe.joint
+    rng = torch.Generator().manual_seed(3)
+    a = [*range(2 * PEOPLE, 4 * PEOPLE)]  # r1, r2
+    b = [*range(PEOPLE, 2 * PEOPLE), *range(PEOPLE)]  # h2, h1
+    regions = geometry.compose(box[a], losses.random_parts(2 * PEOPLE, how.whole_box_share, rng))
+    pairs = [(n, n) for n in range(2 * PEOPLE)]
+    pairs += [(n, n - PEOPLE) for n in range(PEOPLE, 2 * PEOPLE)] * (how.contrast_pairs == 3)  # r2 with h2
+    expected = 0
+    for n, right in pairs:
+        near = [naive_distance(model, row, a[n], j, regions[n], features, visible) for j in b]
+        rivals = [m for m in range(2 * PEOPLE) if m == right or m % PEOPLE != n % PEOPLE]
+        logits = torch.stack([-near[m] / how.contrast_temperature for m in rivals])
+        expected += F.cross_entropy(logits, torch.tensor(rivals.index(right))) / len(pairs)
+    assert terms["contrast"].item() == pytest.approx(
+        how.region_weight * how.contrast_weight * expected.item(), rel=1e-4
+    )
+    assert ("region" in terms) == METHODS[row].triplet and not {"cycle", "geometry"} & terms.keys()
+
+
+@pytest.mark.parametrize("row", TRAINED)
+def test_a_row_learns_a_batch_by_heart(untrained, draw, row):
+    model, batch, box, features, visible = joint(untrained, row, draw)
+    optimiser, losses_seen = torch.optim.Adam([features], 0.05), []
+    for step in range(40):
+        terms = terms_of(model, batch, box, features, visible, seed=step)
+        loss = terms["contrast"] + terms.get("region", 0)
+        optimiser.zero_grad()
+        loss.backward()
+        assert features.grad.isfinite().all()
+        optimiser.step()
+        losses_seen.append(loss.item())
+    assert losses_seen[-1] < 0.1 * losses_seen[0]
+
+
+def test_views_of_rows_at_the_same_location_move_by_their_own_share(pictures, small, draw):
+    index = torch.arange(16)
+    still = override(override(small, "joint.still_share", 0.0), "joint.wide_share", 1.0)
+    sizes = {
+        row: stage_batches.joint_batch(
+            pictures, torch.from_numpy(pictures.labels), index, still, METHODS[row], torch.Generator().manual_seed(0)
+        ).view[:8, 2]
+        for row in ("trained-same-location", "ppcl")
+    }
+    low, high = small.augmentation.whole_scale
+    assert sizes["trained-same-location"].min() >= low and sizes["trained-same-location"].max() <= high
+    assert sizes["ppcl"].min() < low or sizes["ppcl"].max() > high

@@ -18,7 +18,7 @@ from ppcl.disk import checkpoints, run_lock
 from ppcl.evaluation import protocols
 from ppcl.models.glrec import GLRec, cap_gradient
 from ppcl.models.ppcl import PPCL
-from ppcl.recipes import recipe
+from ppcl.recipes import METHODS, recipe
 from ppcl.training import stage_on_disk, stages
 
 SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 2, "joint.epochs": 2}
@@ -143,7 +143,7 @@ def test_joint_overfits_a_batch(small, pictures):
     model = PPCL(small, pictures.classes, "ppcl").train()
     labels = torch.from_numpy(pictures.labels)
     index = next(stage_batches.identity_batches(pictures.labels, 4, 4, make_rng(0, "overfit")))
-    batch = stage_batches.joint_batch(pictures, labels, index, small, "crops", make_rng(0, "views"))
+    batch = stage_batches.joint_batch(pictures, labels, index, small, METHODS["ppcl"], make_rng(0, "views"))
     optimiser = torch.optim.Adam(model.parameters(), 2e-3)
     log = []
     for _ in range(120):

@@ -19,7 +19,7 @@ from ppcl.matching import features
 from ppcl.matching.features import MAPS, Features
 from ppcl.models.glrec import cap_gradient
 from ppcl.models.ppcl import PPCL
-from ppcl.recipes import recipe
+from ppcl.recipes import METHODS, recipe
 
 fake_tensor = pytest.importorskip("torch._subclasses.fake_tensor")
 
@@ -72,7 +72,7 @@ def steps(model, data, index, draw):
     pooled = model.backbone(pictures).float().mean((2, 3))
     losses.recognition(classified(pooled), pooled, labels[index], chosen.backbone)
 
-    batch = stage_batches.joint_batch(data, labels, index, chosen, "crops", draw)
+    batch = stage_batches.joint_batch(data, labels, index, chosen, METHODS["ppcl"], draw)
     box, gate = model.predict(batch.pictures, batch.ratios)
     layout = model.layout(batch.pictures, batch.ratios, (cap_gradient(box, 1.0), gate.detach()))
     features, visible, pooled = model.features(layout)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import geometry
-from ..recipes import Recipe, check_files
+from ..recipes import Method, Recipe, check_files
 from . import datasets, image_bank, partial_views
 from .augmentation import augment, shifted_crops
 from .partial_views import make_rng
@@ -172,19 +172,20 @@ class JointBatch:
 
 
 def joint_batch(
-    data: TrainingData, labels: Tensor, index: Tensor, recipe: Recipe, views: str, rng: torch.Generator
+    data: TrainingData, labels: Tensor, index: Tensor, recipe: Recipe, method: Method, rng: torch.Generator
 ) -> JointBatch:
-    """Stage 3: the batch of METHOD.md §4 from pictures `index` `(P * 4,)`, by identity; `views` as in Method."""
+    """Stage 3: a row's batch of METHOD.md §4 from pictures `index` `(P * 4,)`, by identity."""
     a, b, c = index.view(-1, 4)[:, :3].T
     people = len(a)
     chosen = torch.cat([a, b, a, c])
-    whole = whole_views(4 * people, recipe, rng, recipe.joint.wide_share)
+    wide_share = recipe.joint.still_share if method.region == "same" else recipe.joint.wide_share
+    whole = whole_views(4 * people, recipe, rng, wide_share)
     near = whole_views(2 * people, recipe, rng)
     part = partial_views.training_crops(2 * people, recipe.glrec, rng)
     flipped = (torch.rand(people, generator=rng, device=rng.device) < recipe.augmentation.flip).repeat(4)
     canvas = geometry.whole(4 * people, like=whole)
     partial = torch.zeros(4 * people, dtype=torch.bool, device=rng.device)
-    if views == "crops":
+    if method.views == "crops":
         partial[2 * people :] = True
         view, crop = torch.cat([whole[: 2 * people], near]), torch.cat([canvas[: 2 * people], part])
     else:

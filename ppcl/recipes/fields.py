@@ -122,6 +122,7 @@ class JointStage:
     steps: Natural = 0
     # views (METHOD.md §4)
     wide_share: Share = 0.6  # not published
+    still_share: Share = 0.6  # not published: in place of wide_share where regions are compared at the same location
     wide_scale: Factors = (0.7, 1.2)  # not published
     wide_shift: Number = 0.13  # not published
     whole_box_share: Share = 0.8  # not published: share of p that are the whole visible box

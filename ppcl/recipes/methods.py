@@ -70,6 +70,11 @@ ABLATIONS = {
 }
 # Rows made by `train joint --method ROW` alone, also those on another row's checkpoint (which gets their fusion weight)
 CONTROLS = {
+    "trained-same-location": replace(_PPCL, region="same", cycle=False, geometry=False),
+    "pad+contrast": Method(layout="pad", contrast=True),
+    "+glrec+contrast": Method(contrast=True, placements=True),
+    "pad+stripes": Method(layout="pad", region="stripes", stripes=6, contrast=True),
+    "+glrec+stripes": Method(region="stripes", stripes=6, contrast=True, placements=True),
     "pad-queries": Method(layout="pad-queries"),  # gallery pictures are stretched
     "dsr": Method(layout="pad", region="cells", checkpoint="backbone+crops+pad"),
     "+glrec@best": Method(region="embedding", placements=True, checkpoint="+glrec"),

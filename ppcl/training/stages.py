@@ -117,7 +117,7 @@ def train_joint(
     labels = torch.from_numpy(data.labels).to(device)
     for _, step, index, rng in stage.steps(lambda rng: identity_batches(data.labels, how.identities, 4, rng), quiet):
         set_lr(optimiser, joint_lr(recipe, step, stage.per_epoch, stage.total))
-        batch = joint_batch(data, labels, index, recipe, method.views, rng)
+        batch = joint_batch(data, labels, index, recipe, method, rng)
         pictures, ratios, partial = (share(each, 4) for each in (batch.pictures, batch.ratios, batch.partial))
         with autocast(device):
             box, gate = model.predict(pictures, ratios)
