@@ -71,6 +71,33 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(union > 0, both / union.clamp(min=1e-12), torch.zeros_like(union))
 
 
+def in_figure(box: Tensor, figure: Tensor) -> Tensor:
+    """A box of a picture in the frame of the drawn figure, as a level camera would show it: the inverse of `of_figure`.
+
+    figure `(…, 5)`: its box in the picture, and how far the camera is above the heads.
+    """
+    k = figure[..., 4].clamp(min=1e-3)
+    box = compose(invert(figure[..., :4]), box)
+    left, top, right, low = corners(box).unbind(-1)
+    top, low = ((1 + k / 2 - ((1 + k / 2).square() - 2 * k * y).clamp(min=0).sqrt()) / k for y in (top, low))
+    size = 1 + k * (0.5 - (top + low) / 2)
+    level = from_corners(torch.stack([0.5 + (left - 0.5) / size, top, 0.5 + (right - 0.5) / size, low], -1))
+    return torch.where(figure[..., 4:] < 1e-3, box, level)
+
+
+def of_figure(box: Tensor, figure: Tensor) -> Tensor:
+    """A box of a drawn figure's level frame in its picture, seen from above the heads (`drawn.figure._from_above`).
+
+    A box becomes a trapezium; the box of its mean width stands for it.
+    """
+    left, top, right, low = corners(box).unbind(-1)
+    above = figure[..., 4]
+    size = 1 + above * (0.5 - (top + low) / 2)
+    top, low = (y * (1 + above / 2) - above * y.square() / 2 for y in (top, low))
+    sides = [0.5 + (left - 0.5) * size, top, 0.5 + (right - 0.5) * size, low]
+    return compose(figure[..., :4], from_corners(torch.stack(sides, -1)))
+
+
 def corner_distance(a: Tensor, b: Tensor) -> Tensor:
     """`‖corners(a) − corners(b)‖` of METHOD.md: mean absolute difference over x1, y1, x2, y2. `(…, 4)` -> `(…)`."""
     return (corners(a) - corners(b)).abs().mean(-1)

@@ -82,6 +82,17 @@ def true_region(region: Tensor, placed: Tensor, crop: Tensor, view_a: Tensor, vi
     return inside, geometry.area(inside) >= 0.5 * geometry.area(truth)
 
 
+def by_figures(batch: JointBatch, placed: Tensor, region: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """True location of regions `(A, 4)` of views a `(A,)` in views b `(B,)` of any figures: `(B, A, 4)`, clipped.
+
+    `placed` `(4P, 4)`: location of each view on its canvas. For the oracle, on drawn pictures.
+    """
+    seen = geometry.compose(batch.crop[a], geometry.compose(geometry.invert(placed[a]), region))
+    part = geometry.in_figure(geometry.compose(batch.view[a], seen), batch.figure[a])
+    there = geometry.of_figure(part, batch.figure[b, None])
+    return geometry.clip(geometry.compose(geometry.invert(batch.view[b, None]), there))
+
+
 def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: float) -> Tensor:
     """PP-Triplet: p must be nearer to q than to n. d(p, q) `(B,)`, d(p, n) `(B, 3)`, valid bool `(B, 3)` -> scalar.
 
@@ -163,6 +174,8 @@ def joint_losses(
         if method.geometry:
             terms["geometry"] = how.geometry_weight * located(same, truth, known)
         measures = {"crloc_iou": (geometry.iou(same, truth) * known).sum() / known.sum().clamp(min=1)}
+    elif method.region == "true":
+        everywhere = by_figures(batch, box, region, a, b)
     if not (method.triplet or method.contrast):
         return terms, measures
 

@@ -12,7 +12,7 @@ from conftest import SMALL as SHORT
 from conftest import train
 from safetensors.torch import load_file
 
-from ppcl import evaluation, matching
+from ppcl import evaluation, geometry, matching
 from ppcl.__main__ import main
 from ppcl.data import datasets, stage_batches
 from ppcl.disk import checkpoints
@@ -285,16 +285,17 @@ def test_truth_follows_the_camera_above_the_heads():
     part = _from_above(Part(0, (side, top), (side, low), (0.1, 0.1), Cloth((0, 0, 0))), above)
     wide = 0.32  # of the figure's frame, body heights
     box = torch.tensor([[0.5 + side / wide / 2, (top + low) / 2, side / wide, low - top]])
-    seen = known_truth._from_above(box, torch.tensor([above]))[0]
+    seen = geometry.of_figure(box, torch.tensor([[0.5, 0.5, 1, 1, above]]))[0]
     x, y, w, h = seen.tolist()
     assert (y - h / 2, y + h / 2) == pytest.approx((part.p[1], part.q[1]), abs=1e-6)
     middle = (part.p[0] + part.q[0]) / 2 / wide  # the right edge of the box, at half its height
     assert x + w / 2 - 0.5 == pytest.approx(middle, abs=1e-6)
     assert part.radii[0] > 0.1 > part.radii[1] and part.p[1] > top
     boxes = torch.rand(20, 4) * 0.4 + 0.3
-    tilt = torch.rand(20) * 0.55
-    assert torch.allclose(known_truth._level(known_truth._from_above(boxes, tilt), tilt), boxes, atol=1e-4)
-    assert torch.equal(known_truth._level(boxes, torch.zeros(20)), boxes)
+    figures = torch.cat([torch.tensor([0.4, 0.55, 0.7, 0.8]).expand(20, 4), torch.rand(20, 1) * 0.55], 1)
+    assert torch.allclose(geometry.in_figure(geometry.of_figure(boxes, figures), figures), boxes, atol=1e-4)
+    figures[:, 4] = 0
+    assert torch.allclose(geometry.in_figure(geometry.compose(figures[:, :4], boxes), figures), boxes, atol=1e-6)
 
 
 def of_draws(values):

@@ -1,5 +1,7 @@
 """The field's methods and further controls, each against its plain form."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,8 @@ from safetensors.torch import load_file
 from ppcl import evaluation, geometry, losses, matching, training
 from ppcl.data import partial_views, stage_batches
 from ppcl.data.image_bank import ImageBank
-from ppcl.evaluation import results
-from ppcl.models import peers
+from ppcl.evaluation import known_truth, results
+from ppcl.models import crloc, peers
 from ppcl.recipes import CONTROLS, METHODS
 from ppcl.recipes.overrides import override
 
@@ -131,6 +133,7 @@ def test_a_row_with_shared_features_is_measured_as_alone(run_of_controls, small,
 
 PEOPLE = 4
 TRAINED = [name for name, row in CONTROLS.items() if row.contrast and not row.checkpoint]
+BY_PLACE = [name for name in TRAINED if METHODS[name].region != "true"]
 
 
 def joint(model, row, draw):
@@ -140,8 +143,8 @@ def joint(model, row, draw):
     crop[: count // 2] = geometry.whole(1)
     partial = torch.arange(count) >= count // 2
     boxes = partial_views.view_boxes(count, (0.9, 1.1), 0.05, draw)
-    labels = torch.arange(PEOPLE).repeat(4)
-    batch = stage_batches.JointBatch(torch.empty(0), torch.zeros(count), labels, boxes, crop, partial)
+    labels, figures = torch.arange(PEOPLE).repeat(4), torch.cat([boxes, torch.rand(count, 1, generator=draw) * 0.5], 1)
+    batch = stage_batches.JointBatch(torch.empty(0), torch.zeros(count), labels, boxes, crop, partial, figures)
     features = torch.randn(count, 128, *cells, generator=draw).requires_grad_()
     visible = geometry.coverage(crop, cells)
     return model, batch, crop, features, visible
@@ -171,7 +174,7 @@ def naive_distance(model, row, i, j, region, features, visible):
     return 1 - sum(F.cosine_similarity(a, b, dim=0) for a, b in zip(*thirds, strict=True)) / 3
 
 
-@pytest.mark.parametrize("row", TRAINED)
+@pytest.mark.parametrize("row", BY_PLACE)
 def test_contrast_of_a_row_is_the_naive_loop(untrained, draw, row):
     model, batch, box, features, visible = joint(untrained, row, draw)
     terms, how = terms_of(model, batch, box, features, visible), model.recipe.joint
@@ -220,3 +223,39 @@ def test_views_of_rows_at_the_same_location_move_by_their_own_share(pictures, sm
     low, high = small.augmentation.whole_scale
     assert sizes["trained-same-location"].min() >= low and sizes["trained-same-location"].max() <= high
     assert sizes["ppcl"].min() < low or sizes["ppcl"].max() > high
+
+
+def test_the_oracle_trains_where_the_figures_say(untrained, draw):
+    """Two views of one picture: as `true_region` says. Of other pictures: corners carried over by hand."""
+    _, batch, box, _, _ = joint(untrained, "oracle-region", draw)
+    h1, _, r1, _ = torch.arange(4 * PEOPLE).split(PEOPLE)
+    batch.figure[r1] = batch.figure[h1]
+    region = geometry.compose(box[r1], partial_views.part_boxes(PEOPLE, draw)[0])
+    found = losses.by_figures(batch, box, region, r1, h1)
+    truth, _ = losses.true_region(region, box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
+    each = torch.arange(PEOPLE)
+    assert found.shape == (PEOPLE, PEOPLE, 4) and torch.allclose(found[each, each], truth, atol=1e-5)
+    batch.figure[:, 4] = 0  # level cameras: a map of boxes
+    moved = losses.by_figures(batch, box, region, r1, h1)[1, 0]
+    inside = geometry.compose(geometry.invert(batch.figure[r1[0], :4]), geometry.compose(batch.view[r1[0]], region[0]))
+    there = geometry.compose(geometry.invert(batch.view[h1[1]]), geometry.compose(batch.figure[h1[1], :4], inside))
+    assert torch.allclose(moved, geometry.clip(there), atol=1e-5)  # a crop lies on its canvas where it was cut out
+
+
+def test_the_oracle_matches_the_true_region(untrained, small, drawn):
+    found = evaluation.prepare("partial-reid", drawn, small, quiet=True)
+    model = untrained.as_row("oracle-region")
+    figures = [stage_batches.figures(table) for table in found.truth]
+    query = matching.describe(model, found.query_bank, True).with_truth(figures[0], known_truth.view_boxes(found))
+    gallery = matching.describe(model, found.gallery_bank).with_truth(figures[1])
+    first = dataclasses.replace(query, **{n: v[:, :1] for n, v in vars(query).items() if v.dim() > 2 and len(v)})
+    distances = matching.region_distances(model, first, gallery)
+    i, j, region = known_truth.true_pairs(found)
+    on_canvas = geometry.compose(gallery.box[j, 0], region)
+    theirs = crloc.describe_stripes(crloc.stripes(gallery.whitened[j], on_canvas, model.crloc.grid))
+    mine = crloc.describe_stripes(query.stripes[i, 0].unflatten(1, (3, 2)).mean(2))
+    assert torch.allclose(distances[i, j], 1 - (mine * theirs).sum(1), atol=1e-4)
+    turned = query.points[:, query.points.shape[1] // 2 :, 0]
+    assert torch.allclose(turned[:, 0, 0], 1 - query.points[:, 0, 0, 0]) and torch.equal(
+        turned[..., 1:], query.points[:, :7, 0, 1:]
+    )

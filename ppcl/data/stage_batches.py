@@ -35,6 +35,7 @@ class TrainingData:
     device: torch.device = torch.device("cpu")
     names: tuple[str, ...] = ()  # (N,) file of each training picture, below the set's folder
     pictures: str = ""  # the set's fingerprint, held-out pictures included
+    figures: Tensor | None = None  # (N + held-out, 5) of drawn pictures, see `figures`
 
     @property
     def classes(self) -> int:
@@ -73,8 +74,15 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     if computing.type == "cuda" and bank.images.nbytes < image_bank.free(computing) / 2:
         bank = bank.to(computing)
     names = tuple(path.relative_to(ordered.folder).as_posix() for path in ordered.paths[:count])
-    ids = ordered.identities[count:]
-    return TrainingData(bank[:count], labels, bank[count:], ids, computing, names, pictures.fingerprint)
+    ids, drawn = ordered.identities[count:], None
+    if datasets.is_drawn(data, datasets.trained_on(recipe.task, data, recipe.data).name):
+        drawn = figures(datasets.truth(data).loc[[path.relative_to(data).as_posix() for path in ordered.paths]])
+    return TrainingData(bank[:count], labels, bank[count:], ids, computing, names, pictures.fingerprint, drawn)
+
+
+def figures(truth) -> Tensor:
+    """Lines of the table of drawn pictures -> each figure's box, and how far the camera is above the heads `(N, 5)`."""
+    return torch.tensor(truth[[*(f"figure_{side}" for side in ("cx", "cy", "w", "h")), "above"]].to_numpy()).float()
 
 
 # --- which pictures make a batch ---
@@ -160,7 +168,8 @@ def whole_views(count: int, recipe: Recipe, rng: torch.Generator, wide_share: fl
 class JointBatch:
     """Four views of each of P identities, in this order: h1 (of picture A), h2 (of B), r1 (of A), r2 (of C).
 
-    pictures `(4P, 3, H, W)` normalised; ratios `(4P,)`; labels `(4P,)`; view and crop boxes `(4P, 4)`; partial `(4P,)`.
+    pictures `(4P, 3, H, W)` normalised; ratios `(4P,)`; labels `(4P,)`; view and crop boxes `(4P, 4)`; partial `(4P,)`;
+    the drawn figures `(4P, 5)`, for the oracle.
     """
 
     pictures: Tensor
@@ -169,6 +178,7 @@ class JointBatch:
     view: Tensor
     crop: Tensor
     partial: Tensor
+    figure: Tensor | None = None
 
 
 def joint_batch(
@@ -193,7 +203,23 @@ def joint_batch(
     read = partial_views.read_views(data.train.images, geometry.compose(view, crop), flipped, chosen)
     pictures = image_bank.normalise(augment(read, recipe.augmentation, rng), out=read)
     ratios = partial_views.ratio_of(crop, recipe.glrec.ratio_jitter, rng)
-    return JointBatch(pictures, ratios, labels[image_bank.on(rng.device, chosen)], view, crop, partial)
+    labels, figure = labels[image_bank.on(rng.device, chosen)], None
+    if method.region == "true":
+        figure = image_bank.on(rng.device, data.figures[chosen])
+        figure = torch.cat([torch.where(flipped, 1 - figure[:, 0], figure[:, 0])[:, None], figure[:, 1:]], 1)
+    return JointBatch(pictures, ratios, labels, view, crop, partial, figure)
+
+
+def heldout_parts(recipe: Recipe, data: TrainingData) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of the held-out pictures that are queries, and of those that are gallery."""
+    ids, people = data.heldout_ids, np.unique(data.heldout_ids)
+    query, gallery = np.zeros((2, len(ids)), bool)
+    for person in people:
+        own = np.flatnonzero(ids == person)
+        count = min(recipe.selection.queries, len(own) - 1)
+        query[own[:count]] = True
+        gallery[own[count : count + max(1, GALLERY // len(people))]] = True
+    return query, gallery
 
 
 def heldout_queries(
@@ -204,13 +230,7 @@ def heldout_queries(
     An identity's first pictures, cropped at known random boxes, are queries; the next ones (at least one) are gallery,
     about GALLERY in all: CASIA-WebFace's held-out people have ten times as many, whose maps would fill 20 GB.
     """
-    ids, people = data.heldout_ids, np.unique(data.heldout_ids)
-    query, gallery = np.zeros((2, len(ids)), bool)
-    for person in people:
-        own = np.flatnonzero(ids == person)
-        count = min(recipe.selection.queries, len(own) - 1)
-        query[own[:count]] = True
-        gallery[own[count : count + max(1, GALLERY // len(people))]] = True
+    ids, (query, gallery) = data.heldout_ids, heldout_parts(recipe, data)
     device = data.heldout.images.device
     queries, answers = (data.heldout[torch.from_numpy(part).to(device)] for part in (query, gallery))
     rng = make_rng(0, "heldout queries")  # on the CPU: the same queries wherever the pictures are

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import geometry, matching, metrics
-from ..data import datasets, image_bank, partial_protocol, partial_views
+from ..data import datasets, image_bank, partial_protocol, partial_views, stage_batches
 from ..data.sets import SETS
 from ..models.ppcl import PPCL
 from ..recipes import Recipe
@@ -85,6 +85,11 @@ class Evaluation:
         """True if each query's box in the whole picture is known: it was drawn, or cropped by us."""
         return self.query.boxes is not None or (self.drawn and SETS[self.dataset].partial)
 
+    @property
+    def knows_figures(self) -> bool:
+        """True if it is known where each figure is in query and gallery."""
+        return self.drawn and not self.pairs
+
     @cached_property
     def at_ratios(self) -> tuple[datasets.PictureSet, dict[float, image_bank.ImageBank]]:
         """One query of each person, and these queries cropped to each share of the area in SHARES."""
@@ -137,33 +142,9 @@ def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]
     The region is the query's view, mapped from one figure's frame to the other's and clipped to the canvas.
     """
     query, gallery = np.nonzero(found.query.identities[:, None] == found.gallery.identities[None])
-    of_query, of_gallery = found.truth
-    figure_q, figure_g = boxes(of_query, "figure")[query], boxes(of_gallery, "figure")[gallery]
-    view = geometry.compose(geometry.invert(figure_q), view_boxes(found)[query])
-    above_q, above_g = (torch.tensor(one.above.to_numpy(), dtype=torch.float32) for one in (of_query, of_gallery))
-    view = _from_above(_level(view, above_q[query]), above_g[gallery])
-    return query, gallery, geometry.clip(geometry.compose(figure_g, view))
-
-
-def _level(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Boxes of a figure's frame `(P, 4)` as a level camera would show them: the inverse of `_from_above`."""
-    k = above.clamp(min=1e-3)
-    left, top, right, low = geometry.corners(box).unbind(-1)
-    top, low = ((1 + k / 2 - ((1 + k / 2).square() - 2 * k * y).clamp(min=0).sqrt()) / k for y in (top, low))
-    size = 1 + k * (0.5 - (top + low) / 2)
-    found = geometry.from_corners(torch.stack([0.5 + (left - 0.5) / size, top, 0.5 + (right - 0.5) / size, low], -1))
-    return torch.where(above[:, None] < 1e-3, box, found)
-
-
-def _from_above(box: torch.Tensor, above: torch.Tensor) -> torch.Tensor:
-    """Boxes of a figure's frame `(P, 4)` as a camera above the heads shows them (`drawn.figure._from_above`).
-
-    A box becomes a trapezium; the box of its mean width stands for it.
-    """
-    left, top, right, low = geometry.corners(box).unbind(-1)
-    size = 1 + above * (0.5 - (top + low) / 2)
-    top, low = (y * (1 + above / 2) - above * y.square() / 2 for y in (top, low))
-    return geometry.from_corners(torch.stack([0.5 + (left - 0.5) * size, top, 0.5 + (right - 0.5) * size, low], -1))
+    figures = [stage_batches.figures(table) for table in found.truth]
+    view = geometry.in_figure(view_boxes(found)[query], figures[0][query])
+    return query, gallery, geometry.clip(geometry.of_figure(view, figures[1][gallery]))
 
 
 def constant_box(recipe: Recipe) -> torch.Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .. import matching, metrics, recipes
-from ..data import datasets, partial_protocol
+from ..data import datasets, partial_protocol, stage_batches
 from ..data.sets import SETS
 from ..disk import checkpoints, progress, run_lock
 from ..disk.files import write_text
@@ -128,7 +128,7 @@ def _evaluate(
                 write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
             lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all
             datasets.tell(datasets.copies(dataset, data, model.recipe))
-        if model.method.oracle and not found.knows_boxes:
+        if model.method.oracle and not found.knows_boxes or model.method.region == "true" and not found.knows_figures:
             continue  # the true boxes of these queries are unknown
         weight = (matching.fusion_weight(model),) * 3
         named = facts | {"method": method, "protocol": SETS[dataset].protocol.replace("shots", "single-shot")}
@@ -168,6 +168,9 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
         described = matching.describe(model, bank, is_query, boxes)
         if is_query and not found.pairs:  # pairs are matched in both directions
             described = described.as_queries(slice(None))
+        if method.region == "true":
+            view = known_truth.view_boxes(found) if is_query else None
+            described = described.with_truth(stage_batches.figures(found.truth[1 - is_query]), view)
         kept[part] = key, described
     return kept[part][1]
 

@@ -83,6 +83,20 @@ class Features:
             maps = {name: value.index_select(0, index.to(value.device)) for name, value in maps.items()}
         return replace(self, **{name: value.to(device) for name, value in maps.items()})
 
+    def with_truth(self, figures: Tensor, view: Tensor | None = None) -> "Features":
+        """For the row `oracle-region`: points and keys say where regions truly are, in frames of the drawn figures.
+
+        figures `(N, 5)`; of queries also each one's view `(N, 4)` of its picture.
+        """
+        if view is None:
+            box = geometry.compose(self.box[:, 0].to(figures), figures[:, :4])
+            return replace(self, keys=torch.cat([box, figures[:, 4:]], 1)[..., None, None].to(self.box))
+        part = geometry.in_figure(view.to(figures), figures).to(self.box)[:, None].repeat(1, self.box.shape[1], 1)
+        if part.shape[1] % 2 == 0:  # the second half are mirror images
+            part[:, part.shape[1] // 2 :, 0] *= -1
+            part[:, part.shape[1] // 2 :, 0] += 1
+        return replace(self, points=part[:, :, None])
+
 
 def _fills_gpu(value: Tensor, count: int) -> bool:
     """True if `count` pictures' values of this shape take more than a quarter of what is free on their GPU."""

@@ -24,7 +24,7 @@ def region_distances(model: PPCL, query: Features, gallery: Features, index: Ten
     (count, views), device = query.box.shape[:2], query.box.device
     width = len(gallery) if index is None else index.shape[1]
     distances = query.box.new_empty(count, width)
-    if not model.method.locates:
+    if model.method.region in ("stripes", "cells", "embedding"):
         return _canvas_distances(model, query, gallery, index, distances)
     numbers = _stripe_numbers(model, views)
     stripes = _merged(query.stripes, max(numbers))
@@ -111,6 +111,8 @@ def _part_distances(model: PPCL, gallery: Features, points: Tensor, box: Tensor,
     """
     if model.method.region == "same":
         region = box
+    elif model.method.region == "true":
+        region = geometry.clip(geometry.of_figure(points[..., 0, :], gallery.keys[:, None, :, 0, 0]))
     else:
         region, _ = model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
     weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), stripes.shape[-2])

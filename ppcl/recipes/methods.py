@@ -21,8 +21,8 @@ class Method:
 
     views: str = "crops"  # "whole", or "crops": two whole and two partial views an identity
     layout: str = "glrec"  # how a picture gets onto the canvas: "stretch", "pad" (ratio kept), "pad-queries" or "glrec"
-    # what is compared beside the embeddings: "none"; regions at q = p ("same") or located by CRLoc, "untrained" (random
-    # φ + prior) or "trained"; canvases by "stripes" or "cells" (METHOD.md §9); the best placement's "embedding"
+    # what is compared beside the embeddings: "none"; regions at q = p ("same"), located by CRLoc, "untrained" (random φ
+    # and prior) or "trained", or "true" ones; canvases by "stripes" or "cells"; the best placement's "embedding"
     region: str = "none"
     triplet: bool = False  # PP-Triplet
     contrast: bool = False  # our contrast term: on what is compared, or on embeddings
@@ -71,6 +71,7 @@ ABLATIONS = {
 # Rows made by `train joint --method ROW` alone, also those on another row's checkpoint (which gets their fusion weight)
 CONTROLS = {
     "trained-same-location": replace(_PPCL, region="same", cycle=False, geometry=False),
+    "oracle-region": replace(_PPCL, region="true", cycle=False, geometry=False),
     "pad+contrast": Method(layout="pad", contrast=True),
     "+glrec+contrast": Method(contrast=True, placements=True),
     "pad+stripes": Method(layout="pad", region="stripes", stripes=6, contrast=True),

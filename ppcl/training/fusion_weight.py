@@ -1,9 +1,10 @@
 """Choice of the weight that fuses global and region distances, on held-out training identities only."""
 
 import numpy as np
+import torch
 
 from .. import matching, metrics
-from ..data.stage_batches import TrainingData, heldout_queries
+from ..data.stage_batches import TrainingData, heldout_parts, heldout_queries
 from ..models.ppcl import PPCL
 from ..recipes.methods import CONTROLS, METHODS, trained_by
 
@@ -22,8 +23,13 @@ def choose_fusion(model: PPCL, data: TrainingData, asked: str = "") -> tuple[dic
             continue
         as_row, regions = model.as_row(row), method.region != "none"
         query = matching.describe(as_row, queries, several=True, boxes=box if method.oracle else None)
-        overall = matching.global_distances(query, found)
-        region = matching.region_distances(as_row, query, found) if regions else overall
+        theirs = found
+        if method.region == "true":
+            parts = (torch.from_numpy(mask) for mask in heldout_parts(model.recipe, data))
+            mine, other = (data.figures[-len(data.heldout_ids) :][part] for part in parts)
+            query, theirs = query.with_truth(mine, box), found.with_truth(other)
+        overall = matching.global_distances(query, theirs)
+        region = matching.region_distances(as_row, query, theirs) if regions else overall
         tried = {"none": grid[:1], "embedding": grid[-1:]}.get(method.region, grid)
         maps = [metrics.cmc_map(matching.fuse(overall, region, w).cpu(), query_ids, gallery_ids).mAP for w in tried]
         best = int(np.nanargmax(maps)) if np.isfinite(maps).any() else 0
