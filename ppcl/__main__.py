@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 from . import __version__
@@ -176,7 +175,12 @@ def run_data(given) -> None:
         return print(as_json(rows))
     for row in rows:
         line = f"{row['dataset']:14} {row['part']:9} {row['status']:10} {row['pictures']:6} pictures, "
-        print(line + f"{row['identities']:4} people  {row['folder'] or ''} {row['note']}".rstrip())
+        print(line + f"{row['identities']:4} people  {row['folder'] or ''}  {row['note']}".rstrip())
+    if not any(row["folder"] or row["status"] == "made" for row in rows):
+        try:
+            datasets.read("own", "train", given.data)
+        except datasets.DataError as error:  # says what lies there
+            print(error)
 
 
 def run_train(given) -> None:
@@ -329,8 +333,8 @@ def prepare_process() -> None:
         how = {"line_buffering": old.line_buffering, "write_through": old.write_through}
         setattr(sys, name, io.TextIOWrapper(raw, encoding=old.encoding, errors="backslashreplace", **how))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if not os.access(os.environ.get("HOME", os.path.expanduser("~")), os.W_OK):
-        os.environ["HOME"] = tempfile.mkdtemp(prefix="ppcl-")  # Jupyter does not run without one
+    if os.path.expanduser("~") == "~":  # no HOME, and a user whom the system does not know: Jupyter wants a name
+        os.environ["HOME"] = "/"
 
 
 if __name__ == "__main__":

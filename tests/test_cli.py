@@ -589,6 +589,17 @@ def test_a_process_whose_partner_is_missing_says_so_and_ends_by_a_signal(drawn, 
     assert alone.wait(60) == 130
 
 
+@pytest.mark.parametrize("home, known, found", [(None, False, "/"), (None, True, None), ("/proc", False, "/proc")])
+def test_a_home_folder_that_is_named_stays_even_if_nothing_can_be_written_there(home, known, found):
+    code = "import os, pwd\ndef unknown(*_): raise KeyError\n"
+    code += f"pwd.getpwuid = {'pwd.getpwuid' if known else 'unknown'}\n"
+    code += "from ppcl.__main__ import prepare_process\nprepare_process()\n"
+    code += "print(os.environ.get('HOME'))"
+    given = {name: value for name, value in os.environ.items() if name != "HOME"} | ({"HOME": home} if home else {})
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.split()[0] == str(found)
+
+
 def test_a_home_folder_stands_for_a_tilde_in_every_path(capsys, drawn, tmp_path, monkeypatch):
     """And a path may hold any legal character."""
     monkeypatch.setenv("HOME", str(tmp_path))

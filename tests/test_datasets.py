@@ -405,8 +405,9 @@ def test_pictures_that_are_not_read_are_counted(tmp_path, capsys, dataset, kind)
     name = dataset if dataset == "own" else f"{dataset}/{part}"  # own people of both parts lie in one folder
     assert notes.startswith(f"{name}: 2 pictures are left out, such as ") and names[0] in notes
     rows = {row["part"]: row["note"] for row in datasets.check(tmp_path) if row["dataset"] == dataset}
-    assert notes in rows[part]
-    assert main(["data", "check", "--data", str(tmp_path)]) == 0 and notes in capsys.readouterr().out
+    said = notes.partition(": ")[2]  # the row names the set
+    assert said in rows[part] and notes not in rows[part]
+    assert main(["data", "check", "--data", str(tmp_path)]) == 0 and said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("part", ["train", "query"])
@@ -419,6 +420,28 @@ def test_people_numbered_zero_are_counted(tmp_path, part):
     )
     (note,) = datasets.read("market1501", part, tmp_path).notes
     assert "1 pictures are left out, such as 0000_c1s1_000001_00.jpg: identity 0" in note
+
+
+@pytest.mark.parametrize(
+    "files, said",
+    [
+        (["0/cam1/1.jpg", "1/cam1/1.jpg"], "holds 0, 1 (pictures lie deeper than <identity>/<file>, in 0/cam1: move"),
+        (
+            ["train/0/1.jpg", "val/0/1.jpg"],
+            "holds train, val (pictures lie deeper than <identity>/<file>, in train/0: ",
+        ),
+        (["0/1.jpg", "val/1.jpg"], "holds 0, val (no folder of identities, nor one in it, may be called 'val': rename"),
+        (["train/0_1.jpg"], "holds train; give your own pictures as identities/<identity>/<file> below --data"),
+        ([], "holds nothing; give your own pictures as identities/<identity>/<file> below --data"),
+    ],
+)
+def test_check_says_what_lies_where_no_set_is(tmp_path, capsys, files, said):
+    for name in files:
+        fill(tmp_path / name.rpartition("/")[0], name.rpartition("/")[2])
+    assert main(["data", "check", "--data", str(tmp_path)]) == 0
+    assert f"own: no identities below {tmp_path}, which {said}" in capsys.readouterr().out
+    reid(tmp_path / SETS["partial-reid"].folders[0])
+    assert main(["data", "check", "--data", str(tmp_path)]) == 0 and "own:" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ending", ["jfif", "jpe"])
@@ -452,7 +475,8 @@ def test_copies_on_both_sides_of_a_test_are_counted(tmp_path, copied, to, told):
     shutil.copy(tmp_path / copied, tmp_path / to)
     (line,) = datasets.copies(dataset, tmp_path, chosen)
     assert re.search(f"{told}: they prove nothing", line) and line.startswith(f"{dataset}: 1 ")
-    assert line in "".join(row["note"] for row in datasets.check(tmp_path) if row["dataset"] == dataset)
+    (row,) = (row for row in datasets.check(tmp_path) if row["dataset"] == dataset and row["part"] in ("query", "all"))
+    assert f"; {row['note']}".endswith(f"; {line.removeprefix(f'{dataset}: ')}")
 
 
 @pytest.mark.parametrize("cameras, lost", [((1, 2), 0), ((1,), 2)])

@@ -1,5 +1,6 @@
 """Any backbone: torchvision's nets, timm's, one's own; what is no feature map is refused in one line."""
 
+import errno
 import sys
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from ppcl.data import stage_batches
 from ppcl.disk import checkpoints
 from ppcl.models import nets
 from ppcl.models.ppcl import PPCL
-from ppcl.recipes import RecipeError, recipe
+from ppcl.recipes import RecipeError, check_files, recipe
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,15 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, write, words)
     with pytest.raises(RuntimeError, match=f"backbone.weights={path}: .*{words}") as caught:
         nets.body("small", str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_may_lie_in_the_home_folder_and_where_no_file_can_be_mapped(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENODEV, "No such device")
+
+    save_file(nets.body("small", "none").state_dict(), tmp_path / "weights.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("safetensors.torch.load_file", refused)
+    chosen = recipe("person", "tiny", **{"backbone.weights": "~/weights.safetensors"})
+    check_files(chosen)
+    nets.body("small", chosen.backbone.weights)

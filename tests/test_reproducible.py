@@ -138,6 +138,9 @@ def test_stages_of_other_training_pictures_are_refused_by_name(run, data, capsys
     min((data / TRAIN).iterdir()).unlink()
     status, lines = failure(capsys, call)
     assert status == 1 and len(lines) == 1 and "the pictures of market1501/train changed since" in lines[0]
+    for stage in ("glrec", "backbone", "joint"):
+        status, lines = failure(capsys, ["train", stage, "--run", str(copy), "--data", str(data), *FAST])
+        assert status == 1 and len(lines) == 1 and "the pictures of market1501/train changed since" in lines[0]
 
 
 def test_the_datas_hash_tells_one_changed_byte_and_one_other_name(drawn, tmp_path):
@@ -261,6 +264,22 @@ def test_notebooks_run_in_this_interpreter_and_leave_the_home_folder_alone(proje
     copy = nbformat.read(tmp_path / "a run {x}/notebooks/person_01_first.ipynb", as_version=4)
     assert copy.cells[-1].outputs[0].text.strip() == f"{sys.executable} {tmp_path} a run {{x}} {drawn}"
     assert copy.metadata.kernelspec.name == "python3" and sorted(home.rglob("*")) == before
+
+
+def test_a_set_that_is_gone_is_named_and_the_manifests_hash_follows_every_picture(project, data, tmp_path, capsys):
+    put(project, "01_first", CELLS["01_first"][0])
+    call = ["reproduce", "--task", "person", "--run", str(tmp_path / "run"), "--data", str(data), *FAST]
+    assert main(call) == 0
+    row = dict.fromkeys(results.COLUMNS, 0) | {"task": "person", "dataset": "partial-ilids", "synthetic": True}
+    results.add(tmp_path / "run", [row | {"method": "ppcl"}])
+    capsys.readouterr()
+    for there in (True, False):
+        assert main(call) == 0
+        said = capsys.readouterr().out
+        assert ("results.csv also has rows of partial-ilids, which " in said) == (not there)
+        found = json.loads((tmp_path / "run/manifest.json").read_text())
+        assert found["data"] == reproduce.datasets.contents(data)
+        shutil.rmtree(data / PROBE) if there else None
 
 
 def test_a_killed_notebook_is_named_with_the_usual_cause(project, drawn, tmp_path, capsys):

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,7 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
     published = found.parts[part].pictures, found.parts[part].identities
     row = {"dataset": found.name, "part": part, "folder": None, "pictures": 0, "identities": 0}
     row |= {"published": published[0], "published_identities": published[1], "status": "", "note": ""}
+    bare = partial(re.sub, rf"^{found.name}(/\w+)?: ", "")  # a note without its set, which the row names
     try:
         if not found.split and is_made(found, data):
             row |= {"status": "made", "note": f"made from {found.made_from}"}
@@ -289,23 +291,24 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
         recipe = Recipe(task="face" if found.task == "face" else "person", data=settings)
         if part == "query":
             evaluation_sets(found.name, data, recipe)
-        row["note"] = "; ".join(filter(None, [row["note"], *some.notes, *_of_test(found, part, data, recipe)]))
+        notes = some.notes + _of_test(found, part, data, recipe)
+        row["note"] = "; ".join(filter(None, [row["note"], *map(bare, notes)]))
     except DataError as error:
         there = row["pictures"] or found.split or isinstance(error.__cause__, OSError)  # there, not readable
         row["status"] = "unreadable" if there else "missing"
-        row["note"] = str(error) if there or next(tops(found, data), None) else found.how_to_get
+        row["note"] = bare(str(error)) if there or next(tops(found, data), None) else found.how_to_get
     return row
 
 
-def _of_test(found: DataSet, part: str, data: Path, recipe: Recipe) -> list[str]:
+def _of_test(found: DataSet, part: str, data: Path, recipe: Recipe) -> tuple[str, ...]:
     """What `check` says of a test beside its first part: copies, and queries without a match."""
     if part not in ("query", "test", "all"):
-        return []
+        return ()
     try:
         lost = without_match(found.name, *evaluation_sets(found.name, data, recipe)) if part != "all" else ""
-        return [*filter(None, [lost]), *copies(found.name, data, recipe)]
+        return (*filter(None, [lost]), *copies(found.name, data, recipe))
     except DataError as error:
-        return [str(error)]
+        return (str(error),)
 
 
 def fingerprints(data: Path | str, task: str | None = None, settings: Data | None = None) -> dict[str, str]:

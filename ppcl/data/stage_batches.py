@@ -36,6 +36,7 @@ class TrainingData:
     names: tuple[str, ...] = ()  # (N,) file of each training picture, below the set's folder
     pictures: str = ""  # the set's fingerprint, held-out pictures included
     figures: Tensor | None = None  # (N + held-out, 5) of drawn pictures, see `figures`
+    name: str = "the training set"
 
     @property
     def classes(self) -> int:
@@ -77,7 +78,8 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     ids, drawn = ordered.identities[count:], None
     if datasets.is_drawn(data, datasets.trained_on(recipe.task, data, recipe.data).name):
         drawn = figures(datasets.truth(data).loc[[path.relative_to(data).as_posix() for path in ordered.paths]])
-    return TrainingData(bank[:count], labels, bank[count:], ids, computing, names, pictures.fingerprint, drawn)
+    facts = pictures.fingerprint, drawn, pictures.name
+    return TrainingData(bank[:count], labels, bank[count:], ids, computing, names, *facts)
 
 
 def figures(truth) -> Tensor:

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Container
 from pathlib import Path
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
@@ -149,13 +149,12 @@ def _without_dropout(net: nn.Module) -> nn.Module:
 
 def _load(net: nn.Module, path: str) -> None:
     """Load a safetensors file with the names of this net, or of torchvision's ResNet, perhaps below a WRAPPER."""
+    content = Path(path).expanduser().read_bytes()  # not mapped, which some file systems refuse
     try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        with open(path, "rb") as file:
-            pickled = file.read(2) in (b"PK", b"\x80\x02")  # as torch.save writes; reading one may execute code
+        found = safetensors.torch.load(content)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         why = f"it is damaged or no safetensors file ({error})"
-        if pickled:
+        if content[:2] in (b"PK", b"\x80\x02"):  # as torch.save writes; reading one may execute code
             why = "it was written by torch.save, and only safetensors files are read; convert one that you trust with "
             why += "safetensors.torch.save_file(torch.load(PATH, weights_only=True), NEW)"
         raise RuntimeError(f"backbone.weights={path}: {why}") from None

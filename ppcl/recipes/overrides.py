@@ -133,7 +133,7 @@ def _check_architecture(name: str) -> None:
 def check_files(chosen: Recipe) -> None:
     """Raise RecipeError if the recipe names a file that is not there; called before training, not when loading."""
     weights = chosen.backbone.weights
-    if weights not in ("imagenet", "none") and not Path(weights).is_file():
+    if weights not in ("imagenet", "none") and not Path(weights).expanduser().is_file():
         raise RecipeError(f"backbone.weights must be imagenet, none or a .safetensors file; {weights!r} does not exist")
 
 

@@ -140,8 +140,9 @@ def reproduce(
                 ran += 1
                 spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": peak_memory()}
                 record(run, wanted[name], where, seed, **spent)
-        if ran or "data" not in manifest(run):
-            record(run, wanted[tasks[-1]], where, seed, data=datasets.contents(data))
+        there = datasets.contents(data)
+        if ran or manifest(run).get("data") != there:
+            record(run, wanted[tasks[-1]], where, seed, data=there)
         if publish and not overrides and not only:  # the explorer as it looks before anyone moves a slider
             _execute(EXPLORE, run, parameters, wanted[tasks[-1]], EXPLORE.stem, {})
         report.write(run, data)
@@ -153,6 +154,8 @@ def reproduce(
     elif publish:
         _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
     print(summary(run))
+    if gone := sorted(set(results.read(run).dataset) - {name for one in known.values() for name in one}):
+        print(f"results.csv also has rows of {', '.join(gone)}, which {_short(data)} does not hold (any more)")
     spent = progress.duration(time.time() - began)
     print(f"{len(work)} notebooks: {ran} ran now, {len(work) - ran} had run before; {spent}")
     return run
@@ -191,12 +194,8 @@ def _check_stages(run: Path, recipe: recipes.Recipe, seed: int, known: dict[str,
         path = stage_on_disk.of_stage(run, recipe.task, stage)
         found = checkpoints.header(path) if path.is_file() else {}
         if found:
-            facts = {"stage": stage, "task": recipe.task, "seed": seed}
-            stage_on_disk.compare(path, found, recipe.to_dict(), (stage,), "delete it", **facts)
-        if found.get("pictures", pictures) != pictures:
-            raise ReproduceError(
-                f"the pictures of {name} changed since {path} was trained on them: restore them, or use another --run"
-            )
+            facts = {"stage": stage, "task": recipe.task, "seed": seed, "pictures": pictures}
+            stage_on_disk.compare(path, found, recipe.to_dict(), (stage,), "delete it", name, **facts)
 
 
 def _stamp(copy: Path) -> dict:

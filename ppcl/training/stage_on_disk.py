@@ -39,15 +39,20 @@ def of_a_stage(found: dict) -> bool:
     return all(isinstance({"step": 0, **found}.get(key), kind) for key, kind in kinds.items())
 
 
-def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remedy: str, **facts) -> None:
-    """Raise CheckpointError if a header's recipe differs in the parts that the stage depends on."""
+def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remedy: str, name: str, **facts) -> None:
+    """Raise CheckpointError if a header's recipe differs in the parts that the stage depends on, or its pictures.
+
+    `name`: the training set, for the message.
+    """
     if not of_a_stage(found):
         raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
     parts = ("task", "data", "input", "augmentation", "selection", *parts)
     mine, theirs = ({part: whole.get(part) for part in parts} for whole in (recipe, found["recipe"]))
     difference = first_difference(mine, theirs)
     if not difference and "pictures" in facts and facts["pictures"] != found.get("pictures"):
-        raise CheckpointError(f"{path} was trained on other pictures than those of this --data; use another --run")
+        raise CheckpointError(
+            f"the pictures of {name} changed since {path} was trained on them: restore them, or use another --run"
+        )
     difference = difference or first_difference(facts, {key: found.get(key) for key in facts})
     if difference:
         raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or {remedy}")
@@ -83,7 +88,7 @@ class Stage:
         if self.path.exists():
             found = header(self.path)
             parts = ("glrec", "backbone", "joint", "matching", "partial_lfw") if row else (name,)
-            compare(self.path, found, self.recipe, parts, "delete it", **self.facts)
+            compare(self.path, found, self.recipe, parts, "delete it", data.name, **self.facts)
             self.begun, self.finished = True, found["finished"]
             self.step = found.get("step") or min(found["epoch"] * self.per_epoch, self.total)
         processes.agree(self.step, f"{self.path} is not the same for all processes: --run must be one folder for all")

@@ -162,7 +162,7 @@ def _load_start(model: PPCL, run: Path, data: TrainingData) -> None:
         if name == "backbone":
             facts["classes"] = data.classes
         remedy = "give this stage the same --set as that one"
-        compare(path, found, recipe.to_dict(), (name,), remedy, stage=name, **facts)
+        compare(path, found, recipe.to_dict(), (name,), remedy, data.name, stage=name, **facts)
         if not found["finished"]:
             raise checkpoints.CheckpointError(f"{path.parent} is not finished: run its stage again first")
         checkpoints.load(path, net)
