@@ -148,7 +148,7 @@ def parser() -> Parser:
     sub.add_argument("--top", type=at_least(1), default=10, metavar="N", help="gallery pictures shown per query")
 
     command(
-        "bench", "measure speed and memory against references and this machine's limits, 2 to 5 minutes", "--json",
+        "bench", "measure speed against usual implementations, 2 to 5 minutes", "--json",
         json={"help": "output file; default: figures/benchmarks.json"},
     )  # fmt: skip
     return top

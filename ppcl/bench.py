@@ -1,19 +1,17 @@
-"""Benchmarks: training batches, a training step, evaluation, matching, search by gallery size; on CUDA the stages.
+"""Benchmarks: training batches, a training step, evaluation, matching, search by gallery size.
 
-An item is timed in turns with its reference (A B A B …); the median is kept with the spread. Where products dominate,
-the bound is a large matrix product, measured in the same run. No number comes from another machine or day.
+An item is timed in turns with a usual implementation, its reference (A B A B …); the median is kept with the spread. No
+number comes from another machine or day.
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import os
 import platform
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,25 +21,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from . import losses, matching, metrics, training
-from .data import image_bank, stage_batches
+from .data import image_bank
 from .data.augmentation import shifted_crops
 from .data.partial_views import make_rng
 from .disk.files import write_text
 from .evaluation import results
+from .jobs import one_thread
 from .matching.features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
 from .models.ppcl import PPCL
-from .recipes import Recipe, recipe
+from .recipes import recipe
 from .runs import ROOT, versions
 from .training import schedules
 
 RECORD = ROOT / "figures" / "benchmarks.json"
-KEYS = ("name", "value", "unit", "spread", "ratio", "reference", "bound", "share_of_bound", "note", "threads")
-STAGES = {"glrec": training.train_glrec, "backbone": training.train_backbone, "joint": training.train_joint}
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,6 @@ class Sizes:
     rounds: int = 5
     batch: int = 64
     size: tuple[int, int] = (256, 128)
-    bank: int = 12936  # Market-1501's training pictures
     step_batch: int = 16
     architecture: str = "resnet50"
     queries: int = 3368  # Market-1501's, against its gallery without junk
@@ -63,20 +58,18 @@ class Sizes:
     channels: int = 2048
     galleries: tuple[int, ...] = (10**4, 10**5, 10**6)
     width: int = 256  # of an embedding
-    product: int = 2048  # side of the matrices whose product gives the bound
-    stage_steps: int = 60  # on CUDA
 
 
-def bench(
-    path: Path | str | None = None, sizes: Sizes | None = None, device: str = "cpu", items: Iterable | None = None
-) -> dict:
+@one_thread()
+def bench(path: Path | str | None = None, sizes: Sizes | None = None, device: str = "cpu") -> dict:
     """Measure every item, print it, and write this machine's entry of `figures/benchmarks.json`. -> the entry.
 
-    A new run replaces the entry of the same machine and keeps those of others.
+    Like training and matching it computes with one thread. A new run replaces the entry of the same machine and keeps
+    those of others.
     """
     path, sizes = Path(path or RECORD), sizes or Sizes()
     began, rows = time.time(), []
-    for measure in ITEMS if items is None else items:
+    for measure in ITEMS:
         for row in measure(sizes, device):
             print(line(row), flush=True)
             rows.append(row)
@@ -109,11 +102,13 @@ def line(row: dict) -> str:
     text = f"{row['name']}: {row['value']:,.4g} {row['unit']}"
     text += " [{:,.4g}, {:,.4g}]".format(*row["spread"]) if row["spread"] else ""
     text += f"; {row['ratio']:.2f} x {row['reference']}" if row["ratio"] else ""
-    text += f"; {100 * row['share_of_bound']:.0f} % of {row['bound']}" if row["bound"] else ""
     return text + (f" ({row['note']})" if row["note"] else "")
 
 
-# --- timing ---
+def fact(name: str, value: float, unit: str, note: str = "", spread=None, ratio=None, reference=None) -> dict:
+    """An item: what was measured, its smallest and largest value, and its speed in times the reference's."""
+    measured = {"name": name, "value": value, "unit": unit, "spread": spread}
+    return measured | {"ratio": ratio, "reference": reference, "note": note}
 
 
 def item(
@@ -122,16 +117,14 @@ def item(
     mine: Callable,
     work: float = 1,
     reference: tuple[str, Callable, float] | None = None,
-    bound: tuple[str, Callable, float] | None = None,
     rounds: int = 5,
     note: str = "",
 ) -> dict:
-    """Time a call that does `work` pieces of work. -> an item, a dict of KEYS.
+    """Time a call that does `work` pieces of work, in turns with `reference`: its name, call and pieces of work.
 
-    A unit per second (`img/s`) is a rate, any other the time for a piece of work. `reference` and `bound` are a name, a
-    call and its pieces of work, timed in turns with ours. `ratio` is our speed in times the reference's.
+    A unit per second (`img/s`) is a rate, any other the time for a piece of work.
     """
-    calls = [mine, *(other[1] for other in (reference, bound) if other)]
+    calls = [mine, reference[1]] if reference else [mine]
     times = [[] for _ in calls]
     synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for turn in range(rounds + 1):  # the first one warms up
@@ -145,39 +138,13 @@ def item(
     each = statistics.median(times[0]) / work
     rate = unit.endswith("/s")
     spread = sorted(work / seconds if rate else seconds / work for seconds in times[0])
-    found = fact(name, 1 / each if rate else each, unit, spread=[spread[0], spread[-1]], note=note)
-    found["threads"] = torch.get_num_threads()
-    if reference:
-        found |= {"reference": reference[0], "ratio": statistics.median(times[1]) / reference[2] / each}
-    if bound:
-        least = statistics.median(times[-1]) / bound[2]
-        found |= {"bound": f"{bound[0]}: {1 / least:.4g} /s", "share_of_bound": least / each}
-    return found
-
-
-def fact(name: str, value: float, unit: str, **more) -> dict:
-    """An item that was counted or extrapolated, not timed."""
-    return dict.fromkeys(KEYS) | {"name": name, "value": value, "unit": unit, "note": ""} | more
-
-
-def product(sizes: Sizes, operations: float, dtype: torch.dtype, device: str) -> tuple[str, Callable, float]:
-    """The bound of work of `operations` a piece: a large matrix product."""
-    a, b = (torch.randn(sizes.product, sizes.product, device=device).to(dtype) for _ in range(2))
-    return f"matrix product in {str(dtype)[6:]}", partial(torch.mm, a, b), 2 * sizes.product**3 / operations
-
-
-def flops(call: Callable) -> int:
-    """Floating-point operations of a call, by PyTorch's counter."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
-# --- training ---
+    ratio = statistics.median(times[1]) / reference[2] / each if reference else None
+    value = 1 / each if rate else each
+    return fact(name, value, unit, note, [spread[0], spread[-1]], ratio, reference and reference[0])
 
 
 def training_batches(sizes: Sizes, _device: str) -> list[dict]:
-    """Batches from a bank on one core; against decoding and transforming JPEGs one by one, as a DataLoader's worker."""
+    """Batches from a bank; against decoding and transforming JPEGs one by one, as a DataLoader's worker."""
     how, count, rng = recipe("person", "paper"), sizes.batch, make_rng(0, "bench")
     pixels, out = torch.randint(256, (count, 3, *sizes.size), dtype=torch.uint8), torch.empty(count, 3, *sizes.size)
     ours = partial(shifted_crops, pixels, torch.arange(count), how.augmentation, how.backbone.pad, rng, out)
@@ -188,19 +155,15 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
     steps += [transforms.Normalize(image_bank.MEAN, image_bank.STD), transforms.RandomErasing()]
     transform = transforms.Compose(steps)
     worker = lambda: torch.stack([transform(Image.open(file).convert("RGB")) for _ in range(count)])  # noqa: E731
-    reference = ("torchvision, picture by picture", worker, count)
-    threads, note = torch.get_num_threads(), "flip, shifted crop, erasing, normalised"
-    torch.set_num_threads(1)
-    try:
-        return [item("training batches", "img/s", ours, count, reference, None, sizes.rounds, note)]
-    finally:
-        torch.set_num_threads(threads)
+    reference = "torchvision, picture by picture", worker, count
+    note = "flip, shifted crop, erasing, normalised"
+    return [item("training batches", "img/s", ours, count, reference, sizes.rounds, note)]
 
 
 def training_step(sizes: Sizes, device: str) -> list[dict]:
     """A step of stage 2 with this library's precision and layout; against fp32, channels first."""
     overrides = {"backbone.architecture": sizes.architecture, "backbone.weights": "none"}
-    how, count, kind = recipe("person", "paper", **overrides).backbone, sizes.step_batch, torch.device(device).type
+    how, count = recipe("person", "paper", **overrides).backbone, sizes.step_batch
     labels = torch.arange(count, device=device) // 4
     pictures = torch.randn(count, 3, *sizes.size, device=device)
 
@@ -218,68 +181,19 @@ def training_step(sizes: Sizes, device: str) -> list[dict]:
     mine = partial(schedules.make_optimiser, stage=how, device=device)
     ours = one(torch.channels_last, partial(schedules.autocast, device), mine)
     adam = partial(torch.optim.Adam, lr=how.lr, weight_decay=how.weight_decay)
-    plain = one(torch.contiguous_format, contextlib.nullcontext, adam)
-    with schedules.autocast(device):
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-    each = flops(plain) / count
-    precision = "fp32 (convolutions TF32)" if kind == "cuda" and torch.backends.cudnn.allow_tf32 else "fp32"
-    reference, bound = (f"{precision}, channels first", plain, count), product(sizes, each, dtype, device)
-    note = f"{sizes.architecture}, batch {count}, {each / 1e9:.1f} GFLOP a picture"
-    return [item("training step", "img/s", ours, count, reference, bound, sizes.rounds, note)]
-
-
-def stages(sizes: Sizes, device: str, chosen: Recipe | None = None) -> list[dict]:
-    """Pictures a second of each stage, and minutes of the whole paper recipe, extrapolated; on CUDA, or for `chosen`.
-
-    Seconds a step are the difference between a longer and a shorter run, so that loading and saving do not count.
-    """
-    if device != "cuda" and chosen is None:
-        return []
-    chosen = chosen or recipe("person", "paper", **{"backbone.weights": "none"})
-    few, many, each, heldout = max(1, sizes.stage_steps // 4), sizes.stage_steps, 8, 32
-    count = (few + many) * max(getattr(chosen, stage).batch for stage in STAGES)  # one epoch
-    pixels = torch.randint(256, (count + heldout, 3, *chosen.input.size), dtype=torch.uint8, device=device)
-    bank, ids = image_bank.ImageBank(pixels, torch.zeros(len(pixels), device=device)), np.arange(len(pixels)) // each
-    split = bank[heldout:], ids[:-heldout], bank[:heldout], ids[:heldout]
-    data = stage_batches.TrainingData(*split, torch.device(device))
-
-    def seconds(steps: int) -> dict[str, float]:
-        parts = {stage: dataclasses.replace(getattr(chosen, stage), steps=steps) for stage in STAGES}
-        some, found = dataclasses.replace(chosen, **parts), {}
-        with tempfile.TemporaryDirectory() as run:
-            for stage, train in STAGES.items():
-                began = time.perf_counter()
-                train(some, data, run, quiet=True)  # ends by saving, which waits for the device
-                found[stage] = time.perf_counter() - began
-        return found
-
-    seconds(few)  # warms up
-    turns = [(seconds(few), seconds(few + many)) for _ in range(min(3, sizes.rounds))]
-    found, minutes = [], 0.0
-    for stage in STAGES:
-        how = getattr(chosen, stage)
-        rates = sorted(how.batch * many / max(1e-9, long[stage] - short[stage]) for short, long in turns)
-        rate = statistics.median(rates)
-        found.append(fact(f"stage {stage}", rate, "img/s", spread=[rates[0], rates[-1]], note=f"batch {how.batch}"))
-        minutes += how.epochs * max(1, sizes.bank // how.batch) * how.batch / rate / 60
-    note = f"EXTRAPOLATED from {many} steps a stage on random pictures to {sizes.bank} pictures, all epochs"
-    return [*found, fact("the whole recipe", minutes, "min", note=note)]
-
-
-# --- evaluation ---
+    reference = "fp32, channels first", one(torch.contiguous_format, contextlib.nullcontext, adam), count
+    note = f"{sizes.architecture}, batch {count}"
+    return [item("training step", "img/s", ours, count, reference, sizes.rounds, note)]
 
 
 def textbook(distances, query_ids, gallery_ids, query_cameras, gallery_cameras) -> float:
     """mAP as usual NumPy evaluators compute it: sort everything, then walk through each query's list."""
-    order = np.argsort(distances, axis=1)
-    matches = gallery_ids[order] == query_ids[:, None]
     precisions = []
-    for i in range(len(query_ids)):
-        keep = ~((gallery_ids[order[i]] == query_ids[i]) & (gallery_cameras[order[i]] == query_cameras[i]))
-        found = matches[i][keep].astype(np.int32)
+    for order, identity, camera in zip(np.argsort(distances, axis=1), query_ids, query_cameras, strict=True):
+        same = gallery_ids[order] == identity
+        found = same[~(same & (gallery_cameras[order] == camera))]
         if found.any():
-            cumulative = found.cumsum() / (np.arange(len(found)) + 1.0)
-            precisions.append((cumulative * found).sum() / found.sum())
+            precisions.append((found.cumsum() / np.arange(1, len(found) + 1))[found].mean())
     return float(np.mean(precisions))
 
 
@@ -291,14 +205,10 @@ def evaluation(sizes: Sizes, _device: str) -> list[dict]:
     distances = rng.random(shape, np.float32)
     distances -= 0.3 * (ids[0][:, None] == ids[1][None])
     some = (distances[:few], ids[0][:few], ids[1], cameras[0][:few], cameras[1])
-    off = abs(metrics.cmc_map(*some).mAP - textbook(*some))
-    plain = (f"textbook NumPy, by {few} queries", partial(textbook, *some), few / sizes.queries)
+    plain = f"textbook NumPy, by {few} queries", partial(textbook, *some), few / sizes.queries
     everything = partial(metrics.cmc_map, distances, *ids, *cameras)
-    note = f"{shape[0]} x {shape[1]}; mAP differs from the textbook's by {off:.1e}"
-    return [item("CMC and mAP", "s", everything, 1, plain, None, min(3, sizes.rounds), note)]
-
-
-# --- matching ---
+    note = f"{shape[0]} x {shape[1]}"
+    return [item("CMC and mAP", "s", everything, 1, plain, min(3, sizes.rounds), note)]
 
 
 def random_features(count: int, sizes: Sizes, views: int = 1, parts: bool = True) -> Features:
@@ -323,23 +233,20 @@ def search(sizes: Sizes, device: str) -> list[dict]:
     query, gallery = (random_features(n, sizes, v).to(device) for n, v in ((count, views), (sizes.parts, 1)))
     match = partial(matching.region_distances, model)
     every, pairs = partial(match, query, gallery), count * sizes.parts
-    each = flops(every) / pairs
     one_by_one = lambda: [match(query[:1], gallery[j : j + 1]) for j in range(few)]  # noqa: E731
-    plain, bound = ("pair by pair", one_by_one, few), product(sizes, each, torch.float32, device)
-    note = f"{count} queries in {views} views, {sizes.channels} channels, {each / 1e6:.2f} MFLOP a pair"
-    found = [item(f"part to part, {views} views", "pairs/s", every, pairs, plain, bound, sizes.rounds, note)]
+    note, plain = f"{count} queries, {sizes.channels} channels", ("pair by pair", one_by_one, few)
+    found = [item(f"part to part, {views} views", "pairs/s", every, pairs, plain, sizes.rounds, note)]
     shortlist = partial(match, query, gallery, matching.nearest(query, gallery, length)[1])
     whole, note = ("the whole gallery part to part", every, count), f"a query, its {length} nearest of {sizes.parts}"
-    found.append(item("part step", "s", shortlist, count, whole, rounds=sizes.rounds, note=note))
-    a_picture = sum(value.nbytes for value in vars(gallery).values()) / sizes.parts / 2**30
-    query, note = random_features(sizes.searched, sizes, parts=False).to(device), f"a query of {sizes.searched}"
+    found.append(item("part step", "s", shortlist, count, whole, sizes.rounds, note))
+    a_picture = sum(value.nbytes for value in vars(gallery).values()) / sizes.parts / 2**20
+    found.append(fact("features of a gallery picture", a_picture, "MiB", "kept on the disk, if there are many"))
+    query = random_features(sizes.searched, sizes, parts=False).to(device)
     for count in sizes.galleries:
-        embeddings = random_features(count, sizes, parts=False).to(device)
-        bound = product(sizes, 2 * count * sizes.width, torch.float32, device)
-        step = partial(matching.nearest, query, embeddings, how.shortlist)
-        found.append(item(f"global step, {count}", "s", step, sizes.searched, None, bound, min(3, sizes.rounds), note))
-        found.append(fact(f"features, {count}", count * a_picture, "GiB", note="kept on the disk, if large"))
+        step = partial(matching.nearest, query, random_features(count, sizes, parts=False).to(device), how.shortlist)
+        note = f"a query of {sizes.searched}"
+        found.append(item(f"global step, {count}", "s", step, sizes.searched, None, min(3, sizes.rounds), note))
     return found
 
 
-ITEMS = (training_batches, training_step, stages, evaluation, search)
+ITEMS = (training_batches, training_step, evaluation, search)

@@ -54,9 +54,7 @@ def _charts():
     yield plots.gate_histogram(
         {name: torch.randn(30) for name in ("partial", "partial, canvas's shape", "whole", "odd")}
     )
-    entries = bench.read()
-    yield plots.speed(entries | {"another": next(iter(entries.values()))})
-    yield plots.gallery_cost(entries)
+    yield plots.speed(bench.read())
 
 
 def _boards():
@@ -165,7 +163,7 @@ def test_a_notebook_shows_figures_in_all_their_colours_as_wide_as_its_text(drawi
 
 
 def test_a_caption_stands_below_and_in_the_file_and_not_twice(tmp_path):
-    figure = plots.caption(plots.gallery_cost(bench.read()), "3 of 12 pictures")
+    figure = plots.caption(plots.speed(bench.read()), "3 of 12 pictures")
     words = f"3 of 12 pictures; {NOTE}"
     first, again = plots.notebook_picture(figure), plots.notebook_picture(figure)
     assert first == again and figure.texts == [] and first["text/plain"] == words
@@ -177,7 +175,7 @@ def test_a_caption_stands_below_and_in_the_file_and_not_twice(tmp_path):
     assert pdf == path.with_suffix(".pdf").read_bytes() and words.encode() in pdf
     plots.note("")
     try:
-        bare = shown(plots.gallery_cost(bench.read()))[0]
+        bare = shown(plots.speed(bench.read()))[0]
     finally:
         plots.note(NOTE)
     assert shown(figure)[0].height > bare.height  # the caption takes room of its own

@@ -192,44 +192,26 @@ def forest(table: pandas.DataFrame, label: str, zero: bool = True) -> Figure:
 
 @styled()
 def speed(entries: dict[str, dict]) -> Figure:
-    """Recorded benchmarks, a bar for each machine's run: speed against the reference, and share of the bound."""
+    """Recorded benchmarks by machine: speed against the reference, and a query's time by the size of the gallery."""
     tables = {name: pandas.DataFrame(entry["items"]).set_index("name") for name, entry in entries.items()}
-    columns = {"ratio": "speed, times the reference", "share_of_bound": "share of the machine's bound"}
-    whole = pandas.concat({name: table[list(columns)] for name, table in tables.items()}, axis=1).astype(float)
-    whole = whole.dropna(how="all")
-    figure, axes = _panels(2, 0.8 + 0.13 * len(whole) * len(entries), sharey=True)
-    for one, (column, label) in zip(axes, columns.items(), strict=True):
-        whole.xs(column, axis=1, level=1).plot.barh(ax=one, width=0.8, legend=False, color=PALETTE, xlabel=label)
-        for i, bars in enumerate(one.containers):
-            one.bar_label(bars, [f"{v:.3g}" if v else "" for v in bars.datavalues], padding=2, fontsize=7)
-            for bar in bars:
-                bar.set_hatch("/" * (i % 3))
-        one.set_ylabel("")
-        one.grid(axis="y", visible=False)
-        one.margins(x=0.2)
-    axes[0].invert_yaxis()
-    axes[0].axvline(1, color="black", lw=1, ls="--")
-    axes[0].set_xscale("log")
-    _legend(figure, axes)
-    return figure
-
-
-@styled()
-def gallery_cost(entries: dict[str, dict]) -> Figure:
-    """The cost of a larger gallery: seconds a query of the global and of the part step, and GiB of kept features."""
-    figure, axes = _panels(2, 2.7)
-    for i, (machine, entry) in enumerate(entries.items()):  # in `speed`'s colours
-        found = {row["name"]: row["value"] for row in entry["items"]}
-        look = {"label": machine, "color": PALETTE[i % 10], "ls": STROKES[i % 4], "marker": MARKERS[i % 10]}
-        for one, stem in zip(axes, ("global step", "features"), strict=True):
-            points = [(int(k.rpartition(", ")[2]), v) for k, v in found.items() if k.startswith(f"{stem}, ")]
-            if points:
-                one.plot(*zip(*points, strict=True), **look)
-        if "part step" in found:
-            axes[0].axhline(found["part step"], color=look["color"], lw=1, ls=":")
-    axes[0].set(title="one query: global step, and (dotted) part step", ylabel="time, s", xlabel="gallery pictures")
-    axes[1].set(title="kept features", ylabel="size, GiB", xlabel="gallery pictures")
-    for one in axes:
-        one.set(xscale="log", yscale="log")
-    _legend(figure, axes)
+    ratios = pandas.DataFrame({name: table.ratio.astype(float) for name, table in tables.items()}).dropna(how="all")
+    figure, (bars, lines) = _panels(2, 1.6 + 0.16 * len(ratios) * len(entries))
+    ratios.plot.barh(ax=bars, width=0.8, legend=False, color=PALETTE, logx=True, xlabel="speed, times the reference")
+    for i, table in enumerate(tables.values()):
+        bars.bar_label(bars.containers[i], fmt="%.3g", padding=2, fontsize=7)
+        for bar in bars.containers[i]:
+            bar.set_hatch("/" * (i % 3))
+        look = {"color": PALETTE[i % 10], "ls": STROKES[i % 4], "marker": MARKERS[i % 10]}
+        steps = table.value[table.index.str.startswith("global step, ")]
+        lines.plot([int(step.rpartition(" ")[2]) for step in steps.index], steps, **look)
+        for part in table.value[table.index == "part step"]:
+            lines.axhline(part, color=look["color"], lw=1, ls=":")
+    bars.invert_yaxis()
+    bars.axvline(1, color="black", lw=1, ls="--")
+    bars.margins(x=0.2)
+    bars.set_ylabel("")
+    bars.grid(axis="y", visible=False)
+    lines.set(xscale="log", yscale="log", xlabel="gallery pictures", ylabel="time of a query, s")
+    lines.set_title("global step; dotted: part step")
+    _legend(figure, [bars])
     return figure
