@@ -103,10 +103,12 @@ def rank(
     names = [printable(path.stem) for path in query]
     boxes, partial = queries.box[:, 0].cpu(), queries.gate.cpu() > 0
     figure = plots.ranking(query_bank, boxes, partial, shown_bank, order, regions, limit=SHOWN, names=names)
-    counts = f"own pictures: {min(len(query), SHOWN)} of {len(query)} queries, {len(files)} gallery pictures"
-    plots.caption(figure, f"{counts}; {method} of a {model.recipe.profile} run, seed {seed}")
+    counts = f"{len(query)} own pictures" if len(query) > 1 else "one own picture"
     if len(query) > SHOWN:
-        print(f"{out / 'ranking.png'} shows the first {SHOWN} of {len(query)} queries; ranking.csv has them all")
+        counts = f"the first {SHOWN} of {counts}"
+        print(f"{out / 'ranking.png'} shows {counts}; ranking.csv has them all")
+    source = f"{len(files)} gallery pictures; {method} of a {model.recipe.profile} run, seed {seed}"
+    plots.caption(figure, f"{counts} as queries, {source}")
     plots.save(figure, out / "ranking.png")
     return table
 

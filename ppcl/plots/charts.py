@@ -69,8 +69,7 @@ def live_curves(logs: dict[str, Path | str], columns: dict[str, str], every: flo
     if progress.HEADLESS in os.environ or not progress.in_notebook():
         yield
         return
-    logs = {name: Path(path) for name, path in logs.items()}
-    handle, before = display(HTML(""), display_id=True), _sizes(logs)
+    handle, before = display(HTML(""), display_id=True), _written(logs)
     with progress.meanwhile(_redraw, handle, logs, columns, every, before):
         yield
 
@@ -79,20 +78,16 @@ def _redraw(handle, logs: dict, columns: dict, every: float, before: dict, done:
     ended = False
     while not ended:
         ended = done.wait(every)
-        if (now := _sizes(logs)) != before:
+        if (now := _written(logs)) != before:
             before = now
-            handle.update(notebook_picture(curves(_written(logs), columns)), raw=True)
+            tables = {name: pandas.read_json(io.StringIO(text), lines=True) for name, text in now.items()}
+            handle.update(notebook_picture(curves(tables, columns)), raw=True)
 
 
-def _sizes(logs: dict[str, Path]) -> dict[str, int]:
-    return {name: path.stat().st_size for name, path in logs.items() if path.is_file() and path.stat().st_size}
-
-
-def _written(logs: dict[str, Path]) -> dict[str, pandas.DataFrame]:
-    """The logs on disk, without a last line that is still being written."""
-    texts = {name: logs[name].read_text(encoding="utf-8") for name in _sizes(logs)}
-    whole = {name: text[: text.rfind("\n") + 1] for name, text in texts.items()}
-    return {name: pandas.read_json(io.StringIO(text), lines=True) for name, text in whole.items() if text}
+def _written(logs: dict[str, Path | str]) -> dict[str, str]:
+    """The text of the logs on disk, without a last line that is still being written."""
+    texts = {name: Path(path).read_text(encoding="utf-8") for name, path in logs.items() if Path(path).is_file()}
+    return {name: whole for name, text in texts.items() if (whole := text.rpartition("\n")[0])}
 
 
 @styled()

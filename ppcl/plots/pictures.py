@@ -3,6 +3,8 @@
 They take arrays and banks of pictures, and know no data set and no network.
 """
 
+import textwrap
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -138,10 +140,11 @@ def ranking(
 
     queries, gallery: ImageBanks; boxes `(Q, 4)` and partial `(Q,)`, the layout; order `(Q, top)`, indices into the
     gallery; regions: for each query the boxes located in the first pictures `(<= top, 4)`; correct bool `(Q, top)`,
-    framed green with a tick or red with a cross; names: of the queries, at their left. At most `limit` queries.
+    framed green with a tick or red with a cross; names: of the queries, at their left (of long ones the end). At most
+    `limit` queries.
     """
     order, rectified = np.asarray(order)[:limit], bool(torch.as_tensor(partial).any())
-    labels = [name if len(name) < 12 else f"{name[:10]}…" for name in names[:limit]]
+    labels = [textwrap.fill(name if len(name) < 34 else f"…{name[-32:]}", 11) for name in names[:limit]]
     heads = heads or ["query", *["rectified"] * rectified, *map(str, range(1, order.shape[1] + 1))]
     located = regions is not None
     figure, axes = board(len(order), len(heads), _aspect(gallery.images), 0.2 * LINE, labels, heads, located)
