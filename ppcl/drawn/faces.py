@@ -1,7 +1,7 @@
 """Drawn faces in the layouts of CASIA-WebFace and LFW with its pairs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
@@ -9,8 +9,7 @@ import numpy as np
 
 from ..disk.files import write_text
 from .face_looks import face_of
-from .face_paint import paint_face
-from .face_pose import draw_mood, frame_of, turn
+from .face_paint import draw_mood, frame_of, paint_face
 from .looks import Rng, channels, near_grey
 from .paint import Noise
 from .records import Picture, claim, draw_pictures, spread
@@ -115,9 +114,9 @@ def _inside(rng: Rng) -> np.ndarray:
 
 def _photograph(pixels: np.ndarray, rng: Rng) -> bytes:
     """JPEG that a camera makes of pixels (3, SIDE, SIDE), sometimes grey."""
-    camera = make_camera(rng)
-    gain = camera.gain**MILD * rng.uniform(0.93, 1.08)
-    image = expose(pixels, replace(camera, gain=gain, gamma=camera.gamma**MILD, black=camera.black * MILD))
+    camera = make_camera(rng, MILD)
+    camera.gain *= rng.uniform(0.93, 1.08)
+    image = expose(pixels, camera)
     if rng.random() < GREY:
         image = image.convert("L").convert("RGB")
     blur = camera.blur * rng.uniform(0.5, 1.5)
@@ -131,7 +130,7 @@ def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, 
 
     def render() -> bytes:
         face = face_of(seed, *picture.key[:2])
-        pixels, cover = turn(paint_face(face, mood, noise, rng), face, mood, SIDE)
+        pixels, cover = paint_face(face, mood, noise, rng, SIDE)
         pixels = pixels + (1 - cover) * _background(rng, noise)
         return _photograph(pixels * _inside(rng) if rng.random() < CORNERS else pixels, rng)
 

@@ -164,16 +164,9 @@ def bag_parts(looks: SimpleNamespace, pose: SimpleNamespace) -> list[Part]:
 
 def _from_above(part: Part, above: float) -> Part:
     """A part seen by a camera above the heads: larger near the head, smaller near the feet, which stay in place."""
-
-    def size(y: float | np.ndarray) -> float | np.ndarray:
-        return 1 + above * (0.5 - y)
-
-    def seen(point: Point) -> Point:
-        x, y = point
-        return x * size(y), y * (1 + above / 2) - above * y * y / 2
-
-    radii = part.radii * size(np.linspace(part.p[1], part.q[1], len(part.radii)))
-    return replace(part, p=seen(part.p), q=seen(part.q), radii=tuple(radii.tolist()))
+    p, q = ((x * (1 + above * (0.5 - y)), y * (1 + above / 2) - above * y * y / 2) for x, y in (part.p, part.q))
+    radii = part.radii * (1 + above * (0.5 - np.linspace(part.p[1], part.q[1], len(part.radii))))
+    return replace(part, p=p, q=q, radii=tuple(radii.tolist()))
 
 
 def draw_figure(canvas: Canvas, looks: SimpleNamespace, pose: SimpleNamespace, above: float) -> None:

@@ -126,15 +126,11 @@ def pattern_mask(cloth: Cloth, patch: Patch, yaw: float, noise: Noise) -> np.nda
         case "streaks":
             return np.clip(0.4 + 0.5 * _sample(noise.soft, patch.along * 90, patch.across * 75), 0, 1)
         case "head":
-            return _hair_mask(cloth.period, front, left, patch.share)
+            # hair down to `period` (share of the head's height) over the face, to the nape behind; and the eyes
+            edge = cloth.period + 0.62 * np.clip((0.35 - front) * 2.2, 0, 1) * (cloth.period > 0)
+            eyes = 0.5 * _band(patch.share - 0.52, 0.05) * _band(np.abs(left) - 0.38, 0.22) * (front > 0.4)
+            return np.maximum(np.clip((edge - patch.share) * 12 + 0.5, 0, 1), eyes)
     raise ValueError(f"unknown pattern {cloth.pattern!r}")
-
-
-def _hair_mask(line: float, front: np.ndarray, left: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Hair on a head: down to `line` (share of the head's height) over the face, to the nape behind; and the eyes."""
-    edge = line + 0.62 * np.clip((0.35 - front) * 2.2, 0, 1) * (line > 0)
-    eyes = 0.5 * _band(share - 0.52, 0.05) * _band(np.abs(left) - 0.38, 0.22) * (front > 0.4)
-    return np.maximum(np.clip((edge - share) * 12 + 0.5, 0, 1), eyes)
 
 
 def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarray:

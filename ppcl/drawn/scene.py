@@ -4,7 +4,7 @@ Coordinates are those of the figure, in body heights; pixels are float32 sRGB (3
 """
 
 import io
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -23,22 +23,15 @@ CLUTTER = 2.2  # mean number of things behind the person
 MILD = 0.4  # METHOD.md §7: camera deviations, relative to the strong ones of the first trial
 
 
-@dataclass(frozen=True)
-class Camera:
-    """Distortion by a camera: gain per channel, gamma, black level, blur in output pixels, noise deviation."""
+def make_camera(rng: Rng, mild: float = 1.0) -> SimpleNamespace:
+    """Draw a camera's gain per channel, gamma, black level, blur in output pixels, and deviation of noise.
 
-    gain: np.ndarray
-    gamma: float
-    black: float
-    blur: float
-    noise: float
-
-
-def make_camera(rng: Rng) -> Camera:
-    """Draw a camera of moderate quality."""
-    gain = np.exp(rng.normal(0, 0.25 * MILD) + rng.normal(0, 0.12 * MILD, 3))
-    gamma = float(np.exp(rng.normal(0, 0.3 * MILD)))
-    return Camera(gain, gamma, *rng.uniform((0.0, 0.25, 0.003), (0.06, 0.8, 0.015)))
+    `mild`: how far colours depart from the scene's, in proportion to a surveillance camera's.
+    """
+    gain = np.exp(rng.normal(0, 0.25 * MILD) + rng.normal(0, 0.12 * MILD, 3)) ** mild
+    gamma = float(np.exp(rng.normal(0, 0.3 * MILD))) ** mild
+    black, blur, noise = rng.uniform((0.0, 0.25, 0.003), (0.06, 0.8, 0.015))
+    return SimpleNamespace(gain=gain, gamma=gamma, black=black * mild, blur=blur, noise=noise)
 
 
 def crop_noise(field: np.ndarray, rng: Rng, shape: tuple[int, int], stretch: Point = (1, 1)) -> np.ndarray:
@@ -59,7 +52,14 @@ def draw_background(canvas: Canvas, rng: Rng) -> None:
         pixels[:, wall] = channels(vary(rng, WALLS[int(rng.integers(len(WALLS)))], 0.2, 0.02))
         if rng.random() < 0.4:
             pixels[:, np.abs(canvas.ys - floor) < rng.uniform(0.005, 0.02)] *= rng.uniform(0.4, 0.9)
-    _bands(canvas, rng, wall)
+    for rows in (~wall, wall):  # seams of tiles, planks or bricks
+        if rows.any() and rng.random() < 0.35:
+            period, strength, slant = rng.uniform(0.05, 0.3), rng.uniform(0.04, 0.25), rng.normal(0, 0.4)
+            grid = canvas.ys[rows, None] + np.float32(slant) * canvas.xs
+            if rng.random() < 0.4:
+                grid = canvas.xs + np.float32(slant) * canvas.ys[rows, None]
+            seam = (grid / np.float32(period)) % 1 < rng.uniform(0.06, 0.5)
+            pixels[:, rows] *= 1 - np.float32(strength) * seam
     height, width = shape
     slope = rng.normal(0, 0.14) * np.linspace(-1, 1, height)[:, None] + rng.normal(0, 0.10) * np.linspace(-1, 1, width)
     rough = rng.uniform(0.02, 0.07) * crop_noise(noise.soft, rng, shape, tuple(rng.uniform(0.6, 3.0, 2)))
@@ -67,19 +67,9 @@ def draw_background(canvas: Canvas, rng: Rng) -> None:
     pixels *= (1 + slope + rough).astype(np.float32)
     for _ in range(rng.poisson(CLUTTER)):
         _clutter(canvas, rng, floor)
-    _shadow(canvas, rng)
-
-
-def _bands(canvas: Canvas, rng: Rng, wall: np.ndarray) -> None:
-    """Darken the seams of tiles, planks or bricks, on the ground, on the wall, or on neither."""
-    for rows, chance in ((~wall, 0.35), (wall, 0.35)):
-        if rows.any() and rng.random() < chance:
-            period, strength, slant = rng.uniform(0.05, 0.3), rng.uniform(0.04, 0.25), rng.normal(0, 0.4)
-            grid = canvas.ys[rows, None] + np.float32(slant) * canvas.xs
-            if rng.random() < 0.4:
-                grid = canvas.xs + np.float32(slant) * canvas.ys[rows, None]
-            seam = (grid / np.float32(period)) % 1 < rng.uniform(0.06, 0.5)
-            canvas.pixels[:, rows] *= 1 - np.float32(strength) * seam
+    x, wide, strength = rng.normal(0, 0.05), rng.uniform(0.10, 0.22), rng.uniform(0.1, 0.5)
+    reach = ((canvas.xs - x) / wide) ** 2 + ((canvas.ys[:, None] - 0.985) / rng.uniform(0.02, 0.05)) ** 2
+    pixels *= (1 - strength * np.exp(-reach)).astype(np.float32)
 
 
 def _clutter(canvas: Canvas, rng: Rng, floor: float) -> None:
@@ -114,13 +104,6 @@ def _bystander(canvas: Canvas, rng: Rng, top: Point, size: float) -> None:
     limb(0, 0.03, 0, 0.11, (0.045, 0.048, 0.035), other.hair_cloth if rng.random() < 0.5 else other.skin)
 
 
-def _shadow(canvas: Canvas, rng: Rng) -> None:
-    """Darken the ground about the feet."""
-    x, wide, strength = rng.normal(0, 0.05), rng.uniform(0.10, 0.22), rng.uniform(0.1, 0.5)
-    reach = ((canvas.xs - x) / wide) ** 2 + ((canvas.ys[:, None] - 0.985) / rng.uniform(0.02, 0.05)) ** 2
-    canvas.pixels[:] *= (1 - strength * np.exp(-reach)).astype(np.float32)
-
-
 def draw_occluder(canvas: Canvas, rng: Rng, cover: float) -> None:
     """An occluder that hides about `cover` (0..1) of the canvas: a car, a bin, a pole, or a passer-by."""
     left, right, top, bottom = canvas.xs[0], canvas.xs[-1], canvas.ys[0], canvas.ys[-1]
@@ -129,7 +112,12 @@ def draw_occluder(canvas: Canvas, rng: Rng, cover: float) -> None:
     kind = rng.choice(["car", "bin", "pole", "person"], p=[0.3, 0.25, 0.2, 0.25])
     edge = right if side > 0 else left
     if kind == "car":
-        _car(canvas, rng, (left + wide / 2, bottom - cover * high), wide, cloth)
+        x, y = left + wide / 2 + rng.normal(0, 0.3) * wide, bottom - cover * high
+        pane, lamp = (Cloth(colour, folds=0.1) for colour in ((0.10, 0.12, 0.14), (0.75, 0.72, 0.65)))
+        paint(canvas, Part(0, (x - wide * 1.3, y + 0.25), (x + wide * 1.3, y + 0.25), (0.25, 0.25), cloth, cap=0.3))
+        paint(canvas, Part(0, (x - wide * 0.5, y + 0.05), (x + wide * 0.6, y + 0.05), (0.022, 0.026), pane))
+        x += wide * rng.uniform(-0.5, 0.5)
+        paint(canvas, Part(0, (x, y + 0.13), (x + 0.05, y + 0.13), (0.014, 0.014), lamp))
     elif kind == "bin":
         half = wide * min(0.95, max(cover * 1.3, cover**0.5)) / 2
         tall = cover * wide * high / (2 * half)
@@ -143,18 +131,7 @@ def draw_occluder(canvas: Canvas, rng: Rng, cover: float) -> None:
         _bystander(canvas, rng, head, rng.uniform(1.0, 1.2))
 
 
-def _car(canvas: Canvas, rng: Rng, top: Point, wide: float, cloth: Cloth) -> None:
-    """The bonnet or boot of a car across the lower edge, with its pane and a lamp."""
-    x, y = top[0] + rng.normal(0, 0.3) * wide, top[1]
-    paint(canvas, Part(0, (x - wide * 1.3, y + 0.25), (x + wide * 1.3, y + 0.25), (0.25, 0.25), cloth, cap=0.3))
-    pane = Cloth((0.10, 0.12, 0.14), folds=0.1)
-    paint(canvas, Part(0, (x - wide * 0.5, y + 0.05), (x + wide * 0.6, y + 0.05), (0.022, 0.026), pane, cap=1.0))
-    lamp = Cloth((0.75, 0.72, 0.65), folds=0.1)
-    spot = x + wide * rng.uniform(-0.5, 0.5)
-    paint(canvas, Part(0, (spot, y + 0.13), (spot + 0.05, y + 0.13), (0.014, 0.014), lamp))
-
-
-def expose(pixels: np.ndarray, camera: Camera) -> Image.Image:
+def expose(pixels: np.ndarray, camera: SimpleNamespace) -> Image.Image:
     """Picture of pixels (3, H, W) with a camera's gain, gamma and black level."""
     tone = np.clip(pixels * channels(camera.gain), 0.001, 1) ** np.float32(camera.gamma)
     tone = camera.black + (1 - camera.black) * tone
@@ -167,7 +144,7 @@ def develop(image: Image.Image, blur: float, grain: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
 
 
-def record(canvas: Canvas, camera: Camera, rng: Rng) -> Image.Image:
+def record(canvas: Canvas, camera: SimpleNamespace, rng: Rng) -> Image.Image:
     """Record the canvas as a camera does: uneven light, halved in size, recoloured, blurred, noisy."""
     pixels = canvas.pixels
     height, width = pixels.shape[1:]
