@@ -87,43 +87,32 @@ def draw_cloth(rng: Rng, patterns: dict[str, float]) -> Cloth:
 
 def draw_looks(rng: Rng) -> SimpleNamespace:
     """Draw all features that identify a person."""
-    sleeve = float(rng.choice([0.0, 0.28, 0.38, 1.0], p=[0.04, 0.22, 0.12, 0.62]))
-    hem = float(rng.choice([0.52, 0.57, 0.66, 0.76], p=[0.3, 0.45, 0.17, 0.08])) + rng.uniform(-0.015, 0.015)
-    upper = SimpleNamespace(
-        sleeve=sleeve,  # share of the arm that is covered, 0..1
-        hem=hem,  # y of the lower edge
-        cloth=draw_cloth(rng, UPPER_PATTERNS),
-        loose=rng.uniform(0.95, 1.2),  # factor on widths
-    )
-    skirt = bool(rng.random() < 0.14)
-    cut = float(rng.choice([0.95, 0.74, 0.62], p=[0.2, 0.6, 0.2] if skirt else [0.8, 0.16, 0.04]))
-    lower = SimpleNamespace(
-        skirt=skirt,  # trousers otherwise
-        cloth=draw_cloth(rng, LOWER_PATTERNS),
-        hem=cut + rng.uniform(-0.02, 0.01),
-        loose=rng.uniform(0.85, 1.25),
-    )
-    skin = Cloth(vary(rng, SKINS[int(rng.choice(4, p=[0.4, 0.35, 0.15, 0.1]))], 0.05), folds=0.04)
-    hair = pick(rng, HAIRS)
+    looks, upper, lower = SimpleNamespace(), SimpleNamespace(), SimpleNamespace()
+    looks.upper, looks.lower = upper, lower
+    upper.sleeve = float(rng.choice([0.0, 0.28, 0.38, 1.0], p=[0.04, 0.22, 0.12, 0.62]))  # covered share of the arm
+    upper.hem = float(rng.choice([0.52, 0.57, 0.66, 0.76], p=[0.3, 0.45, 0.17, 0.08])) + rng.uniform(-0.015, 0.015)
+    upper.cloth = draw_cloth(rng, UPPER_PATTERNS)
+    upper.loose = rng.uniform(0.95, 1.2)  # factor on widths
+    lower.skirt = bool(rng.random() < 0.14)  # trousers otherwise
+    cut = float(rng.choice([0.95, 0.74, 0.62], p=[0.2, 0.6, 0.2] if lower.skirt else [0.8, 0.16, 0.04]))
+    lower.cloth = draw_cloth(rng, LOWER_PATTERNS)
+    lower.hem = cut + rng.uniform(-0.02, 0.01)
+    lower.loose = rng.uniform(0.85, 1.25)
+    looks.skin = Cloth(vary(rng, SKINS[int(rng.choice(4, p=[0.4, 0.35, 0.15, 0.1]))], 0.05), folds=0.04)
+    looks.hair = pick(rng, HAIRS)
     tone = HAIR_COLOURS[int(rng.choice(4, p=[0.45, 0.27, 0.16, 0.12]))]
-    if hair == "cap":
-        hair_cloth = draw_cloth(rng, {"plain": 1.0})
+    if looks.hair == "cap":
+        looks.hair_cloth = draw_cloth(rng, {"plain": 1.0})
     else:
         tone = vary(rng, tone)
         light = tuple(min(0.9, 1.25 * c + 0.05) for c in tone)
-        hair_cloth = Cloth(tone, light, "streaks", folds=0.12, weave=0.05, phase=rng.random())
-    shoes = Cloth(vary(rng, (0.1, 0.09, 0.09) if rng.random() < 0.6 else tuple(rng.uniform(0.2, 0.85, 3))), folds=0.08)
-    return SimpleNamespace(
-        upper=upper,
-        lower=lower,
-        skin=skin,
-        hair=hair,
-        hair_cloth=hair_cloth,  # or the cloth of a cap
-        shoes=shoes,
-        bag_cloth=replace(draw_cloth(rng, {"plain": 0.7, "yoke": 0.3}), period=0.04),
-        bag=pick(rng, BAGS),
-        build=rng.uniform(0.86, 1.16),  # factor on widths, thin to heavy
-    )
+        looks.hair_cloth = Cloth(tone, light, "streaks", folds=0.12, weave=0.05, phase=rng.random())
+    tone = (0.1, 0.09, 0.09) if rng.random() < 0.6 else tuple(rng.uniform(0.2, 0.85, 3))
+    looks.shoes = Cloth(vary(rng, tone), folds=0.08)
+    looks.bag_cloth = replace(draw_cloth(rng, {"plain": 0.7, "yoke": 0.3}), period=0.04)
+    looks.bag = pick(rng, BAGS)
+    looks.build = rng.uniform(0.86, 1.16)  # factor on widths, thin to heavy
+    return looks
 
 
 @lru_cache(maxsize=64)

@@ -4,6 +4,7 @@ Every solid thing, in people and in scenery, is a tube: an axis with a radius th
 body heights on the screen, x right and y down. A body turned by `yaw` faces the camera at 0, the right side at pi/2.
 """
 
+from collections import namedtuple
 from dataclasses import dataclass
 from functools import cache
 from math import cos, hypot, pi, sin
@@ -20,12 +21,8 @@ ROUND = np.float32(0.8)  # 1: a tube's edge faces fully away; less looks like cl
 AMBIENT = 0.52  # light that reaches every surface; the rest comes from one direction
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Periodic noise fields of mean 0 and deviation 1, (NOISE_SIZE, NOISE_SIZE): broad and pixel-fine."""
-
-    soft: np.ndarray
-    fine: np.ndarray
+# Periodic noise fields of mean 0 and deviation 1, (NOISE_SIZE, NOISE_SIZE): broad and pixel-fine.
+Noise = namedtuple("Noise", "soft fine")
 
 
 @dataclass(frozen=True)

@@ -54,60 +54,35 @@ SCALES = {
 }
 
 
-def _market(scale: Scale) -> Iterator[Picture]:
-    """Training, query and gallery pictures; cameras alternate, so every query has a match in another camera."""
+def _plan(scale: Scale) -> Iterator[Picture]:
+    """Yield all pictures of a scale."""
 
-    def picture(folder: str, identity: int, *key: int, kind: str = "whole") -> Picture:
-        camera = (key[1] * 5 + key[2]) % CAMERAS + 1
+    def market(folder: str, identity: int, *key: int, kind: str = "whole") -> Picture:
+        camera = (key[1] * 5 + key[2]) % CAMERAS + 1  # they alternate, so every query has a match in another camera
         label = f"{identity:04d}" if identity >= 0 else "-1"
         file = f"{folder}/{label}_c{camera}s1_{key[1] * 50 + key[2]:06d}_01.jpg"
         return Picture(MARKET, file, identity, key, camera, kind)
 
     for person, count in enumerate(spread(scale.train[1], scale.train[0])):
-        yield from (picture("bounding_box_train", person + 1, 1, person, number) for number in range(count))
+        yield from (market("bounding_box_train", person + 1, 1, person, number) for number in range(count))
     people, queries, gallery = scale.test
     for person, counts in enumerate(zip(spread(queries, people), spread(gallery, people), strict=True)):
         folders = ["query"] * counts[0] + ["bounding_box_test"] * counts[1]
         for number, folder in enumerate(folders):
-            yield picture(folder, scale.train[0] + person + 1, 2, person, number)
-    yield from (picture("bounding_box_test", 0, 3, person, 0) for person in range(scale.distractors))
-    yield from (picture("bounding_box_test", -1, 4, person, 0, kind="junk") for person in range(scale.junk))
+            yield market(folder, scale.train[0] + person + 1, 2, person, number)
+    yield from (market("bounding_box_test", 0, 3, person, 0) for person in range(scale.distractors))
+    yield from (market("bounding_box_test", -1, 4, person, 0, kind="junk") for person in range(scale.junk))
 
-
-def _reid(scale: Scale) -> Iterator[Picture]:
-    """Whole, partial and occluded pictures; the set names no cameras: 1 stands for the gallery, 0 for queries."""
     people, *counts = scale.reid
     for person in range(people):
         for block, ((kind, folder), count) in enumerate(zip(REID_FOLDERS.items(), counts, strict=True)):
             for i in range(count):
                 file, key = f"{folder}/{person + 1:03d}_{i + 1:03d}.jpg", (5, person, 100 * block + i)
-                yield Picture(REID, file, person + 1, key, int(kind == "whole"), kind)
-
-
-def _ilids(scale: Scale) -> Iterator[Picture]:
-    """One gallery picture and one probe, an upper body, of each identity."""
+                camera = int(kind == "whole")  # the set names none: 1 stands for the gallery, 0 for queries
+                yield Picture(REID, file, person + 1, key, camera, kind)
     for person in range(scale.ilids):
         for number, (folder, kind) in enumerate((("Probe", "upper"), ("Gallery", "whole"))):
             yield Picture(ILIDS, f"{folder}/{person + 1:03d}.jpg", person + 1, (6, person, number), number, kind)
-
-
-def _draw_frame(rng: Rng, market: bool) -> tuple[tuple[int, int], Box]:
-    """Pixel size, and left, top, width and height in body heights, of a detector's crop: tight, nearly centred."""
-    ratio = float(np.clip(RATIO * np.exp(rng.normal(0, RATIO_SPREAD)), *RATIO_RANGE))
-    above, below = rng.uniform(*MARGIN, 2)
-    high = 1 + above + below
-    wide = ratio * high / STRETCH
-    frame = (-wide / 2 + rng.normal(0, 0.04) * wide, -above, wide, high)
-    height = int(rng.integers(HEIGHTS[0], HEIGHTS[1] + 1))
-    return (MARKET_SIZE if market else (round(ratio * height), height)), frame
-
-
-def _badly_cut(rng: Rng, frame: Box) -> Box:
-    """A frame that misses most of the person, like a false detection."""
-    left, top, wide, high = frame
-    size = rng.uniform(0.45, 1.6)
-    x, y = rng.choice([-1, 1]) * rng.uniform(0.35, 0.8) * wide * max(size, 1), rng.uniform(-0.6, 0.6) * high
-    return (left + x, top + y, wide * size, high * size)
 
 
 def _draw_crop(rng: Rng, kind: str, probe: bool) -> Box:
@@ -133,10 +108,19 @@ def _camera(seed: int, dataset: str, view: int):
 def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, tuple[float, ...], Callable]:
     """Draw a picture's geometry; return its kind, its boxes in fractions of the holistic canvas, and its drawing."""
     kind, market = picture.kind, picture.dataset == MARKET
-    size, frame = _draw_frame(rng, market)
+    ratio = float(np.clip(RATIO * np.exp(rng.normal(0, RATIO_SPREAD)), *RATIO_RANGE))
+    above, below = rng.uniform(*MARGIN, 2)
+    high = 1 + above + below
+    wide = ratio * high / STRETCH
+    left, top = -wide / 2 + rng.normal(0, 0.04) * wide, -above
+    height = int(rng.integers(HEIGHTS[0], HEIGHTS[1] + 1))
+    size = MARKET_SIZE if market else (round(ratio * height), height)
     above, cover, (x0, y0, x1, y1) = rng.uniform(0, ABOVE), 0.0, (0, 0, *size)
-    if kind == "junk":
-        kind, frame = "random", _badly_cut(rng, frame)
+    if kind == "junk":  # most of the person is missed, as in a false detection
+        kind, zoom = "random", rng.uniform(0.45, 1.6)
+        left += rng.choice([-1, 1]) * rng.uniform(0.35, 0.8) * wide * max(zoom, 1)
+        top += rng.uniform(-0.6, 0.6) * high
+        wide, high = wide * zoom, high * zoom
     else:
         if kind == "partial":
             kind = str(rng.choice(list(PARTS), p=list(PARTS.values())))
@@ -152,7 +136,7 @@ def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, 
 
     def render() -> bytes:
         view = picture.camera if market else int(rng.integers(1, CAMERAS + 1))
-        canvas = make_canvas(frame, size, noise, rng)
+        canvas = make_canvas((left, top, wide, high), size, noise, rng)
         draw_background(canvas, rng)
         draw_figure(canvas, looks_of(seed, *picture.key[:2]), draw_pose(rng), above)
         if cover:
@@ -160,7 +144,6 @@ def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, 
         image = record(canvas, _camera(seed, picture.dataset, view), rng)
         return jpeg(image.crop((x0, y0, x1, y1)), rng, 70)
 
-    left, top, wide, high = frame
     figure = (-left / wide, (0.5 - top) / high, FIGURE_WIDTH / wide, 1 / high)
     view = ((x0 + x1) / 2 / size[0], (y0 + y1) / 2 / size[1], (x1 - x0) / size[0], (y1 - y0) / size[1])
     return kind, (*figure, above, *view), render
@@ -173,5 +156,4 @@ def draw_people(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | Non
     folder in which other people were drawn, or that holds photographs.
     """
     claim(Path(out), "people", seed, scale, SCALES, FOLDERS.values())
-    pictures = [picture for part in (_market, _reid, _ilids) for picture in part(SCALES[scale])]
-    draw_pictures(Path(out), "people", pictures, FOLDERS, seed, _prepare, quiet)
+    draw_pictures(Path(out), "people", list(_plan(SCALES[scale])), FOLDERS, seed, _prepare, quiet)
