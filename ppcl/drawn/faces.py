@@ -46,35 +46,30 @@ SCALES = {
 }
 
 
-def _counts(people: int, pictures: int, several: int) -> list[int]:
-    """Number of pictures of each person: one each, and the first `several` people share the rest."""
-    return spread(pictures - (people - several), several) + [1] * (people - several)
-
-
-def _names(seed: int, people: int) -> list[str]:
-    """Invented names without repetition."""
+def _lfw_people(scale: Scale, seed: int) -> dict[str, int]:
+    """Invented names without repetition, and the number of pictures of each person, more than one of the first."""
+    people, pictures, several = scale.test
     known = [f"{a + b}_{c + d}" for a, b, c, d in product(*(half.split() for half in FIRST + LAST))]
-    order = np.random.default_rng([seed, 0, SETS[LFW]]).permutation(len(known))
-    return [known[i] for i in order[:people]]
+    order = np.random.default_rng([seed, 0, SETS[LFW]]).permutation(len(known))[:people]
+    counts = spread(pictures - (people - several), several) + [1] * (people - several)
+    return {known[i]: count for i, count in zip(order, counts, strict=True)}
 
 
 def plan_pictures(scale: Scale, seed: int) -> Iterator[Picture]:
     """Yield all pictures of a scale."""
-    labels = [f"{person + 1:07d}" for person in range(scale.train[0])]
-    names = _names(seed, scale.test[0])
     for person, count in enumerate(spread(scale.train[1], scale.train[0])):
-        for n in range(count):
-            yield Picture(WEBFACE, f"{labels[person]}/{n + 1:03d}.jpg", labels[person], (SETS[WEBFACE], person, n))
-    for person, count in enumerate(_counts(*scale.test)):
-        for n in range(count):
-            file = f"{names[person]}/{names[person]}_{n + 1:04d}.jpg"
-            yield Picture(LFW, file, names[person], (SETS[LFW], person, n))
+        label = f"{person + 1:07d}"
+        for number in range(count):
+            yield Picture(WEBFACE, f"{label}/{number + 1:03d}.jpg", label, (SETS[WEBFACE], person, number))
+    for person, (name, count) in enumerate(_lfw_people(scale, seed).items()):
+        for number in range(count):
+            yield Picture(LFW, f"{name}/{name}_{number + 1:04d}.jpg", name, (SETS[LFW], person, number))
 
 
 def draw_pairs(scale: Scale, seed: int) -> str:
     """LFW's table of pairs: folds without common people, equally many same and different pairs, no pair twice."""
     rng = np.random.default_rng([seed, 0, SETS[LFW], 1])
-    names, counts = _names(seed, scale.test[0]), _counts(*scale.test)
+    names, counts = zip(*_lfw_people(scale, seed).items(), strict=True)
     lines = [f"{FOLDS}\t{scale.pairs}"]
     for fold in range(FOLDS):
         people = range(fold, len(names), FOLDS)

@@ -15,15 +15,10 @@ Colour = tuple[float, float, float]
 
 # METHOD.md §7: share of each colour in clothes; the base colours themselves are chosen by eye.
 CLOTHES: tuple[tuple[str, float, Colour], ...] = (
-    ("black", 0.30, (0.075, 0.075, 0.085)),
-    ("denim", 0.16, (0.24, 0.31, 0.44)),
-    ("grey", 0.12, (0.44, 0.44, 0.46)),
-    ("navy", 0.10, (0.11, 0.13, 0.26)),
-    ("white", 0.09, (0.84, 0.84, 0.83)),
-    ("khaki", 0.09, (0.52, 0.45, 0.33)),
-    ("red", 0.05, (0.60, 0.12, 0.14)),
-    ("any", 0.09, (0.0, 0.0, 0.0)),
-)
+    ("black", 0.30, (0.075, 0.075, 0.085)), ("denim", 0.16, (0.24, 0.31, 0.44)), ("grey", 0.12, (0.44, 0.44, 0.46)),
+    ("navy", 0.10, (0.11, 0.13, 0.26)), ("white", 0.09, (0.84, 0.84, 0.83)), ("khaki", 0.09, (0.52, 0.45, 0.33)),
+    ("red", 0.05, (0.60, 0.12, 0.14)), ("any", 0.09, (0.0, 0.0, 0.0)),
+)  # fmt: skip
 FOLDS = (0.04, 0.14)  # METHOD.md §7: shading noise on surfaces
 UPPER_PATTERNS = {
     "plain": 0.40, "jacket": 0.16, "print": 0.13, "hoops": 0.09, "bars": 0.04, "checks": 0.08, "yoke": 0.10,

@@ -6,7 +6,6 @@ body heights on the screen, x right and y down. A body turned by `yaw` faces the
 
 from collections import namedtuple
 from dataclasses import dataclass
-from functools import cache
 from math import cos, hypot, pi, sin
 
 import numpy as np
@@ -18,6 +17,7 @@ Point = tuple[float, float]
 NOISE_SIZE = 512  # side of the periodic noise fields, a power of two so that an index wraps with `&`
 HALO, HALO_DEPTH = 0.025, 0.22  # how far, in body heights, and how much a tube darkens its surroundings
 ROUND = np.float32(0.8)  # 1: a tube's edge faces fully away; less looks like cloth
+SHARES = np.linspace(0, 1, 64)  # of an axis, where radii are tabulated
 AMBIENT = 0.52  # light that reaches every surface; the rest comes from one direction
 
 
@@ -100,34 +100,26 @@ def pattern_mask(cloth: Cloth, patch: Patch, yaw: float, noise: Noise) -> np.nda
         return None
     front = patch.across * np.float32(sin(yaw)) + patch.out * np.float32(cos(yaw))
     left = patch.across * np.float32(cos(yaw)) - patch.out * np.float32(sin(yaw))
-    match cloth.pattern:
-        case "hoops":
-            return _stripes(patch.along, cloth.period)
-        case "bars":
-            return _stripes(left, cloth.period * 6)
-        case "checks":
-            return 0.5 * (_stripes(patch.along, cloth.period) + _stripes(left, cloth.period * 8))
-        case "jacket":
-            return _band(left, cloth.period * (0.75 + 0.5 * patch.share)) * (front > 0)
-        case "print":
-            blot = _sample(noise.soft, patch.along * 900 + 4096 * cloth.phase, left * 90) > -0.5
-            return _band(left, cloth.period) * _band(patch.share - 0.38, 0.17) * (front > 0) * blot
-        case "yoke":
-            return np.clip((0.33 - patch.share) * 40, 0, 1)
-        case "seam":
-            return _band(np.abs(left) - 1, 0.35)
-        case "straps":
-            return _band(np.abs(left) - 0.55, 0.16) * (front > 0) * (patch.share < 0.55)
-        case "sling":
-            return _band(left + 0.85 - 1.6 * patch.share, 0.12)
-        case "streaks":
-            return np.clip(0.4 + 0.5 * _sample(noise.soft, patch.along * 90, patch.across * 75), 0, 1)
-        case "head":
-            # hair down to `period` (share of the head's height) over the face, to the nape behind; and the eyes
-            edge = cloth.period + 0.62 * np.clip((0.35 - front) * 2.2, 0, 1) * (cloth.period > 0)
-            eyes = 0.5 * _band(patch.share - 0.52, 0.05) * _band(np.abs(left) - 0.38, 0.22) * (front > 0.4)
-            return np.maximum(np.clip((edge - patch.share) * 12 + 0.5, 0, 1), eyes)
-    raise ValueError(f"unknown pattern {cloth.pattern!r}")
+    along, share, period = patch.along, patch.share, cloth.period
+    if cloth.pattern == "print":
+        blot = _sample(noise.soft, along * 900 + 4096 * cloth.phase, left * 90) > -0.5
+        return _band(left, period) * _band(share - 0.38, 0.17) * (front > 0) * blot
+    if cloth.pattern == "head":  # hair down to a share of its height, behind to the nape; and the eyes
+        edge = period + 0.62 * np.clip((0.35 - front) * 2.2, 0, 1) * (period > 0)
+        eyes = 0.5 * _band(share - 0.52, 0.05) * _band(np.abs(left) - 0.38, 0.22) * (front > 0.4)
+        return np.maximum(np.clip((edge - share) * 12 + 0.5, 0, 1), eyes)
+    masks = {
+        "hoops": lambda: _stripes(along, period),
+        "bars": lambda: _stripes(left, period * 6),
+        "checks": lambda: 0.5 * (_stripes(along, period) + _stripes(left, period * 8)),
+        "jacket": lambda: _band(left, period * (0.75 + 0.5 * share)) * (front > 0),
+        "yoke": lambda: np.clip((0.33 - share) * 40, 0, 1),
+        "seam": lambda: _band(np.abs(left) - 1, 0.35),
+        "straps": lambda: _band(np.abs(left) - 0.55, 0.16) * (front > 0) * (share < 0.55),
+        "sling": lambda: _band(left + 0.85 - 1.6 * share, 0.12),
+        "streaks": lambda: np.clip(0.4 + 0.5 * _sample(noise.soft, along * 90, patch.across * 75), 0, 1),
+    }
+    return masks[cloth.pattern]()
 
 
 def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarray:
@@ -152,12 +144,6 @@ def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarr
     return pixels
 
 
-@cache
-def _knots(number: int) -> np.ndarray:
-    """Evenly spaced numbers from 0 to 1."""
-    return np.linspace(0, 1, number)
-
-
 def paint(canvas: Canvas, part: Part) -> None:
     """Paint one part over the canvas: the shadow on what lies beneath, then its surface."""
     (px, py), (qx, qy), radii, cap = part.p, part.q, part.radii, part.cap
@@ -180,7 +166,7 @@ def paint(canvas: Canvas, part: Part) -> None:
     if len(radii) == 2:
         radius = np.float32(radii[0]) + np.float32(radii[1] - radii[0]) * share
     else:
-        table = np.interp(_knots(64), _knots(len(radii)), radii).astype(np.float32)
+        table = np.interp(SHARES, np.linspace(0, 1, len(radii)), radii).astype(np.float32)
         radius = table.take((share * 63).astype(np.intp))
     over = (along - inside) * np.float32(1 / cap)
     depth = radius - np.sqrt(aside * aside + over * over)

@@ -5,7 +5,6 @@ METHOD.md §7 says which properties of the drawings make a model useful on photo
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +98,6 @@ def _draw_crop(rng: Rng, kind: str, probe: bool) -> Box:
     return rng.uniform(0, 1 - w), rng.uniform(0, 1 - area / w), w, area / w
 
 
-@cache
-def _camera(seed: int, dataset: str, view: int):
-    """One of the cameras of a set."""
-    return make_camera(np.random.default_rng([seed, 0, [*FOLDERS].index(dataset), view]))
-
-
 def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, tuple[float, ...], Callable]:
     """Draw a picture's geometry; return its kind, its boxes in fractions of the holistic canvas, and its drawing."""
     kind, market = picture.kind, picture.dataset == MARKET
@@ -141,8 +134,8 @@ def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, 
         draw_figure(canvas, looks_of(seed, *picture.key[:2]), draw_pose(rng), above)
         if cover:
             draw_occluder(canvas, rng, cover)
-        image = record(canvas, _camera(seed, picture.dataset, view), rng)
-        return jpeg(image.crop((x0, y0, x1, y1)), rng, 70)
+        camera = make_camera(np.random.default_rng([seed, 0, [*FOLDERS].index(picture.dataset), view]))
+        return jpeg(record(canvas, camera, rng).crop((x0, y0, x1, y1)), rng, 70)
 
     figure = (-left / wide, (0.5 - top) / high, FIGURE_WIDTH / wide, 1 / high)
     view = ((x0 + x1) / 2 / size[0], (y0 + y1) / 2 / size[1], (x1 - x0) / size[0], (y1 - y0) / size[1])
