@@ -48,7 +48,7 @@ STYLES = {
 
 
 def _about(rng: Rng, mean: float, spread: float) -> float:
-    """A normal value, at most two deviations from the mean, so that no single feature identifies a face."""
+    """Draw a normal value, at most two deviations from the mean, so that no single feature identifies a face."""
     return float(mean + SPREAD * spread * np.clip(rng.normal(), -2, 2))
 
 
@@ -117,7 +117,7 @@ def draw_face_looks(rng: Rng) -> SimpleNamespace:
         width=_about(rng, 0.332 if woman else 0.345, 0.013),  # half-width of the head
         # y of the tip, half-width at the wings, half-width of the ridge
         nose=(_about(rng, 0.035, 0.014), _about(rng, 0.068 if woman else 0.077, 0.008), _about(rng, 0.031, 0.005)),
-        tip=_about(rng, 1.0, 0.22),  # how far the nose stands out
+        tip=_about(rng, 1.0, 0.22),  # factor on how far the nose stands out
         bend=_about(rng, 0, 0.005),  # of the nose, sideways
         cheek=_about(rng, 0, 0.5),  # fullness, about -1..1
         ear=rng.uniform(0.0, 0.045),  # how far they stand out
@@ -134,7 +134,7 @@ def draw_face_looks(rng: Rng) -> SimpleNamespace:
 
 @lru_cache(maxsize=64)
 def face_of(seed: int, set_number: int, person: int) -> SimpleNamespace:
-    """The looks of one person of a set; in every five, two share the upper face exactly, another two the lower."""
+    """Features of one person of a set; in every five, two share the upper face exactly, another two the lower."""
     face = draw_face_looks(np.random.default_rng([seed, set_number, person]))
     if person % 5 in (1, 3):
         twin, half = draw_face_looks(np.random.default_rng([seed, set_number, person - 1])), {1: "upper", 3: "lower"}

@@ -19,8 +19,8 @@ LEFT, TOP, WIDE, HIGH = 0.62, 0.70, 149, 144  # the sheet reaches this far left 
 MIDDLE = (0.5, 0.62)  # where the origin lies in an aligned picture
 FRAME = (0.66, 0.80)  # width and height of the frame fixed to the face, upright: the cheeks, and brow to chin
 DOME = 0.26  # depth of the head from its edge to its middle
-EYES_DEPTH = 0.235  # mean depth of eyes, nose and mouth, by which the frame follows a turning head
-AXIS = 0.6  # where a head turns about, as a share of that: aligners hold the features nearly in place
+EYES_DEPTH = 0.235  # mean depth of eyes, nose and mouth, which moves the frame as the head turns
+AXIS = 0.6  # depth of the axis of rotation as a share of EYES_DEPTH: aligners hold the features nearly in place
 X = ((np.arange(WIDE, dtype=np.float32) + 0.5) / GRID - LEFT)[None]  # coordinates of the sheet's pixels
 Y = ((np.arange(HIGH, dtype=np.float32) + 0.5) / GRID - TOP)[:, None]
 
@@ -41,7 +41,7 @@ def draw_mood(rng: Rng) -> SimpleNamespace:
         smile=float(rng.choice([rng.uniform(-0.4, 0.2), rng.uniform(0.2, 1.0)])),
         gape=max(0.0, rng.uniform(-0.05, 0.045)),  # how far the mouth is open
         raised=rng.normal(0, 0.008),  # brows, up
-        open=float(np.clip(rng.normal(1.0, 0.18), 0.5, 1.3)) if rng.random() > 0.04 else 0.1,  # eyes
+        open=float(np.clip(rng.normal(1.0, 0.18), 0.5, 1.3)) if rng.random() > 0.04 else 0.1,  # eyes, 1 as usual
         gaze=(rng.normal(0, 0.012), rng.normal(0, 0.003)),
         light=(side, rng.normal(-0.45, 0.3), 0.9),  # direction to it: right, down, to the camera
         ambient=rng.uniform(0.5, 0.8),  # share of the light that has no direction
@@ -61,12 +61,12 @@ def frame_of(mood: SimpleNamespace) -> tuple[float, float, float, float]:
 
 
 def _blob(x: float, y: float, wide: float, high: float) -> np.ndarray:
-    """A bell (HIGH, WIDE) of height 1 about a point, with these deviations."""
+    """Gaussian bell (HIGH, WIDE) of height 1 about a point, with these standard deviations."""
     return np.exp(-0.5 * ((Y - y) / high) ** 2) * np.exp(-0.5 * ((X - x) / wide) ** 2)
 
 
 def _pair(x: float, y: float, wide: float, high: float) -> np.ndarray:
-    """Two such bells, left and right."""
+    """Two Gaussian bells, at x and -x."""
     across = np.exp(-0.5 * ((X - x) / wide) ** 2) + np.exp(-0.5 * ((X + x) / wide) ** 2)
     return np.exp(-0.5 * ((Y - y) / high) ** 2) * across
 
@@ -281,7 +281,7 @@ def _paint_skin(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace, lev
         tone[:, *at] *= 1 + 0.25 * _edge(0.004 - np.abs(aside), 2) * _edge(0.045 - np.abs(along), 3)
     age = 0.25 + 0.75 * face.age
     for y in (-0.37, -0.33, -0.29):
-        rows = slice(int((y - 0.03 + TOP) * GRID), int((y + 0.05 + TOP) * GRID))  # elsewhere nothing changes
+        rows = slice(int((y - 0.03 + TOP) * GRID), int((y + 0.05 + TOP) * GRID))  # no effect elsewhere
         crease = np.exp(-(((Y[rows] - y - 0.10 * X * X) / 0.006) ** 2)) * np.exp(-((X / 0.15) ** 4))
         tone[:, rows] *= 1 - crease * np.float32(0.14 * max(0.0, face.age - 0.3) * (1 + 40 * max(0.0, mood.raised)))
     rows = slice(int((tip - 0.09 + TOP) * GRID), int((tip + 0.2 + TOP) * GRID) + 1)
@@ -317,7 +317,7 @@ def _turn(sheet: np.ndarray, face: SimpleNamespace, mood: SimpleNamespace, size:
     c, s = np.float32(cos(mood.roll) / mood.scale), np.float32(sin(mood.roll) / mood.scale)
     sx, sy = c * px + s * py, c * py - s * px
     x, y = sx, sy
-    for _ in range(3):  # find the point whose depth, smooth enough that a turned head never folds, leads here
+    for _ in range(3):  # fixed point: the place on the sheet that this pixel shows; the depth is smooth enough
         dome = np.maximum(DOME * (1 - 0.75 * (x / 0.36) ** 2 - 0.55 * ((y + 0.02) / 0.42) ** 2), -0.12)
         nose = np.exp(-((x / 0.055) ** 2) - ((y - face.nose[0] + 0.03) / 0.07) ** 2)
         depth = dome + 0.065 * np.float32(face.tip) * nose - np.float32(EYES_DEPTH * AXIS)

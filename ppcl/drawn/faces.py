@@ -1,7 +1,7 @@
 """Drawn faces in the layouts of CASIA-WebFace and LFW with its pairs."""
 
+from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
 
@@ -30,15 +30,9 @@ LAST = (
 )
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Numbers of people and pictures; pictures are spread over the people as evenly as possible."""
-
-    train: tuple[int, int]  # identities, pictures
-    test: tuple[int, int, int]  # people, pictures, people of whom there is more than one picture
-    pairs: int  # of the same person in each fold, and as many of two people
-
-
+# Numbers: train: identities, pictures; test: people, pictures, people with more than one; pairs: of the same person in
+# each fold, and as many of two people. Pictures are spread over the people as evenly as possible.
+Scale = namedtuple("Scale", "train test pairs")
 SCALES = {
     "demo": Scale((300, 2400), (300, 1200, 300), 100),
     "market": Scale((10575, 494414), (5749, 13233, 1680), 300),  # the published counts
@@ -47,7 +41,7 @@ SCALES = {
 
 
 def _lfw_people(scale: Scale, seed: int) -> dict[str, int]:
-    """Invented names without repetition, and the number of pictures of each person, more than one of the first."""
+    """Distinct invented names -> numbers of pictures; only the first people have more than one."""
     people, pictures, several = scale.test
     known = [f"{a + b}_{c + d}" for a, b, c, d in product(*(half.split() for half in FIRST + LAST))]
     order = np.random.default_rng([seed, 0, SETS[LFW]]).permutation(len(known))[:people]
@@ -120,7 +114,7 @@ def _photograph(pixels: np.ndarray, rng: Rng) -> bytes:
 
 
 def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, tuple[float, ...], Callable]:
-    """Draw a face's mood; return its kind, its boxes in fractions of the picture, and its drawing."""
+    """Draw pose, expression and light; return kind, boxes in fractions of the picture, and a function that draws it."""
     mood = draw_mood(rng)
 
     def render() -> bytes:

@@ -22,8 +22,8 @@ UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 0.165, 0.150, 0.235, 0.225, 0.085
 TORSO_WIDE = (0.040, 0.108, 0.113, 0.108, 0.101, 0.094, 0.090, 0.095, 0.098)  # half-widths seen from the front,
 TORSO_DEEP = (0.036, 0.054, 0.066, 0.070, 0.068, 0.064, 0.064, 0.070, 0.070)  # and from the side, neck to hip
 TORSO_TOP, TORSO_END = 0.152, 0.56
-ABOVE = 0.55  # most by which a camera above the heads enlarges them against the feet; a choice
-CAMERA_TILT = 0.08  # how far a point one body height nearer to the camera sinks in the picture
+ABOVE = 0.55  # maximum enlargement of the head relative to the feet by a camera above the heads; a choice
+CAMERA_TILT = 0.08  # a point one body height nearer to the camera lies this much lower in the picture
 HAIRLINES = {"short": 0.30, "long": 0.28, "bun": 0.28, "bald": -1.0, "cap": 0.38}  # shares of the head's height
 
 

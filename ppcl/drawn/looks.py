@@ -39,27 +39,27 @@ class Cloth:
     pattern: str = "plain"
     period: float = 0.05  # of stripes and checks, body heights; width of an opening or a print, on the unit circle
     folds: float = 0.05  # broad light and dark, as a share of brightness
-    weave: float = 0.0  # pixel-fine unevenness, the same
-    phase: float = 0.0  # where in the noise this cloth is cut from, 0..1
+    weave: float = 0.0  # pixel-fine unevenness, as a share of brightness
+    phase: float = 0.0  # place in the noise from which the unevenness is taken, 0..1
 
 
 def pick(rng: Rng, shares: dict[str, float]) -> str:
-    """One key of `shares` at random, in proportion to its value."""
+    """Draw a key of `shares` in proportion to its value."""
     return str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
 
 
 def vary(rng: Rng, colour: Colour, light: float = 0.15, tint: float = 0.015) -> Colour:
-    """A colour near `colour`: brightness off by a factor of about 1 ± light, channels by ± tint."""
+    """Draw a colour near `colour`: brightness differs by a factor of about 1 ± light, channels by ± tint."""
     return tuple(np.clip(np.array(colour) * np.exp(rng.normal(0, light)) + rng.normal(0, tint, 3), 0.03, 0.95).tolist())
 
 
 def near_grey(rng: Rng, low: float, high: float, tint: float, light: float = 0.1) -> Colour:
-    """A colour of brightness `low` to `high`, channels off by about `tint`."""
+    """Draw a colour of brightness `low` to `high` whose channels differ by about `tint`."""
     return vary(rng, tuple(rng.uniform(low, high) + rng.normal(0, tint, 3)), light)
 
 
 def channels(colour: Colour | np.ndarray) -> np.ndarray:
-    """A colour as (3, 1, 1), to go with pixels."""
+    """Return a colour as an array (3, 1, 1), which broadcasts with pixels."""
     return np.array(colour, np.float32)[:, None, None]
 
 
@@ -112,7 +112,7 @@ def draw_looks(rng: Rng) -> SimpleNamespace:
 
 @lru_cache(maxsize=64)
 def looks_of(seed: int, set_number: int, identity: int) -> SimpleNamespace:
-    """The looks of one identity of a set; in every five, two share their upper (or their lower) half exactly."""
+    """Features of one identity of a set; in every five, two share their upper (or their lower) half exactly."""
     looks = draw_looks(np.random.default_rng([seed, set_number, identity]))
     if identity % 5 == 1:
         twin = draw_looks(np.random.default_rng([seed, set_number, identity - 1]))

@@ -15,14 +15,17 @@ from .looks import Cloth, Rng, channels
 Point = tuple[float, float]
 
 NOISE_SIZE = 512  # side of the periodic noise fields, a power of two so that an index wraps with `&`
-HALO, HALO_DEPTH = 0.025, 0.22  # how far, in body heights, and how much a tube darkens its surroundings
-ROUND = np.float32(0.8)  # 1: a tube's edge faces fully away; less looks like cloth
+HALO, HALO_DEPTH = 0.025, 0.22  # reach in body heights and strength of the shadow around a tube
+ROUND = np.float32(0.8)  # at 1 a tube's edge faces fully sideways; less looks like cloth
 SHARES = np.linspace(0, 1, 64)  # of an axis, where radii are tabulated
 AMBIENT = 0.52  # light that reaches every surface; the rest comes from one direction
 
 
 # Periodic noise fields of mean 0 and deviation 1, (NOISE_SIZE, NOISE_SIZE): broad and pixel-fine.
 Noise = namedtuple("Noise", "soft fine")
+# Places of pixels (h, w) on a tube: body heights along its axis, the same as a share of its length, position across
+# (-1..1 from edge to edge), and how far the surface faces the camera (0..1).
+Patch = namedtuple("Patch", "along share across out")
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,11 @@ class Part:
     radii: tuple[float, ...]
     cloth: Cloth
     cap: float = 1.0  # length of the rounded ends, as a share of the radius
-    cover: float = np.inf  # the cloth ends so far along the axis, and `bare` begins
+    cover: float = np.inf  # length along the axis at which the cloth ends and `bare` begins
     bare: Cloth | None = None
     strap: Cloth | None = None
     dim: float = 1.0  # factor on the brightness: a part under another lies in its shadow
     yaw: float = 0.0
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Places of pixels (h, w) on the surface of a tube."""
-
-    along: np.ndarray  # body heights from the axis's beginning
-    share: np.ndarray  # the same over the axis's length, clipped to 0..1
-    across: np.ndarray  # -1..1 from edge to edge
-    out: np.ndarray  # 0..1, how far the surface faces the camera
 
 
 def make_noise(rng: Rng) -> Noise:

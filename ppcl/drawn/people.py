@@ -3,8 +3,8 @@
 METHOD.md §7 says which properties of the drawings make a model useful on photographs.
 """
 
+from collections import namedtuple
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +33,9 @@ PARTS = {"left": 0.22, "right": 0.22, "upper": 0.22, "lower": 0.22, "random": 0.
 REID_FOLDERS = {"whole": "whole_body_images", "partial": "partial_body_images", "occluded": "occluded_body_images"}
 
 
-@dataclass(frozen=True)
-class Scale:
-    """Numbers of identities and pictures; pictures are spread over the identities as evenly as possible."""
-
-    train: tuple[int, int]  # identities, pictures
-    test: tuple[int, int, int]  # identities, query pictures, their gallery pictures
-    distractors: int
-    junk: int
-    reid: tuple[int, int, int, int]  # identities; whole, partial, occluded pictures of each
-    ilids: int  # identities, one probe and one gallery picture each
-
-
+# Numbers: train: identities, pictures; test: identities, query pictures, their gallery pictures; reid: identities, and
+# whole, partial and occluded pictures of each; ilids: identities, one probe and one gallery picture each.
+Scale = namedtuple("Scale", "train test distractors junk reid ilids")
 SCALES = {
     "demo": Scale((240, 1920), (60, 120, 360), 40, 20, (120, 5, 5, 1), 238),
     # the published counts: 19,732 gallery files are 13,115 of the 750 identities, 2,798 distractors and 3,819 junk
@@ -99,7 +90,7 @@ def _draw_crop(rng: Rng, kind: str, probe: bool) -> Box:
 
 
 def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, tuple[float, ...], Callable]:
-    """Draw a picture's geometry; return its kind, its boxes in fractions of the holistic canvas, and its drawing."""
+    """Draw the geometry; return kind, boxes in fractions of the holistic canvas, and a function that draws the rest."""
     kind, market = picture.kind, picture.dataset == MARKET
     ratio = float(np.clip(RATIO * np.exp(rng.normal(0, RATIO_SPREAD)), *RATIO_RANGE))
     above, below = rng.uniform(*MARGIN, 2)

@@ -1,8 +1,8 @@
 """Drawing of whole sets: one loop over pictures, a note of the drawings in a folder, and the table of truth."""
 
 import os
+from collections import namedtuple
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,8 @@ COLUMNS = "dataset file identity camera kind figure_cx figure_cy figure_w figure
 COLUMNS += "view_cx view_cy view_w view_h".split()
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture to be drawn: its place in a set, and what makes its random generator."""
-
-    dataset: str
-    file: str  # below the folder of the set
-    identity: int | str
-    key: tuple[int, int, int]  # number of the set's generators, person, picture
-    camera: int = 0
-    kind: str = "whole"
+# A picture to be drawn; `file` lies below its set's folder, `key` is (number of the set's generators, person, picture).
+Picture = namedtuple("Picture", "dataset file identity key camera kind", defaults=(0, "whole"))
 
 
 def spread(pictures: int, people: int) -> list[int]:
