@@ -570,6 +570,18 @@ def test_odd_streams_and_environments(tmp_path, line, environment, status, said)
     assert found.returncode == status and len(lines) == bool(said) and found.stderr.startswith(said)
 
 
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "MASTER_PORT"])
+@pytest.mark.parametrize("value", ["", "x"])
+def test_a_variable_of_torchrun_that_is_no_number_is_named(capsys, monkeypatch, drawn, tmp_path, name, value):
+    given = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for each, text in (given | {name: value}).items():
+        monkeypatch.setenv(each, text)
+    call = ["train", "glrec", "--profile", "tiny", "--data", drawn, "--run", tmp_path / "run"]
+    status, lines = failure(capsys, call)
+    words = f"{name} is 'x', not a number" if value else f"WORLD_SIZE is set, but {name} is not"
+    assert status == 1 and len(lines) == 1 and words in lines[0]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_whose_partner_is_missing_says_so_and_ends_by_a_signal(drawn, tmp_path, number):
     with socket.socket() as one:

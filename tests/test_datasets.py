@@ -444,6 +444,17 @@ def test_check_says_what_lies_where_no_set_is(tmp_path, capsys, files, said):
     assert main(["data", "check", "--data", str(tmp_path)]) == 0 and "own:" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("part", ["bounding_box_train", "query", "bounding_box_test"])
+def test_check_names_a_picture_that_is_empty_or_not_there(tmp_path, part, link):
+    picture = min((market(tmp_path / MARKET) / part).glob("*.jpg"))
+    picture.unlink() if link else picture.write_bytes(b"")
+    picture.symlink_to("nowhere") if link else None
+    wrong = [row for row in datasets.check(tmp_path) if row["status"] == "unreadable"]
+    assert [row["folder"] for row in wrong] == [f"{MARKET}/{part}"]
+    assert wrong[0]["note"].startswith(f"1 pictures are empty or not there, such as {picture}")
+
+
 @pytest.mark.parametrize("ending", ["jfif", "jpe"])
 def test_other_names_of_jpeg_are_read(tmp_path, ending):
     fill(market(tmp_path / MARKET) / "query", f"0005_c2s1_000001_00.{ending}")

@@ -280,6 +280,8 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
             some = read(found.name, part, data, settings)
             if found.protocol == "verification":
                 verification_set(found.name, data)
+        if bad := [path for path in some.paths if not (os.path.isfile(path) and os.path.getsize(path))]:
+            raise DataError(f"{len(bad)} pictures are empty or not there, such as {bad[0]}; replace or remove them")
         row["identities"] = len(set(some.identities) - ({0} if found.distractors else set()))
         row["pictures"] = row["pictures"] or len(some)
         if not row["status"]:

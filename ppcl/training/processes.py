@@ -42,6 +42,8 @@ def start(kind: str) -> None:
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if not given.get(name):
             raise RuntimeError(f"WORLD_SIZE is set, but {name} is not: start with torchrun, or unset WORLD_SIZE")
+        if name != "MASTER_ADDR" and not given[name].isdecimal():
+            raise RuntimeError(f"{name} is {given[name]!r}, not a number: start with torchrun, or unset WORLD_SIZE")
     own = None
     if kind == "cuda":
         local, there = int(given["LOCAL_RANK"]), torch.cuda.device_count()
@@ -84,7 +86,7 @@ def reports_failure() -> bool:
         store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=3)))
         return store.add("ppcl failed", 1) == 1
     except Exception:  # no torchrun, or it has ended
-        return os.environ.get("RANK", "0") == "0"
+        return os.environ.get("RANK", "0").lstrip("0") == "" or not os.environ["RANK"].isdecimal()
 
 
 def any_of(value: bool) -> bool:
