@@ -146,8 +146,8 @@ def item(
 def training_batches(sizes: Sizes, _device: str) -> list[dict]:
     """Batches from a bank; against decoding and transforming JPEGs one by one, as a DataLoader's worker."""
     how, count, rng = recipe("person", "paper"), sizes.batch, make_rng(0, "bench")
-    pixels, out = torch.randint(256, (count, 3, *sizes.size), dtype=torch.uint8), torch.empty(count, 3, *sizes.size)
-    ours = partial(shifted_crops, pixels, torch.arange(count), how.augmentation, how.backbone.pad, rng, out)
+    pixels = torch.randint(256, (count, 3, *sizes.size), dtype=torch.uint8)
+    ours = partial(shifted_crops, pixels, torch.arange(count), how.augmentation, how.backbone.pad, rng)
     file = io.BytesIO()
     Image.effect_noise((64, 128), 40).convert("RGB").save(file, "JPEG")  # about as many bytes as Market-1501's
     steps = [transforms.Resize(sizes.size), transforms.RandomHorizontalFlip(), transforms.Pad(10)]

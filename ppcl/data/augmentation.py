@@ -6,18 +6,16 @@ from torch import Tensor
 
 from .. import geometry
 from ..recipes import Augmentation
-from .image_bank import affine, constants, normalise, take
+from .image_bank import normalise, take
 from .partial_views import uniform
 
 
-def shifted_crops(
-    bank: Tensor, index: Tensor, how: Augmentation, pad: int, rng: torch.Generator, out: Tensor | None = None
-) -> Tensor:
+def shifted_crops(bank: Tensor, index: Tensor, how: Augmentation, pad: int, rng: torch.Generator) -> Tensor:
     """Pictures `index` `(B,)` of a uint8 bank `(N, 3, H, W)`, augmented as usual in re-identification.
 
     Each is mirrored with probability `how.flip`, padded by `pad` pixels and cropped to its size at random, and loses a
     box with probability `how.erase`. -> normalised `(B, 3, H, W)`; padded and erased pixels are 0, the mean colour.
-    Nothing is resampled. Written into `out` where its shape fits, so that training allocates nothing.
+    Nothing is resampled.
     """
     count, (height, width) = len(index), bank.shape[-2:]
     mirrored = torch.rand(count, generator=rng, device=rng.device) < how.flip
@@ -26,34 +24,23 @@ def shifted_crops(
     pixels = geometry.constant((width, height) * 2, torch.int64, rng.device)
     corners = geometry.corners(erasing_boxes(count, rng)) * pixels
     holes = corners.round().long().clamp(min=0) * erased[:, None]
-    if rng.device.type != "cpu":
-        return _all_at_once(take(bank, index, rng.device), mirrored, shift, holes)
-    if out is None or out.shape != (count, *bank.shape[1:]):
-        out = torch.empty(count, *bank.shape[1:])
-    return _one_by_one(bank, index, mirrored, shift, holes, out)
+    pictures = take(bank, index, rng.device)
+    move = _one_by_one if rng.device.type == "cpu" else _all_at_once
+    return move(pictures, mirrored, shift, holes)
 
 
-def _one_by_one(bank: Tensor, index: Tensor, mirrored: Tensor, shift: Tensor, holes: Tensor, out: Tensor) -> Tensor:
-    """On a CPU: each picture is copied and normalised while it is in the cache."""
-    height, width = bank.shape[-2:]
-    scale, offset = constants(width)
-    rows = (index.tolist(), mirrored.tolist(), shift.tolist(), holes.tolist())
-    for crop, i, mirror, (dx, dy), (left, top, right, bottom) in zip(out, *rows, strict=True):
-        picture = bank[i].flip(-1) if mirror else bank[i]
-        inside = crop[:, max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
-        inside.copy_(picture[:, max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)])
-        torch.addcmul(offset, crop, scale, out=crop)
-        if dy:
-            (crop[:, :dy] if dy > 0 else crop[:, dy:]).zero_()
-        if dx:
-            (crop[..., :dx] if dx > 0 else crop[..., dx:]).zero_()
-        if bottom:
-            crop[:, top:bottom, left:right].zero_()
-    return out
+def _one_by_one(pictures: Tensor, mirrored: Tensor, shift: Tensor, holes: Tensor) -> Tensor:
+    """On a CPU, for uint8 pictures `(B, 3, H, W)`."""
+    crops = normalise(pictures)
+    rows = zip(crops, mirrored.tolist(), shift.tolist(), holes.tolist(), strict=True)
+    for crop, mirror, (dx, dy), (left, top, right, bottom) in rows:
+        crop.copy_(F.pad(crop.flip(-1) if mirror else crop, (dx, -dx, dy, -dy)))
+        crop[:, top:bottom, left:right] = 0
+    return crops
 
 
 def _all_at_once(pictures: Tensor, mirrored: Tensor, shift: Tensor, holes: Tensor) -> Tensor:
-    """On a GPU: the same in a few large operations, for uint8 pictures `(B, 3, H, W)` there."""
+    """On a GPU: the same in a few large operations."""
     device, (height, width) = pictures.device, pictures.shape[-2:]
     x, y = torch.arange(width, device=device)[None], torch.arange(height, device=device)[None]
     column, row = x - shift[:, :1], y - shift[:, 1:]
@@ -99,44 +86,17 @@ def augment(images: Tensor, how: Augmentation, rng: torch.Generator) -> Tensor:
     box = torch.cat([box[:, :2], box[:, 2:] * strength[:, None]], 1)
     fill = 255 * torch.rand(len(strength), 3, 1, 1, generator=rng, device=device)
 
-    step = len(field)  # on a CPU as many pictures at a time as there are fields, so that they stay in the cache
-    if device.type != "cpu":
-        step, field = max(1, count), field.repeat(8, 1, 1, 1)[:count]
-    for start in range(0, count, step):
-        some = slice(start, start + step)
-        part = images[some]
-        chosen, own = _within(blurred, start, step)
-        sharp = part[own]
-        soft = F.interpolate(_halved(sharp), size=size, mode="bilinear", align_corners=False)
-        part[own] = sharp.lerp_(soft, softness[chosen])
-        mean = part.mean((1, 2, 3), keepdim=True) * (scale[some] / contrast[some] - scale[some])
-        affine(part, scale[some], mean + light[some], out=part)
-        part.addcmul_(field[: len(part)], noise[some])
-        chosen, own = _within(erased, start, step)
-        part[own] = part[own].lerp_(fill[chosen], geometry.coverage(box[chosen], tuple(size)))
-        part.clamp_(0, 255)
-    return images
+    sharp = images[blurred]
+    soft = F.interpolate(F.avg_pool2d(sharp, 2), size=size, mode="bilinear", align_corners=False)
+    images[blurred] = sharp.lerp_(soft, softness)
+    mean = images.mean((1, 2, 3), keepdim=True) * (scale / contrast - scale)
+    torch.addcmul(mean + light, images, scale, out=images)
+    images.addcmul_(field.repeat(8, 1, 1, 1)[:count], noise)
+    images[erased] = images[erased].lerp_(fill, geometry.coverage(box, tuple(size)))
+    return images.clamp_(0, 255)
 
 
 def erasing_boxes(count: int, rng: torch.Generator) -> Tensor:
     """Boxes of random erasing `(count, 4)`; they may reach beyond the picture."""
     centre = torch.rand(count, 2, generator=rng, device=rng.device)
     return torch.cat([centre, uniform(0.15, 0.45, count, 2, rng=rng)], 1)
-
-
-def _halved(pictures: Tensor) -> Tensor:
-    """`F.avg_pool2d(pictures, 2)` bit for bit, four times as fast on a CPU."""
-    upper, lower = pictures[..., 0::2, :], pictures[..., 1::2, :]
-    total = upper[..., 0::2] + upper[..., 1::2]
-    return total.add_(lower[..., 0::2]).add_(lower[..., 1::2]).div_(4)
-
-
-def _within(index: Tensor | slice, start: int, count: int) -> tuple[Tensor | slice, Tensor | slice]:
-    """Entries of a sorted index in start … start + count: a mask of them, and their values less `start`.
-
-    A slice means all pictures at once.
-    """
-    if isinstance(index, slice):
-        return index, index
-    mine = (index >= start) & (index < start + count)
-    return mine, index[mine] - start

@@ -96,19 +96,17 @@ def _decode_into(kept: Path, pictures: list, shape: tuple[int, ...], label: str,
 
 def _mapped(kept: Path, shape: tuple[int, ...]) -> ImageBank | None:
     """A bank that an earlier run decoded into a file; None where it is not there, or damaged, which is printed."""
-    if not kept.is_file():
-        return None
     try:
-        images, ratios = open_memmap(kept, "r"), np.array(open_memmap(_ratios_of(kept), "r"))  # neither unpickles
-        for found, kind, wanted in ((images, np.uint8, shape), (ratios, np.float32, shape[:1])):
-            if found.dtype != kind or found.shape != wanted or not found.flags.c_contiguous:
-                raise ValueError
-    except OSError:  # no ratios beside it, or no memory map: decoding will say so
+        images, ratios = (open_memmap(path, "r") for path in (kept, _ratios_of(kept)))  # neither unpickles
+        kinds, shapes = (images.dtype, ratios.dtype), (images.shape, ratios.shape)
+        if kinds != (np.uint8, np.float32) or shapes != (shape, shape[:1]) or not images.flags.c_contiguous:
+            raise ValueError
+        return ImageBank(read_only(images), torch.from_numpy(np.array(ratios)))
+    except OSError:  # not there, or no memory map: decoding will say so
         return None
     except Exception:  # NumPy raises almost anything on a damaged header
         warn_once(f"{kept} is damaged: its pictures are decoded again")
         return None
-    return ImageBank(read_only(images), torch.from_numpy(ratios))
 
 
 def _ratios_of(kept: Path) -> Path:
@@ -174,32 +172,13 @@ def take(images: Tensor, index: Tensor, device: torch.device | str) -> Tensor:
     return on(torch.device(device), images.index_select(0, on(images.device, index)))
 
 
-def affine(images: Tensor, scale: Tensor, offset: Tensor, out: Tensor | None = None) -> Tensor:
-    """`images * scale + offset`, rounded once: float pictures `(B, 3, H, W)`, constants broadcast from `(…, 1, 1)`.
-
-    The constants are repeated along a row, so that a CPU reads consecutive numbers: four times as fast.
-    """
-    width = images.shape[-1]
-    return torch.addcmul(_along_row(offset, width), images, _along_row(scale, width), out=out)
-
-
-def _along_row(constant: Tensor, width: int) -> Tensor:
-    return constant.expand(*constant.shape[:-1], width).contiguous()
-
-
-def constants(width: int = 1, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Scale and offset of `normalise`, `(3, 1, width)` each."""
-    mean, std = (constant(v, torch.float32, torch.device(device)).view(3, 1, 1) * 255 for v in (MEAN, STD))
-    return _along_row(1 / std, width), _along_row(-mean / std, width)
-
-
 def normalise(images: Tensor, out: Tensor | None = None) -> Tensor:
     """Normalise pictures in 0..255 `(B, 3, H, W)`, uint8 or float, by ImageNet's mean and deviation: float; 0 is grey.
 
     Written into `out` if given, which may be the pictures themselves.
     """
-    scale, offset = constants(images.shape[-1], images.device)
-    return torch.addcmul(offset, images.float(), scale, out=out)
+    mean, std = (constant(v, torch.float32, images.device).view(3, 1, 1) * 255 for v in (MEAN, STD))
+    return torch.addcmul(-mean / std, images.float(), 1 / std, out=out)
 
 
 def denormalise(images: Tensor) -> Tensor:

@@ -70,21 +70,19 @@ def ratio_of(box: Tensor, jitter: float, rng: torch.Generator) -> Tensor:
     return (box[:, 2] / box[:, 3]).log() + noise.clamp(-3 * jitter, 3 * jitter)
 
 
-def read_views(
-    images: Tensor, boxes: Tensor, mirrored: Tensor, index: Tensor | None = None, out: Tensor | None = None
-) -> Tensor:
+def read_views(images: Tensor, boxes: Tensor, mirrored: Tensor, index: Tensor | None = None) -> Tensor:
     """Read views of uint8 pictures `(B, 3, H, W)` at boxes `(B, 4)`: float 0..255, `(B, 3, H, W)`.
 
     Pictures of the mask `mirrored` `(B,)` are mirrored first, so their box lies on the mirrored canvas. With `index`
-    `(B,)` the pictures are entries of a bank `(N, 3, H, W)`. Equal to `geometry.crop` bit for bit; written into `out`
-    if given. On a CPU four pictures at a time stay in the cache.
+    `(B,)` the pictures are entries of a bank `(N, 3, H, W)`. Equal to `geometry.crop` bit for bit. On a CPU four
+    pictures at a time stay in the cache.
     """
     device, (height, width) = boxes.device, images.shape[-2:]
     unit = [geometry.unit_grid(*cells, boxes)[:, axis] for axis, cells in enumerate(((1, width), (height, 1)))]
     x, y = ((boxes[:, axis, None] + unit[axis] * boxes[:, 2 + axis, None] / 2) * 2 - 1 for axis in (0, 1))
     x = torch.where(mirrored[:, None], -x, x)
     step = 4 if device.type == "cpu" else max(1, len(boxes))
-    views = torch.empty(len(boxes), *images.shape[1:], device=device) if out is None else out
+    views = torch.empty(len(boxes), *images.shape[1:], device=device)
     for start in range(0, len(boxes), step):
         some = slice(start, start + step)
         pictures = images[some] if index is None else take(images, index[some], device)

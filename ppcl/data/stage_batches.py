@@ -145,16 +145,13 @@ def glrec_batch(bank: image_bank.ImageBank, index: Tensor, recipe: Recipe, rng: 
     return pictures, stretch + partial_views.ratio_of(box, how.ratio_jitter, rng), box, partial
 
 
-def backbone_batch(
-    bank: image_bank.ImageBank, index: Tensor, recipe: Recipe, rng: torch.Generator, out: Tensor | None = None
-) -> Tensor:
-    """Stage 2: whole pictures `index` `(B,)`, normalised `(B, 3, H, W)`; written into `out` where its shape fits."""
+def backbone_batch(bank: image_bank.ImageBank, index: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
+    """Stage 2: whole pictures `index` `(B,)`, normalised `(B, 3, H, W)`."""
     if recipe.backbone.views == "usual":
-        return shifted_crops(bank.images, index, recipe.augmentation, recipe.backbone.pad, rng, out)
+        return shifted_crops(bank.images, index, recipe.augmentation, recipe.backbone.pad, rng)
     view = whole_views(len(index), recipe, rng)
     flipped = torch.rand(len(index), generator=rng, device=rng.device) < recipe.augmentation.flip
-    fits = out is not None and len(out) == len(index)
-    views = partial_views.read_views(bank.images, view, flipped, index, out if fits else None)
+    views = partial_views.read_views(bank.images, view, flipped, index)
     return image_bank.normalise(augment(views, recipe.augmentation, rng), out=views)
 
 

@@ -71,12 +71,12 @@ def train_backbone(
     optimiser = make_optimiser([p for p in model.parameters() if p.requires_grad], how, device)
     stage.resume(model, optimiser)
 
-    labels, views, each = torch.from_numpy(data.labels).to(device), None, how.batch // how.identities
+    labels, each = torch.from_numpy(data.labels).to(device), how.batch // how.identities
     for epoch, _, index, rng in stage.steps(
         lambda rng: identity_batches(data.labels, how.identities, each, rng), quiet
     ):
         set_lr(optimiser, backbone_lr(recipe, epoch))
-        views = backbone_batch(data.train, index, recipe, rng, views)  # reuses the last step's memory
+        views = backbone_batch(data.train, index, recipe, rng)
         with autocast(device):
             pooled = model(share(views).contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
             logits = model.classifier(model.neck(pooled)).float()
