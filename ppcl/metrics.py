@@ -19,6 +19,12 @@ class Ranking:
     first: np.ndarray
     average_precision: np.ndarray
 
+    @classmethod
+    def joined(cls, parts, order: np.ndarray) -> "Ranking":
+        """Rankings of several groups of queries as one, in the order `(Q,)` of their concatenation."""
+        names = ("first", "average_precision")
+        return cls(*(np.concatenate([getattr(one, name) for one in parts])[order] for name in names))
+
     @property
     def matched(self) -> np.ndarray:
         """Mask `(Q,)` of the queries that have a valid match."""

@@ -30,13 +30,13 @@ def opened(monkeypatch):
 
 
 def test_an_unchanged_set_is_not_read_again(data, monkeypatch):
-    first, names = datasets.fingerprints(data, "face"), opened(monkeypatch)
-    assert set(first) == {"lfw/all", "own/all"} and datasets.fingerprints(data, "face") == first and names == []
+    first, names = datasets.contents(data), opened(monkeypatch)
+    assert set(first["pictures"]) == {"lfw/all", "own/all"} and datasets.contents(data) == first and names == []
 
 
 @pytest.mark.parametrize("change", ["copied", "moved", "touched", "hidden file", "decoded"])
 def test_identical_pictures_are_the_same_set(data, tmp_path, change):
-    first = datasets.fingerprints(data, "face")
+    first = datasets.contents(data)
     if change == "copied":
         data = shutil.copytree(data, tmp_path / "other place")
     elif change == "moved":
@@ -48,12 +48,12 @@ def test_identical_pictures_are_the_same_set(data, tmp_path, change):
         (data / "lfw/Ann/.DS_Store").touch()
     else:
         (data / "decoded/lfw-all.npy").touch()
-    assert datasets.fingerprints(data, "face") == first
+    assert datasets.contents(data) == first
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "swapped", "same size", "pairs", "broken link"])
 def test_other_pictures_are_another_set(data, change):
-    first, (a, b) = datasets.fingerprints(data, "face"), [data / f"lfw/Ann/Ann_000{i}.jpg" for i in (1, 2)]
+    first, (a, b) = datasets.contents(data), [data / f"lfw/Ann/Ann_000{i}.jpg" for i in (1, 2)]
     if change == "added":
         shutil.copy(a, data / "lfw/Bo/Bo_0003.jpg")
     elif change == "removed":
@@ -73,26 +73,25 @@ def test_other_pictures_are_another_set(data, change):
     else:
         a.unlink()
         a.symlink_to("nowhere")
-    found = datasets.fingerprints(data, "face")
-    assert found.pop("own/all") == first.pop("own/all") and found != first
+    assert datasets.contents(data)["sha256"] != first["sha256"]
 
 
 def test_pictures_of_the_last_seconds_are_read_again(data, monkeypatch):
     """A file that changes twice within the file system's tick looks the same."""
     monkeypatch.setattr(fingerprint, "SETTLED", 2 * 10**9)
-    datasets.fingerprints(data, "face")
+    datasets.contents(data)
     names = opened(monkeypatch)
-    datasets.fingerprints(data, "face")
+    datasets.contents(data)
     assert len(names) == 24
     monkeypatch.setattr(time, "time_ns", lambda now=time.time_ns: now() + 10 * 10**9)
-    datasets.fingerprints(data, "face")
+    datasets.contents(data)
     del names[:]
-    assert datasets.fingerprints(data, "face") and names == []
+    assert datasets.contents(data) and names == []
 
 
 @pytest.mark.parametrize("damage", ["cut short", "a bit", "empty", "pickle", "other shape", "folder"])
 def test_damaged_digests_are_made_again(data, capsys, damage):
-    first, kept = datasets.fingerprints(data, "face"), fingerprint.kept_below(data)
+    first, kept = datasets.contents(data), fingerprint.kept_below(data)
     raw = kept.read_bytes()
     if damage == "folder":
         kept.unlink()
@@ -105,14 +104,14 @@ def test_damaged_digests_are_made_again(data, capsys, damage):
         kept.write_bytes(
             {"cut short": raw[:-9], "a bit": raw[:200] + bytes([raw[200] ^ 1]) + raw[201:]}.get(damage, b"")
         )
-    assert datasets.fingerprints(data, "face") == first
+    assert datasets.contents(data) == first
     assert f"{kept}" in capsys.readouterr().err.splitlines()[0]
 
 
 def test_digests_that_cannot_be_kept_are_said_once(data, capsys, monkeypatch):
     (data / "decoded").write_text("no folder")
-    first, names = datasets.fingerprints(data, "face"), opened(monkeypatch)
-    assert datasets.fingerprints(data, "face") == first and names == []
+    first, names = datasets.contents(data), opened(monkeypatch)
+    assert datasets.contents(data) == first and names == []
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "cannot be kept there" in said[0]
 

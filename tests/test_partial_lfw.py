@@ -1,4 +1,4 @@
-"""Partial-LFW: made from LFW by a protocol of ours, cropped to an input ratio, written down, or ready-made."""
+"""Partial sets made from whole ones by our protocols, cropped to an input ratio, written down, or ready-made."""
 
 import csv
 import io
@@ -8,9 +8,12 @@ import pytest
 from conftest import folders_of_people
 from PIL import Image
 
+from ppcl import matching
 from ppcl.data import datasets, image_files, partial_protocol
 from ppcl.data.datasets import DataError
-from ppcl.recipes import recipe
+from ppcl.evaluation import known_truth, protocols
+from ppcl.models.ppcl import PPCL
+from ppcl.recipes import KINDS, recipe
 
 
 def many(count=40):
@@ -118,3 +121,97 @@ def test_ready_made_partial_faces_are_read_as_they_are(tmp_path, folder):
     (tmp_path / folder / "gallery").rename(tmp_path / "elsewhere")  # it is not made from lfw instead, without a word
     with pytest.raises(datasets.DataError, match="no gallery.*complete it, or remove it"):
         datasets.evaluation_sets("partial-lfw", tmp_path)
+
+
+# --- made from a whole set's own queries and gallery ---
+
+NAMES = {"market1501": "{:04d}_c{}s1_00000{}_00.jpg", "cuhk03": "{:04d}_c{}_{}.png"}
+FOLDERS = {"market1501": "Market-1501-v15.09.15", "cuhk03": "cuhk03-np/detected"}
+
+
+def whole_set(top, dataset, people=25):
+    """Each person seen by two of three cameras: a query and two gallery pictures of each camera; with a distractor."""
+    for part, numbers in {"query": [1], "bounding_box_test": [2, 3], "bounding_box_train": [4]}.items():
+        folder = top / FOLDERS[dataset] / part
+        folder.mkdir(parents=True)
+        for person in range(1, people + 1):
+            for camera in {1, 2, 3} - {person % 3 + 1}:
+                for number in numbers:
+                    Image.new("RGB", (9, 18), (9 * person, 40 * camera, 30 * number)).save(
+                        folder / NAMES[dataset].format(person, camera, number)
+                    )
+    if dataset == "market1501":
+        Image.new("RGB", (9, 18)).save(top / FOLDERS[dataset] / "bounding_box_test" / "0000_c1s1_000001_00.jpg")
+    return top
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+def test_every_query_of_a_whole_set_is_cropped_once_by_the_rules(tmp_path, dataset):
+    whole = datasets.evaluation_sets(dataset, whole_set(tmp_path, dataset))
+    query, gallery = datasets.evaluation_sets(f"partial-{dataset}", tmp_path)
+    assert query.paths == whole[0].paths and gallery.paths == whole[1].paths and gallery.boxes is None
+    assert query.cameras.tolist() == whole[0].cameras.tolist() and len(query) == 50
+    kinds = partial_protocol.kinds_of(query.boxes)
+    assert {kind: (kinds == kind).sum() for kind in KINDS} == dict.fromkeys(KINDS, 10)
+    low, high = query.boxes[:, :2] - query.boxes[:, 2:] / 2, query.boxes[:, :2] + query.boxes[:, 2:] / 2
+    assert low.min() >= -1e-4 and high.max() <= 1 + 1e-4
+    for kind, axis, start in (("left", 0, True), ("right", 0, False), ("upper", 1, True), ("lower", 1, False)):
+        box = query.boxes[kinds == kind]
+        assert (box[:, 3 - axis] == 1).all() and (0.4 <= box[:, 2 + axis]).all() and (box[:, 2 + axis] <= 0.6).all()
+        edge = low[kinds == kind, axis] if start else 1 - high[kinds == kind, axis]
+        assert abs(edge).max() < 1e-4
+    assert len(np.unique(query.boxes, axis=0)) == 50
+    again, _ = datasets.evaluation_sets(f"partial-{dataset}", tmp_path)
+    assert np.array_equal(again.boxes, query.boxes)
+
+
+def test_random_queries_keep_their_area_and_ratio():
+    boxes = partial_protocol.query_boxes(5000).numpy().astype(float)
+    boxes = boxes[partial_protocol.kinds_of(boxes) == "random"]
+    area, ratio = boxes[:, 2] * boxes[:, 3], boxes[:, 2] / boxes[:, 3]
+    assert len(boxes) == 1000
+    assert area.min() == pytest.approx(0.25, abs=0.01) and area.max() == pytest.approx(0.6, abs=0.01)
+    assert ratio.min() == pytest.approx(0.7, abs=0.01) and ratio.max() == pytest.approx(1.4, abs=0.01)
+    assert area.min() > 0.2499 and area.max() < 0.6001 and ratio.min() > 0.6999 and ratio.max() < 1.4001
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+def test_the_camera_rule_holds_in_both_protocols(tmp_path, tiny, dataset):
+    """Single-shot draws one picture of another camera for each person; the slow version goes query by query."""
+    found = protocols.prepare(f"partial-{dataset}", whole_set(tmp_path, dataset), tiny, quiet=True)
+    model = PPCL(tiny, 5, "backbone").eval()
+    query = matching.describe(model, found.query_bank, True).as_queries(slice(None))
+    gallery = matching.describe(model, found.gallery_bank)
+    ranked = protocols._protocols(found, model, query, gallery)
+    distances, seen = found.distances["backbone"], set()
+    shots = {i: columns for rows, columns in protocols.single_shots(found) for i in rows}
+    for i in range(len(found.query)):
+        person, camera = found.query.identities[i], found.query.cameras[i]
+        for draw, columns in enumerate(shots[i]):
+            assert sorted(found.gallery.identities[columns]) == list(range(1, 26))
+            assert (found.gallery.cameras[columns] != camera).all()
+            seen.add(tuple(columns))
+            mine = distances[i, columns[found.gallery.identities[columns] == person]]
+            others = distances[i, columns[found.gallery.identities[columns] != person]]
+            assert ranked["single-shot"][draw].first[i] == (others <= mine).sum()
+        true = found.gallery.identities == person
+        valid = true & (found.gallery.cameras != camera)
+        assert ranked["all-shot"][0].first[i] == (distances[i, ~true] <= distances[i, valid].min()).sum()
+    assert len(ranked["single-shot"]) == 10 and len(seen) == 30
+    assert set(known_truth.subsets(found)) >= {"all", *KINDS}
+
+
+@pytest.mark.parametrize("dataset", NAMES)
+def test_a_made_test_is_found_where_its_whole_set_lies(tmp_path, drawn, dataset):
+    whole_set(tmp_path, dataset)
+    assert datasets.available(tmp_path) == [dataset, f"partial-{dataset}"]
+    assert datasets.partial_sets(tmp_path, "person") == [f"partial-{dataset}"]
+    rows = [row for row in datasets.check(tmp_path, "person") if row["dataset"] == f"partial-{dataset}"]
+    assert [(row["part"], row["status"], row["pictures"]) for row in rows[:2]] == [
+        ("query", "made", 50),
+        ("gallery", "made", 100 + (dataset == "market1501")),
+    ]
+    assert f"made from {dataset}" in rows[0]["note"]
+    assert "partial-market1501" not in datasets.available(drawn)  # drawn people have partial sets of their own
+    missing = [row for row in datasets.check(drawn) if row["dataset"] == "partial-cuhk03"]
+    assert {row["status"] for row in missing} == {"missing"} and "it is made from cuhk03; get" in missing[0]["note"]

@@ -8,8 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
 from .fingerprint import digests, fingerprint, kept_below
 from .layouts import is_made, lies, part_folder, record, tops
+from .partial_protocol import pairs_places, read_pairs
 from .reading import SUFFIXES, Cut, DataError, PictureSet, left_out, people, picture_names, pictures
 from .sets import SETS, DataSet, sets_of, training_sets
 
@@ -60,20 +60,21 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
 
 def _numbered(found: DataSet, part: str, folder: Path, files: list[Path]) -> PictureSet:
     """Pictures whose names hold the identity's number and perhaps the camera's; else queries are camera 0, others 1."""
-    named = [(path, re.fullmatch(found.pattern, path.stem)) for path in files]
-    if wrong := [path for path, match in named if match is None]:
-        others = ", ".join(path.name for path in wrong[1:20]) + ", …" * (len(wrong) > 20)
-        which = f"{wrong[0]} is" if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more ({others}) are"
+    named = [re.fullmatch(found.pattern, path.stem) for path in files]
+    if wrong := [path for path, match in zip(files, named, strict=True) if match is None]:
+        which = f"{wrong[0]} is" if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more are"
         raise DataError(f"{found.name}: {which} not named like {found.example}; is this another set's folder?")
-    identities = np.array([int(match["identity"]) for _, match in named], np.int64)
+    identities = np.array([int(match["identity"]) for match in named], np.int64)
     side = 0 if part in ("query", "occluded") else 1
-    cameras = [int(match.groupdict().get("camera") or side) for _, match in named]
-    some = PictureSet(f"{found.name}/{part}", folder, tuple(files), identities, np.array(cameras, np.int64))
-    nobody = [path.name for path, identity in zip(files, identities, strict=True) if identity == 0]
-    if found.distractors and part != "gallery" and nobody:
-        why = "identity 0 is for distractors, in the gallery; number people from 1 on"
-        some = replace(some, notes=(f"{some.name}: {len(nobody)} pictures are left out, such as {nobody[0]}: {why}",))
-    some = some.keep(identities >= (1 if found.distractors and part != "gallery" else 0))
+    cameras = np.array([int(match.groupdict().get("camera") or side) for match in named], np.int64)
+    some, lowest = PictureSet(f"{found.name}/{part}", folder, tuple(files), identities, cameras), 0
+    if found.distractors and part != "gallery":
+        lowest = 1
+        if nobody := [path.name for path in some.keep(identities == 0).paths]:
+            why = "identity 0 is for distractors, in the gallery; number people from 1 on"
+            note = f"{some.name}: {len(nobody)} pictures are left out, such as {nobody[0]}: {why}"
+            some = replace(some, notes=(note,))
+    some = some.keep(identities >= lowest)
     if not len(some):
         raise DataError(f"{found.name}: {folder} holds nothing but junk (-1) pictures; {found.how_to_get}")
     return some
@@ -97,19 +98,26 @@ def _own_part(everybody: PictureSet, part: str) -> PictureSet:
 
 
 def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None) -> tuple[PictureSet, PictureSet]:
-    """(query, gallery) of a set's test; Partial-LFW is made from LFW where no folder of it is there.
+    """(query, gallery) of a set's test; partial tests are made from whole sets where no folder of them is there.
 
-    `own`, which can be of either task, is made from a folder of identities in the same way; people are cut at their
-    sides, too. Raises DataError where a half is missing or they share nobody.
+    A whole set's own queries are cropped, one part of each, and its gallery stays. LFW and `own`, a folder of
+    identities of either task, have no test halves: there people are drawn by lot. Raises DataError where a half is
+    missing or they share nobody.
     """
     recipe, found = recipe or Recipe(), record(dataset)
-    if is_made(found, data):
-        whole = read(found.made_from, "test" if found.split else "all", data, recipe.data)
-        task = recipe.task if found.task == "any" else found.task
-        kinds = ("random",) if task == "face" else KINDS
-        query, gallery = partial_protocol.make_partial(whole, dataset, recipe.partial_lfw, kinds)
-    else:
+    if not is_made(found, data):
         query, gallery = (read(dataset, part, data, recipe.data) for part in ("query", "gallery"))
+    else:
+        if "query" in SETS[found.made_from].parts:
+            query, gallery = evaluation_sets(found.made_from, data, recipe)
+            boxes = partial_protocol.query_boxes(len(query))
+        else:
+            whole = read(found.made_from, "test" if found.split else "all", data, recipe.data)
+            face = (recipe.task if found.task == "any" else found.task) == "face"
+            kinds = ("random",) if face else KINDS  # people are cut at their sides, too
+            query, gallery, boxes = partial_protocol.by_lot(whole, recipe.partial_lfw, kinds)
+        query = replace(query, name=f"{dataset}/query", boxes=boxes.double().numpy().round(4))
+        gallery = replace(gallery, name=f"{dataset}/gallery")
     if not set(query.identities) & set(gallery.identities):
         raise DataError(
             f"{dataset}: no query identity of {query.folder} is in {gallery.folder}; are these halves of two sets?"
@@ -124,12 +132,12 @@ def without_match(dataset: str, query: PictureSet, gallery: PictureSet) -> str:
 
     Raises DataError if there is no other query.
     """
-    people, same = Counter(gallery.identities.tolist()), Counter()
-    if record(dataset).protocol == "standard":
-        same = Counter(zip(gallery.identities.tolist(), gallery.cameras.tolist(), strict=True))
+    cameras: dict[int, set[int]] = {}
+    for person, camera in zip(gallery.identities.tolist(), gallery.cameras.tolist(), strict=True):
+        cameras.setdefault(person, set()).add(camera)
     asked = list(zip(query.identities.tolist(), query.cameras.tolist(), strict=True))
-    absent = sum(people[person] == 0 for person, _ in asked)
-    excluded = sum(people[person] == same[person, camera] for person, camera in asked) - absent
+    absent = sum(person not in cameras for person, _ in asked)
+    excluded = record(dataset).cameras and sum(cameras.get(person) == {camera} for person, camera in asked)
     causes = [f"{absent} show people who are not in the gallery"] * bool(absent)
     causes += [f"{excluded} match only pictures of their own camera, which do not count"] * bool(excluded)
     if absent + excluded == len(asked):
@@ -140,10 +148,7 @@ def without_match(dataset: str, query: PictureSet, gallery: PictureSet) -> str:
 
 def copies(dataset: str, data: Path | str, recipe: Recipe) -> tuple[str, ...]:
     """A line for copies of one picture on both sides of a test, and for those of pictures that the task trains on."""
-    found, train = record(dataset), None
-    with suppress(DataError):
-        train = training_set(recipe.task, data, recipe.data)
-    if found.protocol == "verification":
+    if record(dataset).protocol == "verification":
         faces, pairs = verification_set(dataset, data, recipe.data)
         one, other = (digests(faces.keep(side).paths, faces.kept) for side in (pairs.first, pairs.second))
         count = int(((one == other).all(1) & one.any(1)).sum())  # zeros: not readable
@@ -152,7 +157,8 @@ def copies(dataset: str, data: Path | str, recipe: Recipe) -> tuple[str, ...]:
     else:
         query, gallery = tested = evaluation_sets(dataset, data, recipe)
         counts = {f"pictures of {query.name} are copies of pictures in {gallery.name}": query.copied_in(gallery)}
-    if train:
+    with suppress(DataError):
+        train = training_set(recipe.task, data, recipe.data)
         for one in tested:
             counts[f"pictures of {one.name} are copies of pictures in {train.name}"] = one.copied_in(train)
     return tuple(f"{dataset}: {count} {what}: they prove nothing" for what, count in counts.items() if count)
@@ -169,17 +175,7 @@ def verification_set(
 ) -> tuple[PictureSet, partial_protocol.Pairs]:
     """LFW and its pairs; `pairs.txt` lies in the set's folder or beside it. Raises DataError where one is missing."""
     faces = read(dataset, "all", data, settings)
-    places = _pairs_places(faces.folder, data)
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        there = ", ".join(sorted({path.name for place in places for path in place.parent.glob("*pairs*")}))
-        lying = f" ({there} is another form)" if there else ""
-        how = SETS[dataset].how_to_get
-        raise DataError(f"{dataset}: no {partial_protocol.PAIRS} in {faces.folder} or beside it{lying}; {how}")
-    pairs = partial_protocol.read_pairs(found, faces)
-    if pairs.folds < 2:
-        raise DataError(f"{found}: the pairs have one fold, and a fold's threshold comes from the others; make two")
-    return faces, pairs
+    return faces, read_pairs(faces, data, SETS[dataset].how_to_get)
 
 
 def trained_on(task: str, data: Path | str, settings: Data | None = None) -> DataSet:
@@ -212,6 +208,9 @@ def available(data: Path | str, task: str | None = None, settings: Data | None =
     """The sets (of a task) that can be evaluated on: whose query and gallery, or pairs, can be read below `data`."""
     found, recipe = [], Recipe(task=task or "person", data=settings or Data())
     for one in sets_of(task):
+        whole = SETS.get(one.made_from)
+        if whole and "query" in whole.parts and is_drawn(data, whole.name):
+            continue  # drawn people have partial sets of their own
         try:
             if one.protocol == "verification":
                 verification_set(one.name, data, recipe.data)
@@ -272,7 +271,7 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
     try:
         if not found.split and is_made(found, data):
             row |= {"status": "made", "note": f"made from {found.made_from}"}
-            some = evaluation_sets(found.name, data)[part == "gallery"]
+            some = evaluation_sets(found.name, data, Recipe(data=settings))[part == "gallery"]
         else:
             folder = part_folder(found, part, data)
             row["folder"] = folder.relative_to(data).as_posix()
@@ -313,43 +312,28 @@ def _of_test(found: DataSet, part: str, data: Path, recipe: Recipe) -> tuple[str
         return (str(error),)
 
 
-def fingerprints(data: Path | str, task: str | None = None, settings: Data | None = None) -> dict[str, str]:
-    """The fingerprint of each part (`lfw/all`) of each set (of a task) below `data`; of LFW with its pairs."""
-    found = {}
-    for name, folder, files in _lying(data, task, settings):
-        pairs = [path for path in _pairs_places(folder, data) if path.is_file()] if name.endswith("/all") else []
-        found[name] = fingerprint(folder, [*files, *pairs[:1]], kept_below(data))
-    return found
-
-
 def contents(data: Path | str) -> dict:
-    """Counts and a hash of all pictures of all sets below `data`, for a run's manifest."""
-    counts = {name: len(pictures) for name, _, pictures in _lying(data)}
-    digest = hashlib.sha256(json.dumps(fingerprints(data)).encode()).hexdigest()
+    """Counts and a hash of all pictures of all sets below `data`, for a run's manifest; LFW's pairs are in the hash.
+
+    Pictures that no test or training can use are among them.
+    """
+    counts, known = {}, {}
+    for one in SETS.values():
+        for part in ["train"] if one.split else one.parts:  # both parts of own people lie in one folder
+            if lies(one, part, data):
+                name, folder = f"{one.name}/{'all' if one.split else part}", part_folder(one, part, data)
+                files = _files(one, folder)
+                pairs = [path for path in pairs_places(folder, data) if path.is_file()] if part == "all" else []
+                counts[name] = len(files)
+                known[name] = fingerprint(folder, [*files, *pairs[:1]], kept_below(data))
+    digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     return {"pictures": counts, "sha256": digest, "drawn": is_drawn(data)}
-
-
-def _lying(data: Path | str, task: str | None = None, settings: Data | None = None) -> Iterator[tuple]:
-    """(name, folder, files) of each part below `data`; pictures that no test or training can use are among them."""
-    for one in sets_of(task):
-        found = record(one.name, settings=settings)
-        for part in ["train"] if found.split else found.parts:  # both parts of own people lie in one folder
-            try:
-                folder = part_folder(found, part, data)
-                yield f"{one.name}/{'all' if found.split else part}", folder, _files(found, folder)
-            except DataError:
-                continue
 
 
 def _files(found: DataSet, folder: Path) -> list[str]:
     """All pictures of a part: those of its folder, or of the identities' folders in it."""
     folders = [folder] if found.pattern else people(folder)
     return [f"{each}/{name}" for each in folders for name in picture_names(each)]  # text: paths take twice as long
-
-
-def _pairs_places(folder: Path, data: Path | str) -> list[Path]:
-    """Places of LFW's `pairs.txt`: in the set's folder, beside it, or in the data folder."""
-    return [place / partial_protocol.PAIRS for place in (folder, folder.parent, Path(data))]
 
 
 def ready(recipe: Recipe, data: Path | str, run: Path | str = "", quiet: bool | None = None) -> Path:

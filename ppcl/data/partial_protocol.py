@@ -1,4 +1,4 @@
-"""Faces on disk: folders of identities (CASIA-WebFace), LFW and its pairs, and Partial-LFW made from LFW.
+"""Folders of identities, LFW's pairs, and partial tests that are made from whole sets by our protocols (METHOD.md §9).
 
 Detection and alignment are not done here. Pictures of 250 x 250, as LFW and CASIA-WebFace are given out, are cut to
 their centre; aligned copies pass as they are (`image_files.open_picture`).
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from ..disk.files import printable
-from ..recipes import PartialLFW
+from ..recipes import KINDS, PartialLFW
 from . import partial_views
 from .reading import DataError, PictureSet, listing, people, pictures
 
 PAIRS = "pairs.txt"
-_NAMED = re.compile(r"(.+?)(?:_([0-9]+))?", re.DOTALL)  # <person>_<n>, or <person>
+SIDE, AREA, RATIO = (0.4, 0.6), (0.25, 0.6), (0.7, 1.4)  # ours: of partial queries (METHOD.md §9)
 
 
 @dataclass(frozen=True)
@@ -68,56 +68,64 @@ def read_partial(name: str, folder: Path) -> PictureSet:
 
 
 def _person(path: Path) -> str:
-    return composed(_NAMED.fullmatch(path.stem)[1])[0]
+    return composed(re.sub(r"(?<=.)_[0-9]+\Z", "", path.stem, flags=re.DOTALL))[0]
 
 
-def read_pairs(path: Path, lfw: PictureSet) -> Pairs:
+def pairs_places(folder: Path, data: Path | str) -> list[Path]:
+    """Places of LFW's `pairs.txt`: in the set's folder, beside it, or in the data folder."""
+    return [place / PAIRS for place in (folder, folder.parent, Path(data))]
+
+
+def read_pairs(lfw: PictureSet, data: Path | str, how_to_get: str) -> Pairs:
     """`pairs.txt`: `folds<TAB>n`, then for each fold n lines `name i j` and n lines `name i other j`.
 
     Names are matched in Unicode's composed form, whatever the file system made of them; they are looked up among the
-    pictures, so no name leads out of the set's folder. Raises DataError that names the line for a line of another form,
-    a picture that is not there or paired with itself, a person who differs from himself, or counts that do not agree.
+    pictures, so no name leads out of the set's folder. Raises DataError where the file is missing, and with the line's
+    number for a line of another form, pictures that are not there or paired with themselves, a person who differs from
+    himself, or counts that do not agree.
     """
+    places = pairs_places(lfw.folder, data)
+    path = next(filter(Path.is_file, places), None)
+    if path is None:
+        there = ", ".join(sorted({path.name for place in places for path in place.parent.glob("*pairs*")}))
+        lying = f" ({there} is another form)" if there else ""
+        raise DataError(f"lfw: no {PAIRS} in {lfw.folder} or beside it{lying}; {how_to_get}")
     try:
         wide = path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff")  # as some editors save text
         lines = path.read_text(encoding="utf-16" if wide else "utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as text ({type(error).__name__}); get LFW's {PAIRS} again") from None
-    lines = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    first = lines[0][1] if lines else ""
-    counts = first.split()
+    first, *lines = [(at, line.strip()) for at, line in enumerate(lines, 1) if line.strip()] or [(1, "")]
+    counts = first[1].split()
     if len(counts) != 2 or not all(_whole(count) and int(count) for count in counts):
-        raise DataError(f"{path}, line 1: wanted the folds and the pairs of a fold (10<TAB>300), not {first[:60]!r}")
+        raise DataError(f"{path}, line 1: wanted the folds and the pairs of a fold (10<TAB>300), not {first[1][:60]!r}")
     folds, each = map(int, counts)
-    if len(lines) - 1 != 2 * folds * each:
-        raise DataError(f"{path}: {len(lines) - 1} pairs, but line 1 speaks of {folds} x ({each} + {each})")
-    missing: dict[str, int] = {}
+    if len(lines) != 2 * folds * each:
+        raise DataError(f"{path}: {len(lines)} pairs, but line 1 speaks of {folds} x ({each} + {each})")
+    if folds < 2:
+        raise DataError(f"{path}: the pairs have one fold, and a fold's threshold comes from the others; make two")
     known = {composed(p.parent.name, p.stem): i for i, p in enumerate(lfw.paths)}
-    pairs, same = np.empty((len(lines) - 1, 2), np.int64), np.arange(2 * folds * each) // each % 2 == 0
-    for row, (at, line) in enumerate(lines[1:]):
-        wanted = 3 if same[row] else 4
+    pairs, same, missing = [], np.arange(len(lines)) // each % 2 == 0, {}
+    for (at, line), alike in zip(lines, same.tolist(), strict=True):
         fields = line.split()
-        if len(fields) != wanted:  # a copy whose names hold spaces has tabs between the fields
+        if len(fields) != 4 - alike:  # a copy whose names hold spaces has tabs between the fields
             fields = [part.strip() for part in line.split("\t")]
-        numbers = (fields[1:2] + fields[-1:]) if len(fields) == wanted else [""]
-        if not all(map(_whole, numbers)):
-            kind = "name i j (same person)" if same[row] else "name i other j (different people)"
+        if len(fields) != 4 - alike or not _whole(fields[1]) or not _whole(fields[-1]):
+            kind = "name i j (same person)" if alike else "name i other j (different people)"
             raise DataError(f"{path}, line {at}: wanted {kind}, not {line[:60]!r}")
-        names = (fields[0], fields[0]) if same[row] else (fields[0], fields[2])
-        for side, (name, index) in enumerate(zip(names, (fields[1], fields[-1]), strict=True)):
-            key = composed(name, f"{name}_{int(index):04d}")
-            if key not in known:
-                missing.setdefault(f"{lfw.folder.name}/{key[0]}/{key[1]}.jpg"[:300], at)
-            pairs[row, side] = known.get(key, -1)
-        if pairs[row, 0] == pairs[row, 1] >= 0 or (not same[row] and composed(names[0]) == composed(names[1])):
-            said = "a picture with itself" if same[row] else "different people, but names one"
+        named = (fields[0], fields[1]), (fields[0 if alike else 2], fields[-1])
+        keys = [composed(name, f"{name}_{int(index):04d}") for name, index in named]
+        missing |= {key: at for key in keys if key not in known and key not in missing}
+        if keys[0] == keys[1] in known or (not alike and keys[0][0] == keys[1][0]):
+            said = "a picture with itself" if alike else "different people, but names one"
             raise DataError(f"{path}, line {at}: pairs {said} ({line[:60]!r}); get LFW's {PAIRS} again")
+        pairs.append([known.get(key, -1) for key in keys])
     if missing:
-        names, at = ", ".join([*missing][:20]), next(iter(missing.values()))
-        several = f"{len(missing)} pictures are not there: " if len(missing) > 1 else ""
-        end = ", …" * (len(missing) > 20) if several else " is not there"
-        raise DataError(f"{path}, line {at}: {several}{names}{end}; {lfw.folder} holds names like {lfw.paths[0].name}")
-    return Pairs(pairs[:, 0], pairs[:, 1], same, folds)
+        names = ", ".join(f"{lfw.folder.name}/{person}/{stem}.jpg"[:300] for person, stem in [*missing][:20])
+        count = f"{len(missing)} pictures are not there: {names}" if len(missing) > 1 else f"{names} is not there"
+        like = f"{lfw.folder} holds names like {lfw.paths[0].name}"
+        raise DataError(f"{path}, line {next(iter(missing.values()))}: {count}; {like}")
+    return Pairs(*np.array(pairs, np.int64).T, same, folds)
 
 
 def _whole(text: str) -> bool:
@@ -130,41 +138,65 @@ def composed(*names: str) -> tuple[str, ...]:
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
-def make_partial(
-    whole: PictureSet, dataset: str, protocol: PartialLFW, kinds: tuple[str, ...] = ("random",)
-) -> tuple[PictureSet, PictureSet]:
-    """(query, gallery) of `dataset`, made from whole pictures: our protocol, the same for every copy of them.
+def by_lot(
+    whole: PictureSet, protocol: PartialLFW, kinds: tuple[str, ...]
+) -> tuple[PictureSet, PictureSet, torch.Tensor]:
+    """(query, gallery, the queries' boxes) of a set without a test of its own, the same for every copy of it.
 
     Of the people with two or more pictures, `protocol.people` are drawn by lot; of each one picture is the gallery's
     and up to `protocol.queries` others are queries, each cropped at a part of one of the `kinds`, the random ones at a
     share of the area between `protocol.area`. All draws depend on the seed, the names and the number of pictures.
     Raises DataError if nobody has two.
     """
-    chosen: list[tuple[int, list[int]]] = []
     groups = [np.flatnonzero(whole.identities == person) for person in np.unique(whole.identities)]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
         raise DataError(f"{whole.folder} has one picture of each person: partial queries cannot be made from it")
-    draw = partial_views.make_rng(protocol.seed, "partial-lfw")
-    for i in sorted(torch.randperm(len(groups), generator=draw)[: protocol.people].tolist()):
-        order = groups[i][torch.randperm(len(groups[i]), generator=draw).numpy()]
-        chosen.append((order[0], sorted(order[1 : 1 + protocol.queries])))
-    query = np.array([index for _, others in chosen for index in others])
-    gallery = np.array([index for index, _ in chosen])
-    boxes, _ = partial_views.part_boxes(len(query), draw, kinds, protocol.area)
-    query = replace(whole.keep(query), name=f"{dataset}/query", boxes=boxes.double().numpy().round(4))
-    return query, replace(whole.keep(gallery), name=f"{dataset}/gallery")
+    rng = partial_views.make_rng(protocol.seed, "partial-lfw")
+    query, gallery = [], []
+    for i in sorted(torch.randperm(len(groups), generator=rng)[: protocol.people].tolist()):
+        order = groups[i][torch.randperm(len(groups[i]), generator=rng).numpy()]
+        gallery.append(order[0])
+        query += sorted(order[1 : 1 + protocol.queries])
+    boxes, _ = partial_views.part_boxes(len(query), rng, kinds, protocol.area)
+    return whole.keep(np.array(query)), whole.keep(np.array(gallery)), boxes
+
+
+def query_boxes(count: int) -> torch.Tensor:
+    """Boxes of partial queries `(count, 4)`, one for each query picture of a whole set; they depend on `count` alone.
+
+    Kinds come in equal shares. Side crops keep SIDE of the picture along one axis and all of it along the other; random
+    ones keep AREA of it at RATIO, width / height in fractions of the picture.
+    """
+    rng = partial_views.make_rng(0, "partial queries")
+    kind = torch.randperm(count, generator=rng) % len(KINDS)
+    kept, area, ratio = (partial_views.uniform(*limits, count, rng=rng) for limits in (SIDE, AREA, RATIO))
+    random = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()])
+    across, along = kind < 2, (kind == 2) | (kind == 3)  # left or right, upper or lower
+    cut = torch.stack([across, along])
+    size = torch.where(kind == 4, random, torch.where(cut, kept, torch.ones(())))
+    low = torch.rand(2, count, generator=rng)
+    low = torch.where(cut, (kind % 2).float(), low) * (1 - size)
+    return torch.cat([low + size / 2, size]).T
+
+
+def kinds_of(boxes: np.ndarray) -> np.ndarray:
+    """The kind in KINDS of each of `query_boxes` `(N,)`."""
+    cx, cy, w, h = boxes.T
+    return np.select(
+        [w == 1, h == 1], [np.where(cy < 0.5, "upper", "lower"), np.where(cx < 0.5, "left", "right")], "random"
+    )
 
 
 def at_ratio(query: PictureSet, share: float) -> PictureSet:
-    """Partial-LFW's queries cropped to a share of the area, each about its own box's centre as far as it fits."""
+    """Made queries cropped to a share of the area, each about its own box's centre as far as it fits."""
     side = share**0.5
     centre = query.boxes[:, :2].clip(side / 2, 1 - side / 2)
     return replace(query, boxes=np.concatenate([centre, np.full_like(centre, side)], 1))
 
 
 def boxes_csv(query: PictureSet) -> str:
-    """Partial-LFW's queries and their boxes (cx, cy, w, h; fractions of the picture) as a table to be saved."""
+    """Made queries and their boxes (cx, cy, w, h; fractions of the picture) as a table to be saved."""
     table = io.StringIO(newline="")
     files = (printable(f"{path.parent.name}/{path.name}") for path in query.paths)
     rows = ([file, *box] for file, box in zip(files, query.boxes.tolist(), strict=True))

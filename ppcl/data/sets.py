@@ -26,7 +26,8 @@ class DataSet:
     parts: dict[str, Part]
     pattern: str = ""  # of file names, without the ending; groups: `identity`, perhaps `camera`; or `person`, a name.
     example: str = ""  # of such a name. No pattern: each person has a folder
-    protocol: str = ""  # "standard": matches of the query's camera are ignored; "shots"; "verification"; "": no test
+    protocol: str = ""  # "standard": the whole gallery; "shots": single- and all-shot; "verification"; "": no test
+    cameras: bool = False  # matches of the query's own camera are ignored
     partial: bool = False  # queries are partial
     distractors: bool = False  # identity 0 stands for people without a query: they stay in the gallery alone
     accept_rate: bool = False  # TAR@FAR is measured beside the ranks
@@ -47,7 +48,8 @@ class DataSet:
         if self.split:
             return "give your own pictures as identities/<identity>/<file> below --data"
         if self.made_from:
-            return f"complete it, or remove it: it is made from {self.made_from}; {SETS[self.made_from].how_to_get}"
+            mended = "complete it, or remove it: " * bool(self.folders)
+            return f"{mended}it is made from {self.made_from}; {SETS[self.made_from].how_to_get}"
         instead = f", {SETS['own'].how_to_get}," if "train" in self.parts else ","
         drawing = f" or draw a stand-in into another, empty folder: {self.drawing('DIR')}" if self.drawn else ""
         return f"get {self.name} from {self.source} and unpack it as {self.folders[0]}/ below --data{instead}{drawing}"
@@ -89,6 +91,7 @@ SETS = {
             pattern=_MARKET,
             example="0002_c1s1_000451_03.jpg",
             protocol="standard",
+            cameras=True,
             distractors=True,
             drawn="people",
             summary=("rank-1",),
@@ -103,8 +106,24 @@ SETS = {
             pattern=r"(?P<identity>[0-9]{4,18})_c(?P<camera>[0-9]{1,18})_[0-9]+",
             example="0001_c1_1.png",
             protocol="standard",
+            cameras=True,
             source="the repository zhunzhong07/person-re-ranking (CUHK03-NP)",
             summary=("rank-1",),
+        ),
+        *(  # our protocol, METHOD.md §9
+            DataSet(
+                f"partial-{whole}",
+                "person",
+                (),
+                {"query": Part(), "gallery": Part()},
+                protocol="shots",
+                cameras=True,
+                partial=True,
+                distractors=whole == "market1501",
+                made_from=whole,
+                summary=_RANKS,
+            )
+            for whole in ("market1501", "cuhk03")
         ),
         DataSet(
             "partial-reid",

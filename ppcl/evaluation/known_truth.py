@@ -58,9 +58,9 @@ class Evaluation:
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @property
-    def standard(self) -> bool:
-        """True under Market-1501's protocol: gallery pictures of the query's person and camera do not count."""
-        return SETS[self.dataset].protocol == "standard"
+    def cameras(self) -> tuple[np.ndarray, ...]:
+        """Cameras of query and gallery where a query's own camera does not count (Market-1501's rule), else nothing."""
+        return (self.query.cameras, self.gallery.cameras) if SETS[self.dataset].cameras else ()
 
     @cached_property
     def drawn(self) -> bool:
@@ -117,8 +117,10 @@ def subsets(found: Evaluation) -> dict[str, np.ndarray]:
     masks = {"all": np.ones(len(found.query), bool)}
     if found.knows_boxes:
         if found.query.boxes is None:
-            kinds = found.truth[0].kind
-            masks |= {kind: (kinds == kind).to_numpy() for kind in partial_views.KINDS}
+            kinds = found.truth[0].kind.to_numpy()
+        else:
+            kinds = partial_protocol.kinds_of(found.query.boxes) if found.cameras else np.array([])
+        masks |= {kind: kinds == kind for kind in partial_views.KINDS if kind in kinds}
         share = geometry.area(view_boxes(found)).numpy()
         masks |= {name: (share >= low) & (share < high) for name, (low, high) in RATIO_BINS.items()}
     return {name: mask for name, mask in masks.items() if mask.any()}

@@ -4,6 +4,7 @@ All methods are measured on the same queries, so that differences are paired. No
 """
 
 import json
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -184,13 +185,16 @@ def _search(
     """
     method = facts["method"]
     query, gallery = (_features(found, model, part, kept) for part in ("query", "gallery"))
-    values, parts, matched = {}, *_matched(found, model, query, gallery)
+    values, galleries, matched = {}, *_matched(found, model, query, gallery)
     for row in (method, f"{method}+rerank") if rerank else (method,):
         if row != method:
             mine, theirs, how = query.embedding.mean(1), gallery.embedding[:, 0], model.recipe.matching
-            matched = [matching.rerank(one, mine, theirs[p], how) for one, p in zip(matched, parts, strict=True)]
-        found.distances[row] = matched[0]
-        for protocol, ranked in _rankings(found, parts, matched).items():
+            matched = [
+                [matching.rerank(one, mine[i], theirs[j], how) for one, (i, j) in zip(*parts, strict=True)]
+                for parts in zip(matched, galleries, strict=True)
+            ]
+        found.distances[row] = matched[0][0]
+        for protocol, ranked in _rankings(found, galleries, matched).items():
             values[protocol, row] = _values(ranked)
             if SETS[found.dataset].accept_rate:
                 ids = found.query.identities, found.gallery.identities
@@ -226,31 +230,63 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
     for share, bank in banks.items():
         described = matching.describe(model, bank, several=True)
         distances = matching.match(model, described, gallery).cpu().numpy()
-        values = {"rank-1": metrics.cmc_map(distances, query.identities, ids).hits(1)}
-        values["TAR@FAR=1e-3"] = metrics.accepted(distances, query.identities, ids, 1e-3)
+        cameras = (query.cameras, found.gallery.cameras) if found.cameras else ()
+        values = {"rank-1": metrics.cmc_map(distances, query.identities, ids, *cameras).hits(1)}
+        if not cameras:
+            values["TAR@FAR=1e-3"] = metrics.accepted(distances, query.identities, ids, 1e-3)
         for metric, value in values.items():
             interval = metrics.bootstrap(value, query.identities)
             rows.append(results.row(facts, metric, interval, *counts, subset=f"{share:.1f}"))
     return rows
 
 
-def _matched(found: Evaluation, model: PPCL, query, gallery) -> tuple[list[torch.Tensor], list[np.ndarray]]:
-    """The galleries of the set's protocols, as indices, all pictures first, and a row's distances to each."""
-    if found.standard:
-        return [torch.arange(len(gallery))], [matching.match(model, query, gallery).cpu().numpy()]
-    people = found.gallery.identities
-    columns = [np.arange(len(people)), *metrics.single_shot_columns(people)]
-    parts = [torch.from_numpy(some).to(gallery.embedding.device) for some in columns]
-    return parts, [one.cpu().numpy() for one in matching.match_within(model, query, gallery, parts)]
+def _matched(found: Evaluation, model: PPCL, query, gallery) -> tuple[list, list[list[np.ndarray]]]:
+    """The galleries of the set's protocols, and a row's distances in each; first all queries with all pictures.
+
+    A gallery is a list of (queries, pictures), as indices: queries of several cameras may have other pictures.
+    """
+    everything = np.arange(len(found.query)), np.arange(len(gallery))
+    if SETS[found.dataset].protocol == "standard":
+        return [[everything]], [[matching.match(model, query, gallery).cpu().numpy()]]
+    whole, galleries, matched = np.empty(tuple(map(len, everything)), np.float32), [], []
+    for rows, columns in single_shots(found):
+        places = [torch.from_numpy(some).to(gallery.embedding.device) for some in (everything[1], *columns)]
+        first, *each = matching.match_within(model, query.as_queries(torch.from_numpy(rows)), gallery, places)
+        whole[rows] = first.cpu().numpy()
+        galleries.append([(rows, some) for some in columns])
+        matched.append([one.cpu().numpy() for one in each])
+    return [[everything], *zip(*galleries, strict=True)], [[whole], *zip(*matched, strict=True)]
 
 
-def _rankings(found: Evaluation, parts: list[torch.Tensor], matched: list[np.ndarray]) -> dict[str, list]:
+def _rankings(found: Evaluation, galleries: list, matched: list[list[np.ndarray]]) -> dict[str, list]:
     """Rankings by protocol."""
-    ids, people = found.query.identities, found.gallery.identities
-    if found.standard:
-        return {"standard": [metrics.cmc_map(matched[0], ids, people, found.query.cameras, found.gallery.cameras)]}
-    whole, *single = (metrics.cmc_map(one, ids, people[p.cpu()]) for one, p in zip(matched, parts, strict=True))
-    return {"single-shot": single, "all-shot": [whole]}
+    halves, ranked = (found.query, found.gallery), []
+    for parts in zip(galleries, matched, strict=True):
+        rankings = []
+        for places, distances in zip(*parts, strict=True):
+            facts = [half.identities[some] for half, some in zip(halves, places, strict=True)]
+            facts += [cameras[some] for cameras, some in zip(found.cameras, places, strict=False)]
+            rankings.append(metrics.cmc_map(distances, *facts))
+        ranked.append(metrics.Ranking.joined(rankings, np.argsort(np.concatenate([rows for rows, _ in parts[0]]))))
+    if SETS[found.dataset].protocol == "standard":
+        return {"standard": ranked}
+    return {"single-shot": ranked[1:], "all-shot": ranked[:1]}
+
+
+def single_shots(found: Evaluation) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Queries that share their single-shot galleries, and these galleries, as indices.
+
+    With the camera rule, the queries of one camera share them: one picture of each person, seen by another camera.
+    """
+    people, query = found.gallery.identities, np.arange(len(found.query))
+    if not found.cameras:
+        yield query, metrics.single_shot_columns(people)
+        return
+    cameras, others = found.cameras
+    for camera in np.unique(cameras):
+        distractor = (people == 0) & SETS[found.dataset].distractors
+        places = np.flatnonzero((others != camera) & ~distractor)
+        yield query[cameras == camera], [places[some] for some in metrics.single_shot_columns(people[places])]
 
 
 def _values(ranked: list[metrics.Ranking]) -> dict[str, np.ndarray]:
@@ -322,7 +358,8 @@ def cmc_bands(found: Evaluation, methods: list[str], length: int = 20) -> dict[s
     """All-shot CMC curves: for each method `(length, 3)`, rank-k with its 95 % interval."""
     bands = {}
     for method in methods:
-        ranked = metrics.cmc_map(found.distances[method], found.query.identities, found.gallery.identities)
+        ids = found.query.identities, found.gallery.identities
+        ranked = metrics.cmc_map(found.distances[method], *ids, *found.cameras)
         hits = [ranked.hits(k) for k in range(1, length + 1)]
         bands[method] = np.array([metrics.bootstrap(hit, found.query.identities, 500) for hit in hits])
     return bands
