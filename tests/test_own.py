@@ -152,7 +152,7 @@ def test_the_tasks_own_set_goes_first(drawn, people, tmp_path):
     shutil.copytree(drawn / "Market-1501-v15.09.15", tmp_path / "Market-1501-v15.09.15")
     shutil.copytree(people, tmp_path / "identities")
     assert datasets.training_set("person", tmp_path).name == "market1501/train"
-    assert datasets.available(tmp_path, "person") == ["market1501", "own"]
+    assert datasets.available(tmp_path, "person") == ["market1501", "partial-market1501", "own"]
     with pytest.raises(DataError, match="CASIA"):
         datasets.training_set("face", tmp_path / "Market-1501-v15.09.15")
 

@@ -213,5 +213,8 @@ def test_a_made_test_is_found_where_its_whole_set_lies(tmp_path, drawn, dataset)
     ]
     assert f"made from {dataset}" in rows[0]["note"]
     assert "partial-market1501" not in datasets.available(drawn)  # drawn people have partial sets of their own
-    missing = [row for row in datasets.check(drawn) if row["dataset"] == "partial-cuhk03"]
-    assert {row["status"] for row in missing} == {"missing"} and "it is made from cuhk03; get" in missing[0]["note"]
+    assert not [row for row in datasets.check(drawn) if row["dataset"] in ("partial-market1501", "partial-cuhk03")]
+    query, gallery = datasets.evaluation_sets("partial-market1501", drawn)  # where it is named
+    assert len(query) == 6 and len(gallery) == 21
+    with pytest.raises(DataError, match="no .*query below .*; get cuhk03 from"):
+        datasets.evaluation_sets("partial-cuhk03", drawn)

@@ -208,8 +208,7 @@ def available(data: Path | str, task: str | None = None, settings: Data | None =
     """The sets (of a task) that can be evaluated on: whose query and gallery, or pairs, can be read below `data`."""
     found, recipe = [], Recipe(task=task or "person", data=settings or Data())
     for one in sets_of(task):
-        whole = SETS.get(one.made_from)
-        if whole and "query" in whole.parts and is_drawn(data, whole.name):
+        if not one.folders and is_drawn(data, one.made_from):
             continue  # drawn people have partial sets of their own
         try:
             if one.protocol == "verification":
@@ -253,9 +252,14 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
         raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")
     rows = []
     for one in sets_of(task):
-        settings = [Data(**{one.name: variant}) for variant in one.variants] or [Data()]
-        there = [how for how in settings if any(lies(record(one.name, settings=how), part, data) for part in one.parts)]
-        if not there and not one.split:  # nobody misses a folder of identities
+        lying = SETS[one.made_from] if one.made_from else one
+        if not one.folders and is_drawn(data, lying.name):
+            continue  # drawn people have partial sets of their own
+        settings = [Data(**{lying.name: variant}) for variant in lying.variants] or [Data()]
+        there = [
+            how for how in settings if any(lies(record(lying.name, settings=how), part, data) for part in lying.parts)
+        ]
+        if not there and not one.split and one.folders:  # nobody misses a folder of identities, or a test made of a set
             there = settings[:1]
         for how in there:
             rows += [_row(record(one.name, settings=how), part, Path(data), how) for part in one.parts]

@@ -22,7 +22,7 @@ class DataSet:
 
     name: str
     task: str  # "person", "face", or "any": the user says which
-    folders: tuple[str, ...]  # names of its folder below --data, the usual one first
+    folders: tuple[str, ...]  # names of its folder below --data, the usual one first; none: always made
     parts: dict[str, Part]
     pattern: str = ""  # of file names, without the ending; groups: `identity`, perhaps `camera`; or `person`, a name.
     example: str = ""  # of such a name. No pattern: each person has a folder
@@ -48,8 +48,7 @@ class DataSet:
         if self.split:
             return "give your own pictures as identities/<identity>/<file> below --data"
         if self.made_from:
-            mended = "complete it, or remove it: " * bool(self.folders)
-            return f"{mended}it is made from {self.made_from}; {SETS[self.made_from].how_to_get}"
+            return f"complete it, or remove it: it is made from {self.made_from}; {SETS[self.made_from].how_to_get}"
         instead = f", {SETS['own'].how_to_get}," if "train" in self.parts else ","
         drawing = f" or draw a stand-in into another, empty folder: {self.drawing('DIR')}" if self.drawn else ""
         return f"get {self.name} from {self.source} and unpack it as {self.folders[0]}/ below --data{instead}{drawing}"
@@ -110,21 +109,6 @@ SETS = {
             source="the repository zhunzhong07/person-re-ranking (CUHK03-NP)",
             summary=("rank-1",),
         ),
-        *(  # our protocol, METHOD.md §9
-            DataSet(
-                f"partial-{whole}",
-                "person",
-                (),
-                {"query": Part(), "gallery": Part()},
-                protocol="shots",
-                cameras=True,
-                partial=True,
-                distractors=whole == "market1501",
-                made_from=whole,
-                summary=_RANKS,
-            )
-            for whole in ("market1501", "cuhk03")
-        ),
         DataSet(
             "partial-reid",
             "person",
@@ -154,6 +138,21 @@ SETS = {
             drawn="people",
             source="the repository lingxiao-he/Partial-Person-ReID",
             summary=_RANKS,
+        ),
+        *(  # our protocol, METHOD.md §9
+            DataSet(
+                f"partial-{whole}",
+                "person",
+                (),
+                {"query": Part(), "gallery": Part()},
+                protocol="shots",
+                cameras=True,
+                partial=True,
+                distractors=whole == "market1501",
+                made_from=whole,
+                summary=_RANKS,
+            )
+            for whole in ("market1501", "cuhk03")
         ),
         DataSet(
             "casia-webface",
