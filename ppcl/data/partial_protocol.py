@@ -103,7 +103,9 @@ def read_pairs(lfw: PictureSet, data: Path | str, how_to_get: str) -> Pairs:
     if len(lines) != 2 * folds * each:
         raise DataError(f"{path}: {len(lines)} pairs, but line 1 speaks of {folds} x ({each} + {each})")
     if folds < 2:
-        raise DataError(f"{path}: the pairs have one fold, and a fold's threshold comes from the others; make two")
+        raise DataError(
+            f"{path}, line 1: the pairs have one fold, and a fold's threshold comes from the others; make two"
+        )
     known = {composed(p.parent.name, p.stem): i for i, p in enumerate(lfw.paths)}
     pairs, same, missing = [], np.arange(len(lines)) // each % 2 == 0, {}
     for (at, line), alike in zip(lines, same.tolist(), strict=True):
