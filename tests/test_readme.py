@@ -32,10 +32,10 @@ ELSEWHERE = {  # word of a command -> the test that runs it
 
 def test_docstrings_cite_sections_of_the_method_that_exist():
     assert all((ROOT / "ppcl" / link).is_file() for link in re.findall(r"\]\(([^)]+)\)", METHOD))
-    sections = re.findall(r"^## (\d)\.", METHOD, re.M)
-    assert sections == [str(number + 1) for number in range(9)]
+    sections = re.findall(r"^## (\d+)\.", METHOD, re.M)
+    assert sections == [str(number + 1) for number in range(10)]
     source = "".join(path.read_text() for path in sorted((ROOT / "ppcl").rglob("*.py")))
-    cited = re.findall(r"METHOD\.md(?:'s)?(?:,? §(\d)| *)(?: and §(\d))?", source)
+    cited = re.findall(r"METHOD\.md(?:'s)?(?:,? §(\d+)| *)(?: and §(\d+))?", source)
     assert len(cited) > 10 and {number for pair in cited for number in pair if number} <= set(sections)
 
 

@@ -1,4 +1,4 @@
-"""Folders of identities, LFW's pairs, and partial tests that are made from whole sets by our protocols (METHOD.md §9).
+"""Folders of identities, LFW's pairs, and partial tests that are made from whole sets by our protocols (METHOD.md §10).
 
 Detection and alignment are not done here. Pictures of 250 x 250, as LFW and CASIA-WebFace are given out, are cut to
 their centre; aligned copies pass as they are (`image_files.open_picture`).
@@ -20,7 +20,7 @@ from . import partial_views
 from .reading import DataError, PictureSet, listing, people, pictures
 
 PAIRS = "pairs.txt"
-SIDE, AREA, RATIO = (0.4, 0.6), (0.25, 0.6), (0.7, 1.4)  # ours: of partial queries (METHOD.md §9)
+SIDE, AREA, RATIO = (0.4, 0.6), (0.25, 0.6), (0.7, 1.4)  # ours: of partial queries (METHOD.md §10)
 
 
 @dataclass(frozen=True)

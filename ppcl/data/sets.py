@@ -139,7 +139,7 @@ SETS = {
             source="the repository lingxiao-he/Partial-Person-ReID",
             summary=_RANKS,
         ),
-        *(  # our protocol, METHOD.md §9
+        *(  # our protocol, METHOD.md §10
             DataSet(
                 f"partial-{whole}",
                 "person",
