@@ -49,7 +49,7 @@ def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
 
 @one_thread()
 def rank(
-    run: Path | str,
+    run: Path | str | None,
     task: str,
     query: list[Path | str],
     gallery: Path | str,
@@ -61,12 +61,13 @@ def rank(
 ) -> pandas.DataFrame:
     """Rank a folder of photographs for each query picture: `out/ranking.csv` and `out/ranking.png`. -> the table.
 
+    Without a run the model that comes with the library ranks; the gallery's features are then kept in `out`.
     The table has a line for each query and rank: query, rank, gallery, distance, its global and region parts, whether
     the query was taken for partial, and the located region (x1, y1, x2, y2 in pixels of the gallery picture; like the
     region part empty for rows without regions). Pictures of the folder that are left out are counted in a line; an
     unreadable query raises DataError.
     """
-    run, gallery, out = map(given_path, (run, gallery, out))
+    run, gallery, out = map(given_path, (run or evaluation.BOX, gallery, out))
     query = [given_path(one) for one in ([query] if isinstance(query, (str, Path)) else query)]
     model = evaluation.load(run, task, method, seed, device)
     if model.method.oracle:
@@ -79,7 +80,8 @@ def rank(
     files = gallery_files(gallery)
     query_bank = _bank(query, model.recipe, "queries")
     queries = describe(model, query_bank)
-    found, files = _gallery(model, run, files, query, method, seed)
+    galleries = (out if run == evaluation.BOX else run) / task / "galleries"
+    found, files = _gallery(model, evaluation.checkpoint(run, task, method, seed), galleries, files, query)
     distances, overall, index = (part.cpu() for part in matching.search(model, queries, found, top))
     shown, place = np.unique(index, return_inverse=True)  # only these are read again
     order, near = place.reshape(index.shape), found[torch.from_numpy(shown)].to(device)
@@ -136,19 +138,18 @@ def gallery_files(folder: Path) -> list[Path]:
 
 
 def _gallery(
-    model: PPCL, run: Path, files: list[Path], query: list[Path], method: str, seed: int
+    model: PPCL, checkpoint: Path, galleries: Path, files: list[Path], query: list[Path]
 ) -> tuple[matching.Features, list[Path]]:
     """Features of a gallery, kept by an earlier call or made now and kept, and its readable pictures.
 
     Printed: unreadable pictures, uncut faces, copies of one picture, and queries that are in the gallery.
     """
-    row = trained_by(method)  # rows that share a checkpoint share a gallery's features
-    parent, galleries = files[0].parent.resolve(), run / model.recipe.task / "galleries"
-    digests = galleries / "digests.npy"
-    with open(evaluation.checkpoint(run, model.recipe.task, method, seed), "rb") as file:
+    row = trained_by(model.row)  # rows that share a checkpoint share a gallery's features
+    parent, digests = files[0].parent.resolve(), galleries / "digests.npy"
+    with open(checkpoint, "rb") as file:
         facts = {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "row": row, "ppcl": __version__}
     facts |= {"pictures": fingerprint.fingerprint(files[0].parent, files, digests), "number": len(files)}
-    key = hashlib.sha256(os.fsencode(f"{parent} {row} {seed}")).hexdigest()[:12]
+    key = hashlib.sha256(os.fsencode(f"{parent} {row} {checkpoint.parent.name}")).hexdigest()[:12]
     folder = galleries / f"{printable(parent.name)[:40]}-{key}"
     folder = next((other for other in galleries.glob("*/") if kept_features.made_from(other, facts)), folder)
     try:

@@ -23,6 +23,7 @@ from ..training import stage_on_disk
 from . import known_truth, results
 from .known_truth import Evaluation, prepare
 
+BOX = Path(__file__).parents[1] / "weights"  # a run folder with `ppcl` of both tasks, in half precision
 RANKS = (1, 3, 5, 10)
 FEWEST = 3  # false pairs that the threshold of a TAR must accept; the official pairs of LFW have 3 at FAR = 1e-3
 CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows with a curve over the input ratio
@@ -43,8 +44,11 @@ def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
     return Path(run) / task / "joint" / trained_by(method) / f"seed{seed}" / "checkpoint.safetensors"
 
 
-def load(run: Path | str, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
-    """Load a trained row of a run, in eval mode. Raises CheckpointError with the missing file and its command."""
+def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
+    """Load a trained row of a run, in eval mode; by default the `ppcl` that comes with the library, trained on drawings.
+
+    Raises CheckpointError with the missing file and its command.
+    """
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
     path = checkpoint(run, task, method, seed)

@@ -51,8 +51,8 @@ def table(rows: pandas.DataFrame, caption: str) -> str:
 def _results(rows: pandas.DataFrame) -> list[str]:
     """A table for each set and protocol; drawn pictures and photographs apart, without published numbers."""
     rows = rows[(rows.subset == "all") & ~rows.metric.str.contains("without")]
-    parts, above = [], rows.metric.str.contains(" over ").rename("above")
-    keys = ["task", "dataset", "protocol", "synthetic", above]
+    parts, rows = [], rows.assign(above=rows.metric.str.contains(" over "))
+    keys = ["task", "dataset", "protocol", "synthetic", "above"]
     for (task, dataset, protocol, drawn, over), some in rows.groupby(keys, sort=False):
         about = f"{task}: {dataset}, {protocol}: {'drawn pictures' if drawn else 'photographs'}, "
         about += f"{some.n_query.max()} {'pairs' if protocol == 'verification' else 'queries'}"
