@@ -25,8 +25,8 @@ def shifted_crops(bank: Tensor, index: Tensor, how: Augmentation, pad: int, rng:
     corners = geometry.corners(erasing_boxes(count, rng)) * pixels
     holes = corners.round().long().clamp(min=0) * erased[:, None]
     pictures = take(bank, index, rng.device)
-    move = _one_by_one if rng.device.type == "cpu" else _all_at_once
-    return move(pictures, mirrored, shift, holes)
+    shift_all = _one_by_one if rng.device.type == "cpu" else _all_at_once
+    return shift_all(pictures, mirrored, shift, holes)
 
 
 def _one_by_one(pictures: Tensor, mirrored: Tensor, shift: Tensor, holes: Tensor) -> Tensor:
