@@ -45,9 +45,9 @@ def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
 
 
 def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
-    """Load a trained row of a run, in eval mode; by default the `ppcl` that comes with the library, trained on drawings.
+    """Load a trained row of a run, in eval mode; by default the `ppcl` that comes with the library.
 
-    Raises CheckpointError with the missing file and its command.
+    That one was trained on drawn pictures. Raises CheckpointError with the missing file and its command.
     """
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
