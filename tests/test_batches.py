@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ppcl import geometry
 from ppcl.data import augmentation
-from ppcl.data.augmentation import augment, erasing_boxes, shifted_crops
+from ppcl.data.augmentation import augment, shifted_crops, usual_erasing
 from ppcl.data.image_bank import normalise
 from ppcl.data.partial_views import KINDS, make_rng, part_boxes, ratio_of, read_views, uniform, view_boxes
 from ppcl.data.stage_batches import identity_batches, shuffled_batches
@@ -229,7 +229,7 @@ def slow_crops(bank, index, how, pad, draw):
     mirrored = torch.rand(count, generator=draw) < how.flip
     shift = torch.randint(-pad, pad + 1, (count, 2), generator=draw).tolist()
     erased = torch.rand(count, generator=draw) < how.erase
-    corner = geometry.corners(erasing_boxes(count, draw)) * torch.tensor([width, height, width, height])
+    corner = geometry.corners(usual_erasing(count, width / height, draw)) * torch.tensor([width, height, width, height])
     seen = []
     for k, (dx, dy) in enumerate(shift):
         picture = normalise(bank[index[k]][None])[0]

@@ -38,12 +38,12 @@ class Mine(nn.Sequential):
 
 @pytest.mark.parametrize("name, channels", [("mobilenet_v3_small", 576), ("torchvision:shufflenet_v2_x0_5", 1024)])
 def test_a_net_of_torchvisions_goes_through_every_stage(pictures, tmp_path, name, channels):
-    """At 64 x 32 their maps have 2 x 1 positions."""
+    """At 64 x 32 and stride 16, less than their own, their maps have 4 x 2 positions."""
     train(with_net(name), pictures, tmp_path, ["ppcl"])
     model = ppcl.load(tmp_path, "person")
     assert model.backbone.channels == channels and model.recipe.backbone.architecture == name
     features = ppcl.describe(model, pictures.heldout, several=False)
-    assert features.whitened.shape[1:] == (channels, 2, 1)
+    assert features.whitened.shape[1:] == (channels, 4, 2)
     distances = ppcl.match(model, ppcl.describe(model, pictures.heldout[:3]), features, shortlist=0, weight=0.5)
     assert distances.isfinite().all() and distances.std() > 0
 

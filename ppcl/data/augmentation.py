@@ -13,16 +13,16 @@ from .partial_views import uniform
 def shifted_crops(bank: Tensor, index: Tensor, how: Augmentation, pad: int, rng: torch.Generator) -> Tensor:
     """Pictures `index` `(B,)` of a uint8 bank `(N, 3, H, W)`, augmented as usual in re-identification.
 
-    Each is mirrored with probability `how.flip`, padded by `pad` pixels and cropped to its size at random, and loses a
-    box with probability `how.erase`. -> normalised `(B, 3, H, W)`; padded and erased pixels are 0, the mean colour.
-    Nothing is resampled.
+    Each is mirrored with probability `how.flip`, padded by `pad` pixels and cropped to its size at random; with
+    probability `how.erase` a box of 2 to 40 % of its area is erased (Random Erasing, 2017). -> normalised
+    `(B, 3, H, W)`; padded and erased pixels are 0, the mean colour. Nothing is resampled.
     """
     count, (height, width) = len(index), bank.shape[-2:]
     mirrored = torch.rand(count, generator=rng, device=rng.device) < how.flip
     shift = torch.randint(-pad, pad + 1, (count, 2), generator=rng, device=rng.device)
     erased = torch.rand(count, generator=rng, device=rng.device) < how.erase
     pixels = geometry.constant((width, height) * 2, torch.int64, rng.device)
-    corners = geometry.corners(erasing_boxes(count, rng)) * pixels
+    corners = geometry.corners(usual_erasing(count, width / height, rng)) * pixels
     holes = corners.round().long().clamp(min=0) * erased[:, None]
     pictures = take(bank, index, rng.device)
     shift_all = _one_by_one if rng.device.type == "cpu" else _all_at_once
@@ -94,6 +94,16 @@ def augment(images: Tensor, how: Augmentation, rng: torch.Generator) -> Tensor:
     images.addcmul_(field.repeat(8, 1, 1, 1)[:count], noise)
     images[erased] = images[erased].lerp_(fill, geometry.coverage(box, tuple(size)))
     return images.clamp_(0, 255)
+
+
+def usual_erasing(count: int, ratio: float, rng: torch.Generator) -> Tensor:
+    """Boxes of random erasing `(count, 4)` within pictures of width / height `ratio`: height / width is 0.3 to 3.3."""
+    area = uniform(0.02, 0.4, count, rng=rng)
+    shape = uniform(-1.2, 1.2, count, rng=rng).exp()
+    width = torch.minimum((area / (shape * ratio)).sqrt(), torch.ones_like(area)).maximum(area)
+    size = torch.stack([width, area / width], 1)
+    corner = torch.rand(count, 2, generator=rng, device=rng.device) * (1 - size)
+    return torch.cat([corner + size / 2, size], 1)
 
 
 def erasing_boxes(count: int, rng: torch.Generator) -> Tensor:

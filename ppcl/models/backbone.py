@@ -16,11 +16,19 @@ class Backbone(nn.Module):
 
     def __init__(self, recipe: BackboneStage, classes: int, pretrained: bool = True):
         super().__init__()
-        self.body = nets.body(recipe.architecture, recipe.weights if pretrained else "none")
+        self.body = nets.body(recipe.architecture, recipe.weights if pretrained else "none", recipe.stride)
+        self.frozen = nets.first_layers(self.body, recipe.frozen)
         self.channels = nets.channels(self.body, recipe.architecture)
         self.neck = nn.BatchNorm1d(self.channels)
         nn.init.zeros_(self.neck.bias).requires_grad_(False)
         self.classifier = _classifier(recipe, self.channels, classes)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set the mode, except for frozen layers: their statistics stay, too."""
+        super().train(mode)
+        for layer in self.frozen:
+            layer.eval().requires_grad_(False)
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised pictures `(B, 3, H, W)` -> feature map `(B, C, h, w)`."""

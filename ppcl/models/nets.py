@@ -1,9 +1,10 @@
-"""Nets that turn pictures into feature maps: three of our own, any of torchvision's or timm's, or the user's.
+"""Nets that turn pictures into feature maps: two of our own, any of torchvision's or timm's, or the user's.
 
-A recipe and a checkpoint's header name the net: `small`, `resnet50`, `face34`; a classification net of torchvision,
+A recipe and a checkpoint's header name the net: `small`, `face34`; a classification net of torchvision (`resnet50`),
 also as `torchvision:NAME`; `timm:NAME` if timm is installed; or `own:NAME`, which a notebook puts into NETS.
 """
 
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Container
@@ -16,7 +17,6 @@ from torch import nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock
 
-STEMS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}  # of our `resnet50`
 WRAPPERS = ("model", "module", "backbone", "body")  # DataParallel's, other projects', our own checkpoints'
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names for what follows the last map
 
@@ -51,25 +51,15 @@ def face34() -> nn.Sequential:
 NETS: dict[str, Callable[[], nn.Module]] = {"small": small_net, "face34": face34}  # without published weights
 
 
-def resnet50(weights: str) -> nn.Sequential:
-    """torchvision's ResNet-50 with last stride 1, without its head: 256 x 128 gives 2048 x 16 x 8."""
-    net = _torchvision("resnet50", weights)
-    net.layer4[0].conv2.stride = net.layer4[0].downsample[0].stride = (1, 1)
-    body = [net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4]
-    return nn.Sequential(*body)
+def body(architecture: str, weights: str, stride: int = 32) -> nn.Module:
+    """Make a net by its name: normalised pictures `(B, 3, H, W)` -> map `(B, C, h, w)` of at most this stride.
 
-
-def body(architecture: str, weights: str) -> nn.Module:
-    """Make a net by its name: normalised pictures `(B, 3, H, W)` -> map `(B, C, h, w)`, strides as its authors chose.
-
-    weights: `imagenet` (fetched by torchvision or timm), `none`, or a safetensors file with the names of this net or of
-    torchvision's. Torchvision's nets lose their head; theirs and timm's have dropout off, so that a resumed run draws
-    the same. Raises RuntimeError if there are no such weights or no such net.
+    weights: `imagenet` (torchvision's IMAGENET1K_V1, as papers of 2021 used, or timm's; fetched), `none`, or a
+    safetensors file with the net's own names. Torchvision's nets lose their head; theirs and timm's have dropout off,
+    so that a resumed run draws the same. Raises RuntimeError if there are no such weights or no such net.
     """
     source, _, name = architecture.rpartition(":")
-    if architecture == "resnet50":
-        net = resnet50(weights)
-    elif architecture in NETS:
+    if architecture in NETS:
         net = NETS[architecture]()
         if weights == "imagenet":
             raise RuntimeError(f"there are no ImageNet weights for {architecture}: set backbone.weights=none")
@@ -85,7 +75,45 @@ def body(architecture: str, weights: str) -> nn.Module:
         net = _without_dropout(nn.Sequential(OrderedDict((layer, whole[layer]) for layer in layers[:last])))
     if weights not in ("imagenet", "none"):
         _load(net, weights)
+    _lower_stride(net, stride)
     return net
+
+
+@torch.no_grad()
+def _strides(net: nn.Module) -> list[tuple[nn.Module, float, float]]:
+    """Layers in the order of their calls, each with the total stride before and after it, by an empty picture."""
+    found, training = [], net.training
+
+    def note(layer, given, out):
+        if all(isinstance(one, torch.Tensor) and one.dim() == 4 for one in (given[0], out)):
+            found.append((layer, 128 / given[0].shape[2], 128 / out.shape[2]))
+
+    hooks = [layer.register_forward_hook(note) for layer in net.modules() if not list(layer.children())]
+    with contextlib.suppress(Exception):  # `channels` says what is wrong with the net
+        net.eval()(torch.zeros(1, 3, 128, 128))
+    for hook in hooks:
+        hook.remove()
+    net.train(training)
+    return found
+
+
+def _lower_stride(net: nn.Module, most: int) -> None:
+    """Give stride 1 to the layers that would make the map coarser than `most`; weights stay as they are."""
+    for layer, before, after in _strides(net):
+        if after > 1.4 * most and after > 1.4 * before and hasattr(layer, "stride"):  # sides may be rounded up
+            step = max(1, round(most / before))
+            layer.stride = (step, step) if isinstance(layer.stride, tuple) else step
+            if isinstance(layer, nn.Conv2d) and step == 1:
+                layer.padding = "same"  # also for patches of 2 x 2
+            elif isinstance(layer.kernel_size, int) and layer.kernel_size % 2 == 0:
+                layer.kernel_size = step  # a pool of 2 x 2
+
+
+def first_layers(net: nn.Module, stride: int) -> list[nn.Module]:
+    """The layers from the first to the last one whose map has at most this stride; 0: none."""
+    layers = _strides(net) if stride else []
+    last = max((i + 1 for i, (_, _, after) in enumerate(layers) if after < 1.4 * stride), default=0)
+    return [layer for layer, _, _ in layers[:last]]
 
 
 @torch.no_grad()
@@ -110,7 +138,7 @@ def channels(net: nn.Module, name: str) -> int:
 def _torchvision(name: str, weights: str) -> nn.Module:
     net = models.get_model(name)
     if weights == "imagenet":
-        published = models.get_model_weights(name).DEFAULT
+        published = next(iter(models.get_model_weights(name)))  # IMAGENET1K_V1, the first
         file = Path(torch.hub.get_dir(), "checkpoints", published.url.rpartition("/")[2])  # NAME-HASH.pth
         if file.is_file():
             with open(file, "rb") as opened:
@@ -148,7 +176,7 @@ def _without_dropout(net: nn.Module) -> nn.Module:
 
 
 def _load(net: nn.Module, path: str) -> None:
-    """Load a safetensors file with the names of this net, or of torchvision's ResNet, perhaps below a WRAPPER."""
+    """Load a safetensors file with the names of this net, perhaps below a WRAPPER."""
     content = Path(path).expanduser().read_bytes()  # not mapped, which some file systems refuse
     try:
         found = safetensors.torch.load(content)
@@ -177,11 +205,8 @@ def _load(net: nn.Module, path: str) -> None:
 
 def _own_name(name: str, wanted: Container[str]) -> str | None:
     """The net's own name for a tensor of a file; None if it has none."""
-    while True:
-        head, _, rest = name.partition(".")
-        for own in (name, f"{STEMS.get(head)}.{rest}"):
-            if own in wanted:
-                return own
+    while name not in wanted:
+        head, _, name = name.partition(".")
         if head not in WRAPPERS:
             return None
-        name = rest
+    return name

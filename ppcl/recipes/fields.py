@@ -82,9 +82,11 @@ class BackboneStage:
     """Stage 2: the backbone on whole pictures (supplement §2.1)."""
 
     architecture: str = "resnet50"  # not published
-    weights: str = "imagenet"  # not published: "imagenet", "none" or the path of a .safetensors file
+    weights: str = "imagenet"  # not published: "imagenet" (IMAGENET1K_V1), "none" or the path of a .safetensors file
+    stride: Literal[4, 8, 16, 32] = 16  # not published: of the map, at most; later layers get stride 1 (any net)
+    frozen: Literal[0, 2, 4, 8] = 0  # not published: layers up to this stride keep their weights; 0: all are trained
     epochs: Count = 120  # §2.1
-    decay_epochs: Count = 40  # §2.1: x0.1 every 40
+    decay_epochs: Natural = 40  # §2.1: x0.1 every 40; 0: a half cosine to 0
     decay: Number = 0.1  # §2.1
     lr: Positive = 5e-4  # §2.1
     batch: Several = 64  # §2.1
@@ -194,7 +196,7 @@ class Augmentation:
     """Augmentation of training batches."""
 
     flip: Share = 0.5  # not published
-    erase: Share = 0.3  # not published: random erasing, share of pictures
+    erase: Share = 0.5  # not published: random erasing, share of pictures
     blur: Share = 0.5  # not published: random down- and up-sampling, so that sharpness betrays no crop
     noise: Number = 0.02  # not published: of the value range, after the crop
     colour: Number = 0.1  # not published: brightness, contrast, and per-channel gain

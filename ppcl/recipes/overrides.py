@@ -11,7 +11,7 @@ from .profiles import CHANGES
 
 PROFILES = ("tiny", "demo", "paper")
 TASKS = ("person", "face")
-ARCHITECTURES = ("small", "resnet50", "face34")  # nets of our own
+ARCHITECTURES = ("small", "face34")  # nets of our own
 
 
 def recipe(task: str = "person", profile: str = "demo", **overrides) -> Recipe:
@@ -103,6 +103,8 @@ def check(chosen: Recipe) -> None:
         )
     if chosen.backbone.pad >= min(chosen.input.size):
         raise RecipeError(f"backbone.pad must be less than the input's sides, not {chosen.backbone.pad}")
+    if chosen.backbone.frozen >= chosen.backbone.stride:
+        raise RecipeError(f"backbone.frozen must be less than backbone.stride={chosen.backbone.stride}")
     rows(chosen)
     _check_architecture(chosen.backbone.architecture)
 

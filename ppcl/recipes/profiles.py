@@ -7,6 +7,7 @@ for tests: everything runs, nothing is learnt.
 # Supplement §2.2. The backbone is a residual network of the kind trained on CASIA-WebFace, with a margin softmax.
 FACE = {
     "data.uncut": 250,  # not published: LFW and CASIA-WebFace as distributed
+    "augmentation.erase": 0.3,  # not published
     "input.height": 112,  # not published
     "input.width": 112,  # not published
     "glrec.crops": "random",  # §3: partial faces are cut at random
@@ -43,6 +44,7 @@ DEMO = {
     "scale": "demo",
     "input.height": 128,
     "input.width": 64,
+    "augmentation.erase": 0.3,
     "backbone.architecture": "small",
     "backbone.weights": "none",
     "backbone.epochs": 60,

@@ -15,9 +15,11 @@ def glrec_lr(recipe: Recipe, epoch: int) -> float:
 
 
 def backbone_lr(recipe: Recipe, epoch: int) -> float:
-    """Supplement §2.1: x0.1 every 40 epochs, after a linear warm-up if the recipe has one."""
+    """Supplement §2.1: x0.1 every 40 epochs; or a half cosine. A linear warm-up may come first."""
     stage = recipe.backbone
     warm = min(1.0, (epoch + 1) / (stage.warmup_epochs + 1))
+    if not stage.decay_epochs:
+        return stage.lr * warm * 0.5 * (1 + math.cos(math.pi * epoch / stage.epochs))
     return stage.lr * warm * stage.decay ** (epoch // stage.decay_epochs)
 
 
