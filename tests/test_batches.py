@@ -243,6 +243,15 @@ def slow_crops(bank, index, how, pad, draw):
     return torch.stack(seen)
 
 
+def test_usual_erasing_takes_the_usual_area_and_shape(draw):
+    box = usual_erasing(4000, 0.5, draw)
+    area, shape = box[:, 2] * box[:, 3], box[:, 3] / box[:, 2] * 2  # height / width in pixels
+    assert 0.02 <= area.min() < 0.03 and 0.39 < area.max() < 0.401 and abs(area.mean() - 0.21) < 0.01
+    assert 0.3 < shape.min() < 0.35 and 3 < shape.max() < 3.33
+    left, top, right, bottom = geometry.corners(box).T
+    assert min(left.min(), top.min()) > -1e-6 and max(right.max(), bottom.max()) < 1 + 1e-6
+
+
 @pytest.mark.parametrize("pad", [0, 3, 15])
 def test_shifted_crops_are_the_slow_version_on_every_kind_of_device(draw, monkeypatch, pad):
     bank, index, how = some_pictures(draw, 9), torch.randint(9, (40,)), Augmentation(erase=0.6)

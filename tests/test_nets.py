@@ -16,6 +16,7 @@ from ppcl import evaluation
 from ppcl.data import stage_batches
 from ppcl.disk import checkpoints
 from ppcl.models import nets
+from ppcl.models.backbone import Backbone
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import RecipeError, check_files, recipe
 
@@ -60,10 +61,43 @@ def test_the_map_is_what_torchvisions_own_head_reads(tmp_path, draw, name, head)
         torch.testing.assert_close(getattr(whole, head)(found.mean((2, 3))), whole(pictures), rtol=1e-4, atol=1e-5)
 
 
-def test_resnet50_of_ours_keeps_its_last_stride_and_torchvisions_does_not(draw):
-    picture = torch.randn(1, 3, 64, 64, generator=draw)
-    sides = {name: nets.body(name, "none").eval()(picture).shape[2:] for name in ("resnet50", "torchvision:resnet50")}
-    assert sides == {"resnet50": (4, 4), "torchvision:resnet50": (2, 2)}
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "efficientnet_b0", "convnext_tiny", "densenet121"])
+def test_the_stride_of_any_net_is_lowered_and_its_weights_fit(name):
+    found, picture = {stride: nets.body(name, "none", stride).eval() for stride in (8, 16)}, torch.zeros(1, 3, 96, 64)
+    assert found[8].state_dict().keys() == found[16].state_dict().keys()
+    with torch.inference_mode():
+        assert [found[stride](picture).shape[2:] for stride in (8, 16)] == [(12, 8), (6, 4)]
+
+
+def test_stride_16_is_the_usual_last_stride_of_a_resnet(draw):
+    torch.manual_seed(0)
+    whole, picture = torchvision.models.resnet50().eval(), torch.randn(1, 3, 64, 32, generator=draw)
+    net = nets.body("resnet50", "none", 16).eval()
+    net.load_state_dict(whole.state_dict(), strict=False)
+    whole.layer4[0].conv2.stride = whole.layer4[0].downsample[0].stride = (1, 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(whole.fc(net(picture).mean((2, 3))), whole(picture))
+
+
+def test_frozen_layers_keep_weights_and_statistics_and_the_others_do_not(draw):
+    net = Backbone(with_net("mobilenet_v2", **{"backbone.frozen": 4}).backbone, 5).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], 0.1)
+    net.classifier(net.neck(net(torch.randn(4, 3, 64, 32, generator=draw)).mean((2, 3)))).square().sum().backward()
+    optimiser.step()
+    same = {name for name, value in net.state_dict().items() if torch.equal(value, before[name])}
+    first = tuple(f"body.features.{i}." for i in range(4))  # of stride 2, 2, 4, 4
+    assert {name for name in before if name.startswith(first)} <= same
+    assert not {name for name, _ in net.named_parameters() if name.startswith("body.features.5.")} & same
+
+
+def test_imagenet_means_torchvisions_first_weights(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, *_, **__: asked.append(url) or 1 / 0)
+    with pytest.raises(RuntimeError, match="could not be fetched"):
+        nets.body("resnet50", "imagenet")
+    assert asked == [torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url]
 
 
 def test_dropout_is_off_so_that_a_resumed_run_draws_the_same(draw):

@@ -265,8 +265,10 @@ def test_parse_overrides():
         {"joint.lr": -1e-3},
         {"joint.steps": -1},
         {"glrec.batch": 1},
-        {"selection.heldout": 0},
         {"selection.heldout": 1},
+        {"backbone.frozen": 4, "backbone.stride": 4},
+        {"backbone.stride": 12},
+        {"ablation.rows": "ppcl,stage-2"},
     ],
     ids=str,
 )
@@ -281,7 +283,6 @@ def test_combination_that_could_only_fail_later_is_refused(given):
     [
         {"joint.lr": "nan"},
         {"joint.lr": "inf"},
-        {"backbone.decay_epochs": 0},
         {"joint.grid": "5,3"},
         {"joint.grid": "0,3"},
         {"joint.sigma": 0},

@@ -16,9 +16,10 @@ from ppcl.data.image_bank import normalise
 from ppcl.data.partial_views import make_rng
 from ppcl.disk import checkpoints, run_lock
 from ppcl.evaluation import protocols
+from ppcl.models.backbone import Backbone
 from ppcl.models.glrec import GLRec, cap_gradient
 from ppcl.models.ppcl import PPCL
-from ppcl.recipes import METHODS, recipe
+from ppcl.recipes import METHODS, RecipeError, recipe
 from ppcl.training import stage_on_disk, stages
 
 SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 2, "joint.epochs": 2}
@@ -399,6 +400,26 @@ def test_fusion_weights_are_stored_for_every_row_of_a_checkpoint(small, pictures
     assert set(weights) == {"+glrec", "+glrec@7", "same-location", "untrained-crloc"}
     assert weights["+glrec"] == weights["+glrec@7"] == 0
     assert all(0 <= w <= 1 for w in weights.values())
+
+
+def test_a_final_fit_trains_on_everybody_and_takes_the_recipes_weight(drawn, tmp_path):
+    whole = recipe("person", "tiny", **SMALL, **{"selection.heldout": 0, "matching.weight": 0.4})
+    pictures = stage_batches.training_data(whole, drawn, quiet=True)
+    assert pictures.classes == 10 and len(pictures.train) == 60 and len(pictures.heldout) == 0
+    header = checkpoints.header(evaluation.checkpoint(train(whole, pictures, tmp_path, ["ppcl"]), "person", "ppcl"))
+    assert set(header["fusion_weights"].values()) == {0.4} and header["heldout"] == {}
+
+
+def test_stage_2_by_itself_is_evaluated_and_is_no_row_to_train(small, pictures, run, drawn, tmp_path):
+    copy_base(run, tmp_path)
+    found = evaluation.evaluate(tmp_path, "person", "partial-reid", drawn, ["stage-2"], quiet=True)
+    assert {(row["method"], row["stage"]) for row in found.rows} == {("stage-2", "backbone")}
+    assert evaluation.trained(tmp_path) == []
+    net, loaded = Backbone(small.backbone, 7), evaluation.load(tmp_path, "person", "stage-2").backbone.state_dict()
+    checkpoints.load(stage_on_disk.of_stage(run, "person", "backbone"), net)
+    assert all(torch.equal(value, loaded[name]) for name, value in net.state_dict().items())
+    with pytest.raises(RecipeError, match="evaluate --method stage-2"):
+        training.train_joint(small, pictures, tmp_path, "stage-2", quiet=True)
 
 
 def test_every_line_of_a_log_is_json_with_its_step(run):

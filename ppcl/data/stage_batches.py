@@ -55,7 +55,8 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
         raise datasets.DataError(
             f"{pictures.folder} has one picture of each person: training needs several pictures of most people"
         )
-    heldout = min(len(several), max(1, round(len(people) * recipe.selection.heldout)))
+    share = recipe.selection.heldout
+    heldout = min(len(several), max(1, round(len(people) * share))) if share else 0
     needed = max(recipe.backbone.identities, recipe.joint.identities)
     if len(people) - heldout < needed:
         raise datasets.DataError(

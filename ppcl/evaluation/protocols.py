@@ -15,7 +15,7 @@ from .. import matching, metrics, recipes
 from ..data import datasets, partial_protocol, stage_batches
 from ..data.sets import SETS
 from ..disk import checkpoints, progress, run_lock
-from ..disk.files import write_text
+from ..disk.files import warn_once, write_text
 from ..jobs import one_thread
 from ..models.ppcl import PPCL
 from ..recipes import CONTROLS, METHODS, Recipe, trained_by
@@ -40,8 +40,10 @@ def from_header(header: dict) -> Recipe:
 
 
 def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
-    """The path of the joint checkpoint that a row of the result table is measured with."""
-    return Path(run) / task / "joint" / trained_by(method) / f"seed{seed}" / "checkpoint.safetensors"
+    """The path of the checkpoint that a row of the result table is measured with."""
+    if METHODS[trained_by(method)].stage != "joint":
+        return stage_on_disk.of_stage(run, task, METHODS[method].stage)
+    return stage_on_disk.of_stage(run, task, "joint", trained_by(method), seed)
 
 
 def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
@@ -52,36 +54,41 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
     path = checkpoint(run, task, method, seed)
+    joint = recipes.method(method).stage == "joint"
     if not path.is_file():
+        stage = f"joint --method {trained_by(method)}" if joint else "backbone"
         raise checkpoints.CheckpointError(
-            f"{path} does not exist: make it by python -m ppcl train joint --method {trained_by(method)} --task {task} "
-            f"--seed {seed} --run {run} --data DATA (and the run's --profile), or with notebook 04_joint_training"
+            f"{path} does not exist: make it by python -m ppcl train {stage} --task {task} --seed {seed} --run {run} "
+            "--data DATA (and the run's --profile), or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
-    if not stage_on_disk.of_a_stage(header) or header.get("stage") != "joint":
+    if not stage_on_disk.of_a_stage(header) or header.get("stage") != recipes.method(method).stage:
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of joint")
-    if not header["finished"]:
+    if not header["finished"] and joint:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
-    classes, weights = header.get("classes"), header.get("fusion_weights")
-    fits = type(classes) is int and classes in checkpoints.sides(path, "model.backbone.classifier.")
+    classes, weights = header.get("classes"), header.get("fusion_weights") if joint else {}
+    prefix = "model.backbone.classifier." if joint else "model.classifier."
+    fits = type(classes) is int and classes in checkpoints.sides(path, prefix)
     if not fits or not isinstance(weights, dict):
-        raise checkpoints.CheckpointError(f"{path} is not a checkpoint of joint; delete it and train again")
+        raise checkpoints.CheckpointError(f"{path} is not a checkpoint of {header['stage']}; delete it and train again")
     try:
         recipe = from_header(header)
     except (KeyError, TypeError, recipes.RecipeError) as error:
         raise checkpoints.CheckpointError(f"{path} has a recipe that this version does not know ({error})") from None
     model = PPCL(recipe, classes, method)
-    checkpoints.load(path, model)
+    checkpoints.load(path, model if joint else model.backbone)
+    if not header["finished"]:
+        warn_once(f"{path} is not finished: {method} is the state after {header['epoch']} epochs")
     model.fusion_weights = weights
     return model.to(device).eval()
 
 
 def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
-    """The rows of the result table that a run can be evaluated for."""
+    """The rows of the result table that a run is evaluated for by default: those of the joint stage."""
     found = []
     for name in METHODS:
         path = checkpoint(run, task, name, seed)
-        header = checkpoints.header(path) if path.is_file() else {}
+        header = checkpoints.header(path) if path.is_file() and METHODS[name].stage == "joint" else {}
         if header.get("finished") and (name not in CONTROLS or name in header.get("fusion_weights", ())):
             found.append(name)
     return found
@@ -127,8 +134,8 @@ def _evaluate(
         model = load(run, task, method, seed, device)
         if found is None:
             found = prepare(dataset, data, model.recipe, quiet)
-            facts = {"task": task, "dataset": dataset, "stage": "joint", "seed": seed, "profile": model.recipe.profile}
-            facts |= {"synthetic": found.drawn, "commit": results.commit()}
+            facts = {"task": task, "dataset": dataset, "stage": model.method.stage, "seed": seed}
+            facts |= {"profile": model.recipe.profile, "synthetic": found.drawn, "commit": results.commit()}
             if found.query.boxes is not None:
                 write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
             lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all

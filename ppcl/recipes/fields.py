@@ -19,7 +19,7 @@ Side = Annotated[int, "a multiple of 16, at least 32", lambda n: n >= 32 and n %
 Number = Annotated[float, "a finite number, 0 or more", lambda x: 0 <= x < inf]
 Positive = Annotated[float, "a finite number above 0", lambda x: 0 < x < inf]
 Share = Annotated[float, "a share in 0 to 1", lambda x: 0 <= x <= 1]
-OpenShare = Annotated[float, "between 0 and 1", lambda x: 0 < x < 1]
+PartShare = Annotated[float, "0 or more and less than 1", lambda x: 0 <= x < 1]
 Step = Annotated[float, "in 0.001 to 1", lambda x: 1e-3 <= x <= 1]
 Momentum = Annotated[float, "0 or more and less than 1", lambda x: 0 <= x < 1]
 Factors = Annotated[tuple[float, float], "two rising factors above 0", lambda x: 0 < x[0] <= x[1] < inf]
@@ -157,6 +157,7 @@ class Matching:
     placement_shift: Number = 0.06  # not published
     placement_growth: Number = 0.05  # not published: a side
     shortlist: Natural = 100  # not published: gallery pictures a query that are matched by parts; 0: all
+    weight: Share = 1.0  # not published: of regions, in a final fit; else chosen on held-out people for each row
     min_visible: Share = 0.3  # not published: positions less visible than this are masked
     ridge: Positive = 1.0  # not published: of the row `dsr`, its cells having unit length
     rerank_k1: Count = 20  # not published; as usual (Zhong et al. 2017), like the next two: size of neighbour sets
@@ -168,7 +169,7 @@ class Matching:
 class Selection:
     """Held-out training identities, from which the fusion weight is chosen."""
 
-    heldout: OpenShare = 0.1  # not published: share of the training identities
+    heldout: PartShare = 0.1  # not published: share of the training identities; 0: a final fit on all of them
     queries: Count = 2  # not published: partial queries an identity
     weight_step: Step = 0.05  # not published: grid of fusion weights
 

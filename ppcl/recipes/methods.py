@@ -29,6 +29,7 @@ class Method:
     placements: bool = False  # several placements a query, or one
     average: bool = False  # region distances of several placements are averaged; otherwise the best one counts
     checkpoint: str = ""  # the trained row whose checkpoint it uses; its own if empty
+    stage: str = "joint"  # whose checkpoint that is; "backbone": stage 2 by itself
     # what an ablation leaves out
     cycle: bool = True  # PP-Cycle
     geometry: bool = True  # the loss on pairs whose answer is known
@@ -82,6 +83,7 @@ CONTROLS = {
     "ppcl@mean": replace(_PPCL, average=True, checkpoint="ppcl"),
 }
 ABLATIONS |= CONTROLS
+ABLATIONS["stage-2"] = Method(views="whole", layout="stretch", stage="backbone")  # before the joint stage
 METHODS |= ABLATIONS
 
 

@@ -110,6 +110,8 @@ def reproduce(
         tasks = [name for name in reversed(recipes.TASKS) if drawing or _there(name, data)] or ["person"]
     wanted = {name: recipes.recipe(name, profile, **recipes.parse_overrides(overrides or [])) for name in tasks}
     for name, recipe in wanted.items():
+        if not recipe.selection.heldout:
+            raise ValueError("the notebooks show held-out people: a final fit is trained by python -m ppcl train")
         if own or profile == "paper":
             datasets.training_set(name, data, recipe.data)
             datasets.partial_sets(data, name, recipe.data)

@@ -12,16 +12,20 @@ from ..recipes.methods import CONTROLS, METHODS, trained_by
 def choose_fusion(model: PPCL, data: TrainingData, asked: str = "") -> tuple[dict[str, float], dict[str, float]]:
     """Return, for each row that uses this checkpoint, the weight with the best held-out mAP, and that mAP.
 
-    Rows of CONTROLS are left out, except the one that was asked for.
+    Rows of CONTROLS are left out, except the one that was asked for. In a final fit nobody is held out: the recipe gives
+    the weight of regions, and there is no mAP.
     """
+    rows = [row for row in METHODS if trained_by(row) == model.row and (row not in CONTROLS or row == asked)]
+    if not len(data.heldout):
+        fixed = {"none": 0.0, "embedding": 1.0}
+        return {row: fixed.get(METHODS[row].region, model.recipe.matching.weight) for row in rows}, {}
     queries, query_ids, gallery, gallery_ids, box = heldout_queries(model.recipe, data)
     weights, scores = {}, {}
     grid = np.arange(0, 1 + 1e-9, model.recipe.selection.weight_step)
     found = matching.describe(model, gallery)
-    for row, method in METHODS.items():
-        if trained_by(row) != model.row or (row in CONTROLS and row != asked):
-            continue
-        as_row, regions = model.as_row(row), method.region != "none"
+    for row in rows:
+        as_row, method = model.as_row(row), METHODS[row]
+        regions = method.region != "none"
         query = matching.describe(as_row, queries, several=True, boxes=box if method.oracle else None)
         theirs = found
         if method.region == "true":

@@ -25,7 +25,7 @@ from ..data.stage_batches import (
 from ..disk import checkpoints
 from ..models.glrec import GLRec, cap_gradient
 from ..models.ppcl import PPCL
-from ..recipes import METHODS, Recipe, check_processes, trained_by
+from ..recipes import METHODS, Recipe, RecipeError, check_processes, trained_by
 from . import processes
 from .fusion_weight import choose_fusion
 from .processes import gather, share
@@ -96,6 +96,8 @@ def train_joint(
     All rows take the same steps on batches of the same pictures; only views and losses differ (METHOD.md, Fair rows).
     """
     how, device, asked, row = recipe.joint, data.device, row, trained_by(row)
+    if METHODS[row].stage != "joint":
+        raise RecipeError(f"row {row!r} is stage 2 by itself: train stage backbone, then evaluate --method {row}")
     if METHODS[row].region == "true" and data.figures is None:
         raise ValueError(f"row {row} needs to know where people truly are: train it on drawn pictures")
     stage = Stage(run, recipe, data, "joint", seed, row)
