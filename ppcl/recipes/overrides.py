@@ -161,8 +161,8 @@ def check_processes(chosen: Recipe, stage: str, count: int, pictures: int | None
 def rows(chosen: Recipe) -> list[str]:
     """The trained rows that the recipe asks for, in the table's order."""
     wanted = [name.strip() for name in chosen.ablation.rows.split(",") if name.strip()]
-    whole = [name for name, one in METHODS.items() if one.stage == "joint"]
-    trained = [name for name in whole if name in CONTROLS or not METHODS[name].checkpoint]
+    all_rows = [(name, one) for name, one in METHODS.items() if one.stage == "joint"]
+    trained = [name for name, one in all_rows if name in CONTROLS or not one.checkpoint]
     if wanted == ["all"]:
         return trained
     for name in wanted:

@@ -12,8 +12,8 @@ from ..recipes.methods import CONTROLS, METHODS, trained_by
 def choose_fusion(model: PPCL, data: TrainingData, asked: str = "") -> tuple[dict[str, float], dict[str, float]]:
     """Return, for each row that uses this checkpoint, the weight with the best held-out mAP, and that mAP.
 
-    Rows of CONTROLS are left out, except the one that was asked for. In a final fit nobody is held out: the recipe gives
-    the weight of regions, and there is no mAP.
+    Rows of CONTROLS are left out, except the one that was asked for. In a final fit nobody is held out: the weight of
+    regions is the recipe's, and there is no mAP.
     """
     rows = [row for row in METHODS if trained_by(row) == model.row and (row not in CONTROLS or row == asked)]
     if not len(data.heldout):
