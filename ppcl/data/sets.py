@@ -36,11 +36,16 @@ class DataSet:
     drawn: str = ""  # what `data synthesise` draws in its layout: "people" or "faces"
     source: str = ""
     variants: dict[str, dict[str, Part]] = field(default_factory=dict)  # other `parts`, by the recipe's data.<name>
-    summary: tuple[str, ...] = ()  # metrics in a run's summary and the README's tables
 
     def of(self, task: str | None) -> bool:
         """True if the set can be used for a task; every set can for None."""
         return task is None or self.task in (task, "any")
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """Metrics in a run's summary and the README's tables."""
+        shots = ("rank-1", "mAP", *["TAR@FAR=1e-3"] * self.accept_rate)
+        return {"standard": ("rank-1",), "shots": shots, "verification": ("accuracy",)}.get(self.protocol, ())
 
     @property
     def how_to_get(self) -> str:
@@ -71,7 +76,6 @@ _CUHK03 = {
     "detected": _cuhk03(("detected",), 7365, 5332),
     "labelled": _cuhk03(("labeled", "labelled"), 7368, 5328),
 }
-_RANKS = ("rank-1", "mAP")
 # Digits are ASCII's, and no more of them than an int64 holds.
 _MARKET = r"(?P<identity>-1|[0-9]{4,18})_c(?P<camera>[0-9]{1,18})s[0-9]+_[0-9]+_[0-9]+(?i:\.jpe?g)?"  # one: .jpg.jpg
 
@@ -93,7 +97,6 @@ SETS = {
             cameras=True,
             distractors=True,
             drawn="people",
-            summary=("rank-1",),
             source="zheng-lab.cecs.anu.edu.au/Project/project_reid.html",
         ),
         DataSet(
@@ -107,7 +110,6 @@ SETS = {
             protocol="standard",
             cameras=True,
             source="the repository zhunzhong07/person-re-ranking (CUHK03-NP)",
-            summary=("rank-1",),
         ),
         DataSet(
             "partial-reid",
@@ -124,7 +126,6 @@ SETS = {
             partial=True,
             drawn="people",
             source="isee-ai.cn/resource.html",
-            summary=_RANKS,
         ),
         DataSet(
             "partial-ilids",
@@ -137,7 +138,6 @@ SETS = {
             partial=True,
             drawn="people",
             source="the repository lingxiao-he/Partial-Person-ReID",
-            summary=_RANKS,
         ),
         *(  # our protocol, METHOD.md §10
             DataSet(
@@ -150,7 +150,6 @@ SETS = {
                 partial=True,
                 distractors=whole == "market1501",
                 made_from=whole,
-                summary=_RANKS,
             )
             for whole in ("market1501", "cuhk03")
         ),
@@ -170,7 +169,6 @@ SETS = {
             protocol="verification",
             drawn="faces",
             source="figshare 5976018 (pictures and pairs.txt)",
-            summary=("accuracy",),
         ),
         DataSet(  # no source counts it: the recipe's own counts
             "partial-lfw",
@@ -183,7 +181,6 @@ SETS = {
             partial=True,
             accept_rate=True,
             made_from="lfw",
-            summary=(*_RANKS, "TAR@FAR=1e-3"),
         ),
         DataSet(
             "own",
@@ -194,7 +191,6 @@ SETS = {
             partial=True,
             made_from="own",
             split=True,
-            summary=_RANKS,
         ),
     )
 }
