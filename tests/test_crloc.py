@@ -589,6 +589,20 @@ def test_rectify_leaves_whole_pictures_alone_to_the_bit(draw):
     assert visible[0].mean().item() == pytest.approx(0.5) and visible[2].mean().item() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("partial", [[True, False, True, False], [False] * 4, [True] * 4])
+def test_rectify_of_some_pictures_equals_placing_all_and_choosing(partial, draw):
+    pictures, partial = torch.randn(4, 3, 16, 8, generator=draw), torch.tensor(partial)
+    box = (0.4 + 0.4 * torch.rand(4, 4, generator=draw)).requires_grad_()
+    upstream = torch.randn(4, 3, 16, 8, generator=draw)
+    canvas, visible = rectify(pictures, box, partial)
+    placed, covered = geometry.place(pictures, box)
+    keep = partial[:, None, None, None]
+    plain = torch.where(keep, placed, pictures)
+    assert torch.equal(canvas, plain) and torch.equal(visible, torch.where(keep, covered, 1.0))
+    mine, expected = (torch.autograd.grad((one * upstream).sum(), box)[0] for one in (canvas, plain))
+    assert torch.equal(mine, expected) and not visible.requires_grad
+
+
 def test_another_row_shares_the_networks_and_leaves_the_model_as_it_was(untrained):
     row = untrained.row
     other = untrained.as_row("no-whitening")

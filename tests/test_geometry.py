@@ -211,3 +211,9 @@ def test_gradients(draw):
     assert gradcheck(geometry.iou, (a, b))
     assert gradcheck(geometry.compose, (a, b))
     assert gradcheck(geometry.invert, a)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_halved_is_average_pooling_to_the_bit(layout, draw):
+    pictures = torch.randn(2, 3, 32, 16, generator=draw).contiguous(memory_format=layout)
+    assert torch.equal(geometry.halved(pictures), F.avg_pool2d(pictures, 2))

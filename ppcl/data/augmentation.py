@@ -87,7 +87,7 @@ def augment(images: Tensor, how: Augmentation, rng: torch.Generator) -> Tensor:
     fill = 255 * torch.rand(len(strength), 3, 1, 1, generator=rng, device=device)
 
     sharp = images[blurred]
-    soft = F.interpolate(F.avg_pool2d(sharp, 2), size=size, mode="bilinear", align_corners=False)
+    soft = F.interpolate(geometry.halved(sharp), size=size, mode="bilinear", align_corners=False)
     images[blurred] = sharp.lerp_(soft, softness)
     mean = images.mean((1, 2, 3), keepdim=True) * (scale / contrast - scale)
     torch.addcmul(mean + light, images, scale, out=images)

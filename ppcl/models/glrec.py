@@ -38,7 +38,7 @@ class GLRec(nn.Module):
 
     def forward(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pictures `(B, 3, H, W)` and log ratios `(B,)` -> boxes `(B, 4)`, gate logits `(B,)`."""
-        x = F.avg_pool2d(images, 2)
+        x = geometry.halved(images)
         x = F.relu(self.hidden(self.trunk(x).flatten(1)))
         gate = self.gate_head(x).squeeze(1)
         raw = self.box_head(torch.cat([x, ratios[:, None]], 1)).float()
@@ -59,10 +59,14 @@ def rectify(images: Tensor, box: Tensor, partial: Tensor) -> tuple[Tensor, Tenso
     images `(B, 3, H, W)`, boxes `(B, 4)`, partial bool `(B,)`. The box receives a gradient from the canvas, by its
     content and its border, but none from the visibility.
     """
-    placed, visible = geometry.place(images, box)
-    visible = visible.detach()
-    keep = partial[:, None, None, None]
-    return torch.where(keep, placed, images), torch.where(keep, visible, torch.ones_like(visible))
+    if images.is_cuda:  # all are placed, since the host would have to wait for the choice
+        placed, visible = geometry.place(images, box)
+        keep = partial[:, None, None, None]
+        return torch.where(keep, placed, images), torch.where(keep, visible.detach(), torch.ones_like(visible))
+    index = partial.nonzero().squeeze(1)
+    placed, visible = geometry.place(images[index], box[index])
+    whole = images.new_ones(len(images), 1, *images.shape[-2:])
+    return images.index_copy(0, index, placed), whole.index_copy(0, index, visible.detach())
 
 
 def padded_box(ratios: Tensor) -> Tensor:
