@@ -178,7 +178,7 @@ def training_step(sizes: Sizes, device: str) -> list[dict]:
         optimiser = optimise([p for p in model.parameters() if p.requires_grad])
         return partial(step, model, optimiser, pictures.contiguous(memory_format=layout), context)
 
-    mine = partial(schedules.make_optimiser, stage=how, device=device)
+    mine = partial(schedules.make_optimiser, stage=how)
     ours = one(torch.channels_last, partial(schedules.autocast, device), mine)
     adam = partial(torch.optim.Adam, lr=how.lr, weight_decay=how.weight_decay)
     reference = "fp32, channels first", one(torch.contiguous_format, contextlib.nullcontext, adam), count

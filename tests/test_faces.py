@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,9 +63,23 @@ def test_rate_without_warmup_starts_at_the_published():
 
 def test_optimisers_are_the_recipes(paper):
     parameter = [torch.nn.Parameter(torch.zeros(2))]
-    sgd = make_optimiser(parameter, paper.joint, "cpu")
+    sgd = make_optimiser(parameter, paper.joint)
     assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.9 and sgd.defaults["lr"] == 0.1
-    assert isinstance(make_optimiser(parameter, recipe("person", "paper").joint, "cpu"), torch.optim.Adam)
+    assert isinstance(make_optimiser(parameter, recipe("person", "paper").joint), torch.optim.Adam)
+
+
+@pytest.mark.parametrize("task", ["person", "face"])
+def test_a_fused_step_equals_the_plain_optimisers(task, draw):
+    stage = recipe(task, "demo").joint
+    weights = torch.randn(2, 40, generator=draw)
+    mine, plain = (torch.nn.Parameter(weights.clone()) for _ in range(2))
+    kind = {"adam": torch.optim.Adam, "sgd": partial(torch.optim.SGD, momentum=stage.momentum)}[stage.optimiser]
+    other = kind([plain], lr=stage.lr, weight_decay=stage.weight_decay, fused=False)
+    fused = make_optimiser([mine], stage)
+    for _ in range(5):
+        mine.grad = plain.grad = torch.randn(2, 40, generator=draw)
+        fused.step(), other.step()
+    torch.testing.assert_close(mine, plain, atol=1e-6, rtol=1e-5)
 
 
 def test_every_difference_from_the_person_says_where_it_comes_from(paper):

@@ -45,9 +45,9 @@ def autocast(device: torch.device | str):
     return torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or torch.cpu._is_avx512_bf16_supported())
 
 
-def make_optimiser(parameters, stage: GLRecStage | BackboneStage | JointStage, device: torch.device | str):
-    """The stage's optimiser, SGD (always for GLRec, §2.1) or Adam; on CUDA fused."""
-    how = {"lr": stage.lr, "weight_decay": stage.weight_decay, "fused": torch.device(device).type == "cuda"}
+def make_optimiser(parameters, stage: GLRecStage | BackboneStage | JointStage) -> torch.optim.Optimizer:
+    """The stage's optimiser, SGD (always for GLRec, §2.1) or Adam; fused, so that a step is one operation."""
+    how = {"lr": stage.lr, "weight_decay": stage.weight_decay, "fused": True}
     if getattr(stage, "optimiser", "sgd") == "sgd":
         return torch.optim.SGD(parameters, momentum=stage.momentum, **how)
     return torch.optim.Adam(parameters, **how)

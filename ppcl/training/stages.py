@@ -42,7 +42,7 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
         return stage.path
     check_processes(recipe, "glrec", processes.size(), len(data.train))
     model = processes.one_model(seeded(seed, lambda: GLRec(recipe.input.size, how)).to(device).train())
-    optimiser = make_optimiser(model.parameters(), how, device)
+    optimiser = make_optimiser(model.parameters(), how)
     stage.resume(model, optimiser)
 
     for epoch, _, index, rng in stage.steps(lambda rng: shuffled_batches(len(data.train), how.batch, rng), quiet):
@@ -68,7 +68,7 @@ def train_backbone(
         return stage.path
     model = seeded(seed, lambda: PPCL(recipe, data.classes, "backbone", pretrained=not stage.begun).backbone)
     model = processes.one_model(model.to(device, memory_format=torch.channels_last).train())
-    optimiser = make_optimiser([p for p in model.parameters() if p.requires_grad], how, device)
+    optimiser = make_optimiser([p for p in model.parameters() if p.requires_grad], how)
     stage.resume(model, optimiser)
 
     labels, each = torch.from_numpy(data.labels).to(device), how.batch // how.identities
@@ -115,7 +115,7 @@ def train_joint(
         groups.append({"params": [*model.glrec.parameters()], "share": how.glrec_lr_fraction})
     if method.region == "trained":
         groups.append({"params": [*model.crloc.parameters()], "share": how.crloc_lr_fraction})
-    optimiser = make_optimiser(groups, how, device)
+    optimiser = make_optimiser(groups, how)
     stage.resume(model, optimiser)
 
     labels = torch.from_numpy(data.labels).to(device)
