@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision import transforms
 
 from . import losses, matching, metrics, training
 from .data import image_bank
@@ -150,6 +149,8 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
     ours = partial(shifted_crops, pixels, torch.arange(count), how.augmentation, how.backbone.pad, rng)
     file = io.BytesIO()
     Image.effect_noise((64, 128), 40).convert("RGB").save(file, "JPEG")  # about as many bytes as Market-1501's
+    from torchvision import transforms  # as slow to import as PyTorch
+
     steps = [transforms.Resize(sizes.size), transforms.RandomHorizontalFlip(), transforms.Pad(10)]
     steps += [transforms.RandomCrop(sizes.size), transforms.ToTensor()]
     steps += [transforms.Normalize(image_bank.MEAN, image_bank.STD), transforms.RandomErasing()]

@@ -1,6 +1,7 @@
 """Any backbone: torchvision's nets, timm's, one's own; what is no feature map is refused in one line."""
 
 import errno
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -98,6 +99,28 @@ def test_imagenet_means_torchvisions_first_weights(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match="could not be fetched"):
         nets.body("resnet50", "imagenet")
     assert asked == [torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url]
+
+
+@pytest.mark.parametrize(("before", "after", "stride"), [(8, 16, 2), (8, 16, 1), (8, 8, 1)])
+def test_our_residual_block_is_torchvisions_to_the_bit(before, after, stride, draw):
+    skip = [nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))]
+    theirs = torchvision.models.resnet.BasicBlock(before, after, stride, *skip * (stride != 1 or before != after))
+    mine = nets.BasicBlock(before, after, stride)
+    mine.load_state_dict(theirs.state_dict())
+    assert list(mine.state_dict()) == list(theirs.state_dict())
+    pictures = torch.randn(2, before, 8, 4, generator=draw)
+    gradients = []
+    for block in (mine, theirs):
+        x = pictures.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(block(x).square().sum(), [x, *block.parameters()]))
+    assert torch.equal(mine.eval()(pictures), theirs.eval()(pictures))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_torchvision_is_imported_only_for_its_nets():
+    code = "import sys, ppcl.bench, ppcl.explore; ppcl.models.nets.body('small', 'none'); "
+    code += "print('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_dropout_is_off_so_that_a_resumed_run_draws_the_same(draw):

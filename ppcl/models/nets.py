@@ -12,27 +12,38 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
-from torch import nn
-from torchvision import models
-from torchvision.models.resnet import BasicBlock
+from torch import Tensor, nn
 
 WRAPPERS = ("model", "module", "backbone", "body")  # DataParallel's, other projects', our own checkpoints'
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names for what follows the last map
 
 
-def block(before: int, after: int, stride: int) -> BasicBlock:
-    """torchvision's basic residual block: two 3 x 3 convolutions and a skip."""
-    found = BasicBlock(before, after, stride)
-    if stride != 1 or before != after:
-        found.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-    return found
+class BasicBlock(nn.Module):
+    """torchvision's basic residual block, by the same names: two 3 x 3 convolutions and a skip.
+
+    Importing torchvision takes as long as importing PyTorch, so it is imported only for its own nets.
+    """
+
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        self.downsample = nn.Identity()
+        if stride != 1 or before != after:
+            self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, H, W)` -> `(B, C', H / stride, W / stride)`."""
+        found = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
+        return F.relu(found.add_(self.downsample(x)), inplace=True)
 
 
 def small_net() -> nn.Sequential:
     """The demo's net: 16-32-64-128 channels, stride 8, so that 128 x 64 gives a 16 x 8 map."""
     stem = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(True)]
-    return nn.Sequential(*stem, block(16, 32, 2), block(32, 64, 2), block(64, 128, 1))
+    return nn.Sequential(*stem, BasicBlock(16, 32, 2), BasicBlock(32, 64, 2), BasicBlock(64, 128, 1))
 
 
 def face34() -> nn.Sequential:
@@ -43,7 +54,7 @@ def face34() -> nn.Sequential:
     layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(True)]
     before = 64
     for after, blocks, stride in ((64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1)):
-        layers += [block(before if i == 0 else after, after, stride if i == 0 else 1) for i in range(blocks)]
+        layers += [BasicBlock(before if i == 0 else after, after, stride if i == 0 else 1) for i in range(blocks)]
         before = after
     return nn.Sequential(*layers)
 
@@ -136,6 +147,8 @@ def channels(net: nn.Module, name: str) -> int:
 
 
 def _torchvision(name: str, weights: str) -> nn.Module:
+    from torchvision import models
+
     net = models.get_model(name)
     if weights == "imagenet":
         published = next(iter(models.get_model_weights(name)))  # IMAGENET1K_V1, the first
