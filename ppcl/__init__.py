@@ -13,7 +13,7 @@ import importlib
 __version__ = "0.1.0"
 _NAMES = {"recipe": "recipes", "load": "evaluation", "describe": "search", "match": "matching"}
 _NAMES["ready"] = "data.datasets"
-_MODULES = "bench data disk drawn evaluation explore geometry losses matching metrics models plots recipes".split()
+_MODULES = "bench data disk drawn evaluation explore geometry jobs losses matching metrics models plots recipes".split()
 _MODULES += "runs search training".split()
 __all__ = ["__version__", *_NAMES, *_MODULES]
 

@@ -1,7 +1,6 @@
 """The command line: parsing, and one call each (`python -m ppcl --help`)."""
 
 import argparse
-import contextlib
 import errno
 import io
 import os
@@ -16,10 +15,10 @@ from .recipes import METHODS, PROFILES, TASKS, RecipeError, check_processes, met
 
 STAGES = ("glrec", "backbone", "joint")
 SEVERAL_GPUS = """\
-several GPUs: start a stage with torchrun before `reproduce`, which then finds it finished. The batch stays the
-published one and is split by identity, so the number of processes must divide the batch's identities (people: 2, 4,
-8 or 16). Losses and BatchNorm see the whole batch. All stages need the same --set, and all machines the same --data
-and --run.
+several GPUs: `reproduce` trains stages and rows side by side, one on each GPU. For one stage on all of them, start it
+with torchrun before `reproduce`, which then finds it finished. The batch stays the published one and is split by
+identity, so the number of processes must divide the batch's identities (people: 2, 4, 8 or 16). Losses and BatchNorm
+see the whole batch. All stages need the same --set, and all machines the same --data and --run.
 
   one machine with 8 GPUs:
     torchrun --nproc-per-node 8 -m -- ppcl train backbone --profile paper --data DATA --run runs/paper
@@ -96,6 +95,7 @@ def parser() -> Parser:
         "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto"},
         "--method": {"default": "ppcl", "metavar": "M", "help": "row of the table; default: ppcl"},
         "--set": {"action": "append", "default": [], "metavar": "KEY=VALUE", "help": "change a recipe field"},
+        "--jobs": {"type": at_least(1), "metavar": "N", "help": "processes side by side; default: as many as cores"},
         "--json": {"type": output_file, "metavar": "FILE"},
     }
 
@@ -108,6 +108,7 @@ def parser() -> Parser:
     shown = ("--task", "--run", "--seed", "--device")
     sub = command(
         "reproduce", "run all notebooks in order; an interrupted run resumes", *shown, "--data", "--profile", "--set",
+        "--jobs",
         task={"choices": (*TASKS, "all"), "default": "all"},
         run={"required": False, "help": "run folder; default: runs/PROFILE"},
         data={"required": False, "help": "folder of the data sets; default: RUN/data, drawn if missing (not by paper)"},
@@ -136,6 +137,7 @@ def parser() -> Parser:
 
     sub = command(
         "evaluate", "evaluate a run on a data set; writes RUN/results.csv", *shown, "--data", "--method", "--json",
+        "--jobs",
         method={"default": None, "help": f"one row of the table ({', '.join(METHODS)}); default: all trained rows"},
         json={"help": "also write the rows as JSON"},
     )  # fmt: skip
@@ -159,8 +161,9 @@ def run_reproduce(given) -> None:
     from .runs.reproduce import reproduce
 
     reproduce(
-        given.profile, given.task, given.run, given.data, given.seed, given.only, given.set, given.device, given.publish
-    )
+        given.profile, given.task, given.run, given.data, given.seed, given.only, given.set, given.device,
+        given.publish, given.jobs,
+    )  # fmt: skip
 
 
 def run_data(given) -> None:
@@ -191,7 +194,6 @@ def run_train(given) -> None:
 
     from . import training
     from .data import datasets
-    from .disk import run_lock
     from .runs.manifest import device, of_profile, record
     from .training import processes
 
@@ -204,27 +206,24 @@ def run_train(given) -> None:
             pictures = training.training_data(chosen, data, where)
         processes.wait()
     processes.agree(int(pictures.pictures, 16) >> 8, f"{data} does not hold the same pictures for all processes")
-    with run_lock.hold(given.run) if processes.is_main() else contextlib.nullcontext():
-        if given.stage == "joint":
-            path = training.train_joint(chosen, pictures, given.run, given.method, given.seed)
-        else:
-            train = {"glrec": training.train_glrec, "backbone": training.train_backbone}[given.stage]
-            path = train(chosen, pictures, given.run, given.seed)
-        if processes.is_main():
-            record(given.run, chosen, where, given.seed, processes=world_size(), data=datasets.contents(data))
-            print(path)
+    row = [given.method] if given.stage == "joint" else []
+    path = training.STAGES[given.stage](chosen, pictures, given.run, *row, given.seed)
+    if processes.is_main():
+        record(given.run, chosen, where, given.seed, processes=world_size(), data=datasets.contents(data))
+        print(path)
     processes.stop()
 
 
 def run_evaluate(given) -> None:
     """Evaluate a run on a data set and print its table."""
-    from . import evaluation
+    from . import evaluation, jobs
     from .evaluation import results
     from .runs.manifest import device
 
-    methods = [given.method] if given.method and method(given.method) else None
+    methods, where = [given.method] if given.method and method(given.method) else None, device(given.device)
+    count = given.jobs or jobs.default(where)
     found = evaluation.evaluate(
-        given.run, given.task, given.dataset, given.data, methods, given.seed, device(given.device), rerank=given.rerank
+        given.run, given.task, given.dataset, given.data, methods, given.seed, where, rerank=given.rerank, count=count
     )
     if given.json:
         write_text(given.json, as_json(found.rows) + "\n")
@@ -263,16 +262,6 @@ def run_bench(given) -> None:
     print(path)
 
 
-COMMANDS = {
-    "reproduce": run_reproduce,
-    "data": run_data,
-    "train": run_train,
-    "evaluate": run_evaluate,
-    "rank": run_rank,
-    "bench": run_bench,
-}
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; -> 0 done, 1 the work failed, 2 wrong call, 130 stopped by Ctrl-C."""
     given = parser().parse_args(arguments)
@@ -281,7 +270,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise RecipeError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, not a number of processes: unset it")
         if world_size() > 1 and given.command != "train":
             raise RecipeError(f"{given.command} runs in one process: start it without torchrun (only train uses it)")
-        COMMANDS[given.command](given)
+        globals()[f"run_{given.command}"](given)
         sys.stdout.flush()
     except KeyboardInterrupt:
         resumes = given.command in ("reproduce", "train", "data")
@@ -300,7 +289,8 @@ def main(arguments: list[str] | None = None) -> int:
             error = RuntimeError(f"{name}: {error.strerror.lower()}; give another folder or file")
         lines = str(error).strip().splitlines() or [""]
         command = f"{given.command} {given.action}" if given.command == "data" else given.command
-        report(f"python -m ppcl {command}: {lines[0] or type(error).__name__}")
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        report(f"python -m ppcl {command}: {lines[0] or type(error).__name__}{notes}")
         return 1
     return 0
 

@@ -1,6 +1,59 @@
-"""One thread a process, so that a seed gives the same bits on any number of cores."""
+"""Independent work side by side, in processes of one thread each: a seed gives the same bits for any number of them."""
 
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .disk import progress
+
+JOBS = "PPCL_JOBS"  # jobs side by side where no number is given
+MEMORY = 3 << 29  # bytes that a job of the demo should find free
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use, by its affinity and its container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _words("cpu.max") or _words("cpu/cpu.cfs_quota_us") + _words("cpu/cpu.cfs_period_us")
+    if len(quota) == 2 and quota[0].isdecimal():  # not "max", not -1
+        count = min(count, int(quota[0]) // int(quota[1]))
+    return max(1, count)
+
+
+def default(device: str = "cpu") -> int:
+    """Return how many jobs run side by side: as PPCL_JOBS says, else one a GPU, or one a core with enough memory."""
+    given = os.environ.get(JOBS, "")
+    if given and not (given.isdecimal() and int(given)):
+        raise ValueError(f"{JOBS}={given} is no number of jobs: give one from 1 on, or unset it")
+    if given:
+        return int(given)
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    limit = _words("memory.max") or _words("memory/memory.limit_in_bytes")
+    rooms = [int(word) for word in limit if word.isdecimal()]
+    lines = dict(line.split(":") for line in _text("/proc/meminfo").splitlines())
+    rooms += [int(lines["MemAvailable"].split()[0]) << 10] if "MemAvailable" in lines else []
+    return max(1, min([cores(), *(room // MEMORY for room in rooms)]))
+
+
+def _words(name: str) -> list[str]:
+    return _text(f"/sys/fs/cgroup/{name}").split()
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:  # not Linux, or the other version of control groups
+        return ""
 
 
 @contextmanager
@@ -18,3 +71,101 @@ def one_thread():
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call of a function that a new process can import, after the jobs whose names `after` lists."""
+
+    work: Callable
+    arguments: tuple = ()
+    after: tuple[str, ...] = ()
+
+
+def run(jobs: dict[str, Job], count: int, done: Callable = lambda name, result: None) -> dict:
+    """Run jobs by name, `count` of them side by side; each stands behind those that it waits for. -> their results.
+
+    With one at a time they run in this process. `done(name, result)` is called as each one ends. Ctrl-C, SIGTERM, a
+    failed job, a killed worker and the end of this process stop all of them, stages after a saved step. Raises a job's
+    own error, or RuntimeError with its name if its process was killed.
+    """
+    results = {}
+    if count == 1 or len(jobs) < 2:
+        for name, job in jobs.items():
+            results[name] = job.work(*job.arguments)
+            done(name, results[name])
+        return results
+    context = multiprocessing.get_context("spawn")
+    life, end = context.Pipe(duplex=False)  # workers read from it until this process ends or closes it
+    gpus = _gpus()
+    seats = context.SimpleQueue() if gpus else None
+    for number in range(count if gpus else 0):
+        seats.put(gpus[number % len(gpus)])
+    pool = ProcessPoolExecutor(count, context, _begin, (life, seats))
+    waiting, running = dict(jobs), {}
+    try:
+        with progress.followed():
+            while waiting or running:
+                ready = [name for name, job in waiting.items() if results.keys() >= {*job.after}]
+                for name in ready[: count - len(running)]:
+                    job = waiting.pop(name)
+                    running[pool.submit(_call, job)] = name
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(future)
+                    results[name] = future.result()
+                    done(name, results[name])
+    except BrokenProcessPool:
+        raise RuntimeError(
+            f"{', '.join([name, *running.values()])}: a process was killed, most often because memory ran out; close "
+            "other programs, or give fewer --jobs or smaller batches by --set, and start again: finished work is kept"
+        ) from None
+    except Exception as error:
+        error.add_note(f"in {name}")
+        raise
+    finally:
+        if len(results) < len(jobs):
+            end.close()
+        pool.shutdown(cancel_futures=True)
+        end.close()
+    return {name: results[name] for name in jobs}
+
+
+def _gpus() -> list[str]:
+    """Return the names of the GPUs that this process may use; none if it has not imported torch."""
+    if "torch" not in sys.modules:
+        return []
+    count = sys.modules["torch"].cuda.device_count()
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
+
+
+def _begin(life, seats) -> None:
+    """Prepare a worker: one thread, a GPU of its own, and its end when the process that started it says so or ends."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+    if seats:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seats.get()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C also reaches the process that ends this one
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_watch, args=(life,), daemon=True).start()
+
+
+def _watch(life) -> None:
+    try:
+        life.recv()  # nothing is ever sent
+    except (EOFError, OSError):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave(*_) -> None:
+    sys.stdout.flush()
+    os._exit(130)
+
+
+def _call(job: Job):
+    """Do a job in a worker, which ends where the job is interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return job.work(*job.arguments)
+    except KeyboardInterrupt:
+        _leave()
+    finally:
+        signal.signal(signal.SIGTERM, _leave)

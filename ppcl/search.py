@@ -21,7 +21,7 @@ from .data.reading import Cut
 from .disk import checkpoints, progress
 from .disk.files import given_path, printable, warn_once, write_text
 from .evaluation import known_truth
-from .jobs import one_thread
+from .jobs import cores, one_thread
 from .matching import kept_features
 from .models.ppcl import PPCL
 from .recipes import Recipe
@@ -163,7 +163,7 @@ def _gallery(
         if folder.exists():
             print(printable(f"{str(error).partition(';')[0]}: the gallery is described again"))
         found = None
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             looked = list(progress.bar(pool.map(_look, files), "opening the gallery", len(files)))
         problems = [problem for problem, _ in looked]
         uncut = sum(bool(image_files.central_box(size, model.recipe.data.uncut)) for _, size in looked)

@@ -1,10 +1,13 @@
 """What the tests share: drawn people and faces on disk, the tiny recipe, an untrained model."""
 
+import os
+import signal
+
 import pytest
 import torch
 from PIL import Image
 
-from ppcl import training
+from ppcl import jobs, training
 from ppcl.__main__ import main
 from ppcl.data import stage_batches
 from ppcl.data.image_bank import normalise
@@ -13,7 +16,14 @@ from ppcl.drawn.people import draw_people
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import recipe
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it, for children as well
+WORKERS = jobs.default()
+os.environ[jobs.JOBS] = "1"  # the tests themselves run side by side
+
+
+def pytest_xdist_auto_num_workers(config):
+    return WORKERS
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -544,7 +542,7 @@ def test_a_file_in_place_of_the_out_folder_is_named(capsys, run, drawn, tmp_path
 def shell(line, **environment):
     """Run a line of bash in which `ppcl` is the command line. -> the finished process."""
     line = f'set -o pipefail; ppcl() {{ {shlex.quote(sys.executable)} -m ppcl "$@"; }}; {line}'
-    known = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "PPCL_RUN")}
+    known = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
     known |= {"PYTHONPATH": str(Path(ppcl.__file__).parent.parent), **environment}
     return subprocess.run(["bash", "-c", line], env=known, capture_output=True, encoding="utf-8", timeout=300)
 
@@ -580,25 +578,6 @@ def test_a_variable_of_torchrun_that_is_no_number_is_named(capsys, monkeypatch, 
     status, lines = failure(capsys, call)
     words = f"{name} is 'x', not a number" if value else f"WORLD_SIZE is set, but {name} is not"
     assert status == 1 and len(lines) == 1 and words in lines[0]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_process_whose_partner_is_missing_says_so_and_ends_by_a_signal(drawn, tmp_path, number):
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        port = one.getsockname()[1]
-    environment = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost"}
-    call = ["train", "glrec", "--profile", "tiny", "--data", drawn, "--run", tmp_path / "run"]
-    alone = subprocess.Popen(
-        [sys.executable, "-m", "ppcl", *map(str, call)],
-        env=os.environ | environment | {"MASTER_PORT": str(port)},
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    said = alone.stderr.readline()
-    assert f"localhost:{port}" in said and "WORLD_SIZE=2" in said and "60 min" in said
-    alone.send_signal(number)
-    assert alone.wait(60) == 130
 
 
 @pytest.mark.parametrize("home, known, found", [(None, False, "/"), (None, True, None), ("/proc", False, "/proc")])

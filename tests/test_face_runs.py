@@ -178,13 +178,21 @@ def test_the_command_line_draws_and_trains_faces(tmp_path, capsys):
         main(["evaluate", "--task", "face", "--run", run, "--data", data, "--dataset", "casia-webface"])
 
 
-def test_reproduce_goes_notebook_by_notebook_faces_before_people(monkeypatch, drawn, faces, tmp_path):
+def test_reproduce_runs_faces_before_people_and_measures_at_the_end(monkeypatch, drawn, faces, tmp_path):
     done, both = [], shutil.copytree(faces, tmp_path / "both")
     shutil.copytree(drawn, both, dirs_exist_ok=True)
     monkeypatch.setattr(reproduce.datasets, "ready", lambda *_: None)  # it would draw the faces again
-    monkeypatch.setattr(reproduce, "_execute", lambda path, run, given, *_: done.append((path.name[:2], given["task"])))
+
+    def execute(path, run, given, *_):
+        done.append((path.name[:2], given["task"]))
+        return 1.0, 100
+
+    monkeypatch.setattr(reproduce, "_execute", execute)
     reproduce.reproduce("tiny", run=tmp_path / "a", data=both)
-    assert done == [(path.name[:2], task) for path in reproduce.notebooks() for task in ("face", "person")]
+    numbers = [path.name[:2] for path in reproduce.notebooks()]
+    assert numbers[-1] == "08" and len(done) == 2 * len(numbers)
+    assert done[:-2] == [(number, task) for task in ("face", "person") for number in numbers[:-1]]
+    assert done[-2:] == [("08", "face"), ("08", "person")]
     done.clear()
     own = shutil.copytree(drawn, tmp_path / "own", ignore=shutil.ignore_patterns("drawn.txt"))
     reproduce.reproduce("tiny", run=tmp_path / "b", data=own, only="01")

@@ -111,7 +111,7 @@ def test_reproduce_ends_with_its_numbers_and_where_everything_lies(executed, cap
         table = said.partition(f"{task}, drawn pictures")[2]
         line = next(line for line in table.splitlines() if line.startswith("ppcl "))
         assert f"{name} {metric}" in table.splitlines()[1] and f"{value:.1f} [{low:.1f}, {high:.1f}]" in line
-    assert re.search(r"all notebooks: .+, up to \d\.\d GiB", said)
+    assert re.search(r"all stages and notebooks: .+, up to \d\.\d GiB a process", said)
     paths = re.findall(r"^(?:numbers|figures|notebooks|report): +(.+)$", said, re.M)
     assert len(paths) == 4 and all(Path(path).exists() for path in paths)
 

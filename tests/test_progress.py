@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -72,8 +73,8 @@ def test_a_notebooks_process_keeps_its_bars_in_a_file_or_is_silent(clock, capsys
     monkeypatch.setenv(progress.HEADLESS, "silent")
     with progress.bar(None, "silent", 10) as shown:
         work(clock, shown, 10, 40)
-    path = tmp_path / "a file"
-    monkeypatch.setenv(progress.HEADLESS, str(path))
+    path = tmp_path / str(os.getpid())
+    monkeypatch.setenv(progress.HEADLESS, str(tmp_path))
     with progress.bar(None, "rows", 3, unit="rows") as rows:
         work(clock, rows, 1, 6)
         with progress.bar(None, "GLRec", 2, unit="steps") as shown:
@@ -114,22 +115,29 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("out", [io.StringIO(), Terminal()], ids=["log", "terminal"])
-def test_progress_of_a_started_process_is_shown(monkeypatch, tmp_path, out):
-    monkeypatch.setenv(progress.HEADLESS, "before")
+@pytest.mark.parametrize("where", ["log", "terminal", "notebook"])
+def test_progress_of_started_processes_is_shown(monkeypatch, where):
+    out, shown = Terminal() if where == "terminal" else io.StringIO(), []
+    handle = SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
+    monkeypatch.delenv(progress.HEADLESS, raising=False)
     monkeypatch.setattr(progress, "EVERY", 0.1)
     monkeypatch.setattr(sys, "stderr", out)
-    path = tmp_path / ".progress"
-    with progress.followed(path, "[1/2] person 04"):
-        assert os.environ[progress.HEADLESS] == str(path)
-        path.write_text("rows: 2/6 rows · joint: 1/9 steps", encoding="utf-8")
-        until(lambda: "joint" in out.getvalue())
-    assert os.environ[progress.HEADLESS] == "before" and not path.exists()
-    if out.isatty():  # one line, in place, which is cleared at the end
-        assert "\n" not in out.getvalue() and out.getvalue().endswith("\r\x1b[K")
-        assert re.search(r"\r\[1/2\] person 04, \d s · rows: 2/6 rows · joint: 1/9 steps\x1b", out.getvalue())
-    else:
-        assert out.getvalue() == "  rows: 2/6 rows · joint: 1/9 steps\n"
+    monkeypatch.setattr(progress, "in_notebook", lambda: where == "notebook")
+    monkeypatch.setattr("IPython.display.display", lambda *_, **how: handle)
+    with progress.followed("[1/2] person 04"):
+        folder = Path(os.environ[progress.HEADLESS])
+        with progress.followed():  # the outer one shows
+            for number, bar in {"7": "rows: 2/6 rows", "8": "joint: 1/9 steps", "9": ""}.items():
+                (folder / number).write_text(bar, encoding="utf-8")
+        until(lambda: "joint" in (out.getvalue() or "".join(shown)))
+    assert progress.HEADLESS not in os.environ and not folder.exists()
+    if where == "log":
+        assert out.getvalue() == "  rows: 2/6 rows\n  joint: 1/9 steps\n"
+    elif where == "notebook":
+        assert re.fullmatch(r"\[1/2\] person 04, \d s\nrows: 2/6 rows\njoint: 1/9 steps", shown[-2]) and shown[-1] == ""
+    else:  # a block of lines, above which the cursor stays; it is cleared at the end
+        lines = r"\r\[1/2\] person 04, \d s\x1b\[K\nrows: 2/6 rows\x1b\[K\njoint: 1/9 steps\x1b\[K\n\x1b\[J\x1b\[3F"
+        assert re.search(lines, out.getvalue()) and out.getvalue().endswith("\r\x1b[J")
 
 
 class Handle(list):

@@ -170,7 +170,7 @@ def test_torchrun_reads_the_lines_of_trains_help_as_meant(capsys):
 
 
 def test_the_two_commands_set_everything_up_themselves():
-    for name, last in (("reproduce", "-m ppcl reproduce"), ("tests", "-m pytest")):
+    for name, last in (("reproduce", "-m ppcl reproduce"), ("tests", "-m pytest -n auto")):
         block = re.search(rf"<!-- command: {name} -->\n```bash\n(.*?)```", README, re.S)
         assert block, f"the README lost its {name} command"
         assert "venv" in block[1] and "-r requirements.txt" in block[1] and block[1].rstrip().endswith(last)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import FAST, by_commands, failure
 
-from ppcl import evaluation
+from ppcl import evaluation, jobs, training
 from ppcl.__main__ import main
 from ppcl.disk import checkpoints
 from ppcl.evaluation import results
@@ -42,12 +42,37 @@ def test_the_same_seed_gives_the_same_table(run, drawn, tmp_path):
     assert len(results.read(run)) > 100
 
 
+def test_jobs_side_by_side_give_the_same_bits(run, drawn, tmp_path):
+    """Stages, and an evaluation of rows of two checkpoints."""
+    chosen, copy = recipe("person", "tiny", **parse_overrides(FAST[3::2])), shutil.copytree(run, tmp_path / "copy")
+    jobs.run(training.stage_jobs(chosen, drawn, tmp_path, 0, "cpu", ["glrec", "backbone"]), 2)
+    for stage in ("glrec", "backbone"):
+        one, two = (top / "person" / stage / "checkpoint.safetensors" for top in (run, tmp_path))
+        assert one.read_bytes() == two.read_bytes()
+    assert training.stage_jobs(chosen, drawn, tmp_path, 0, "cpu", ["glrec", "backbone"]) == {}
+    training.train_joint(chosen, training.training_data(chosen, drawn, quiet=True), copy, "+glrec", quiet=True)
+    found = [evaluation.evaluate(copy, "person", "partial-ilids", drawn, quiet=True, count=count) for count in (1, 2)]
+    assert found[0].rows == found[1].rows and len({row["method"] for row in found[0].rows}) > 4
+    for method, distances in found[0].distances.items():
+        assert (distances == found[1].distances[method]).all()
+
+
+def shown(path):
+    """Sources and outputs of an executed notebook, without its folders."""
+    cells = json.loads(path.read_text().replace(str(path.parents[1]), "RUN"))["cells"]
+    return [(cell["source"], [one for one in cell.get("outputs", []) if one.get("name") != "stderr"]) for cell in cells]
+
+
 @pytest.mark.slow
-def test_reproduce_twice_gives_the_same_table(tmp_path):
-    for name in ("one", "two"):
-        assert main(["reproduce", "--profile", "tiny", "--run", str(tmp_path / name)]) == 0
-    tables = [(tmp_path / name / "results.csv").read_bytes() for name in ("one", "two")]
-    assert tables[0] == tables[1]
+def test_reproduce_gives_the_same_for_any_number_of_jobs(tmp_path):
+    one, two = (tmp_path / count for count in "12")
+    for count in "12":
+        assert main(["reproduce", "--profile", "tiny", "--run", str(tmp_path / count), "--jobs", count]) == 0
+    assert (one / "results.csv").read_bytes() == (two / "results.csv").read_bytes()
+    for path in [*one.rglob("checkpoint.safetensors")]:
+        assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+    for path in (one / "notebooks").glob("*.ipynb"):
+        assert shown(path) == shown(two / path.relative_to(one)), path.name
 
 
 def test_the_manifest_says_what_made_the_numbers(run, drawn):
@@ -60,7 +85,7 @@ def test_the_manifest_says_what_made_the_numbers(run, drawn):
         and found["versions"]["python"] == platform.python_version()
     )
     assert set(found["versions"]) == {"python", *manifest.PACKAGES}
-    assert found["device"] == manifest.device() and found["device_name"] and found["threads"] and found["processes"]
+    assert found["device"] == manifest.device() and found["device_name"] and found["processes"]
     assert found["data"] == reproduce.datasets.contents(drawn) and found["data"]["drawn"]
     assert found["data"]["pictures"]["market1501/train"] == 60 and len(found["data"]["sha256"]) == 64
 
@@ -326,7 +351,7 @@ def test_a_killed_reproduce_goes_on_at_its_notebook_and_suffers_no_second(projec
         first.kill()
         said = first.stdout.read().splitlines()
     assert going and len(said) == 3 and said[2] == "[2/2] person 02_second …"
-    assert status == 1 and len(lines) == 1 and "another process works in this run folder" in lines[0]
+    assert status == 1 and len(lines) == 1 and "another `reproduce` works in this run folder" in lines[0]
     assert [path.name for path in (run / "notebooks").glob("[!.]*")] == ["person_01_first.ipynb"]
     begun = checkpoints.header(stage)
     assert begun["epoch"] and not begun["finished"]
@@ -335,6 +360,6 @@ def test_a_killed_reproduce_goes_on_at_its_notebook_and_suffers_no_second(projec
     assert said[:2] == ["[1/2] person 01_first: done before", "[2/2] person 02_second …"]
     steps = [json.loads(line)["step"] for line in stage.with_name("log.jsonl").read_text().splitlines()]
     assert checkpoints.header(stage)["finished"] and steps == list(range(0, steps[-1] + 1, 10)) and len(steps) > 5
-    assert {*run.rglob(".*")} == {run / ".lock"}
+    assert {*run.rglob(".*")} == {run / ".lock", run / ".merging", stage.with_name(".lock")}
     manifest = json.loads((run / "manifest.json").read_text())
     assert len(manifest["data"]["sha256"]) == 64 and set(manifest["seconds"]) == {"person_01_first", "person_02_second"}

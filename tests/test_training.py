@@ -14,7 +14,7 @@ from ppcl import evaluation, geometry, losses, training
 from ppcl.data import stage_batches
 from ppcl.data.image_bank import normalise
 from ppcl.data.partial_views import make_rng
-from ppcl.disk import checkpoints, run_lock
+from ppcl.disk import checkpoints, locks
 from ppcl.evaluation import protocols
 from ppcl.models.backbone import Backbone
 from ppcl.models.glrec import GLRec, cap_gradient
@@ -291,28 +291,26 @@ def test_a_signal_stops_after_the_step_saved_and_the_rest_gives_the_same_bits(
     assert same_bits(*paths) and same_bits(*(path.with_name("log.jsonl") for path in paths))
 
 
-def test_a_run_folder_has_one_process_at_a_time(small, pictures, run, tmp_path):
-    """Another process holds it and is killed; the lock goes with it, whatever file stays."""
+def test_a_stage_has_one_process_at_a_time(small, pictures, run, tmp_path):
+    """Another process holds it and is killed; the lock goes with it, whatever file stays. Other stages are free."""
     copy_base(run, tmp_path)
     out, into = os.pipe()
     child = os.fork()
     if child == 0:
         signal.alarm(60)  # whatever becomes of the test
         try:
-            with run_lock.hold(tmp_path):
+            with locks.hold(tmp_path / "person/glrec/.lock", "busy"):
                 os.write(into, b"held")
                 signal.pause()
         finally:
             os._exit(1)
     assert os.read(out, 4) == b"held"
-    with pytest.raises(run_lock.BusyError, match="another process works in this run folder.*--run"):
+    with pytest.raises(locks.BusyError, match="person/glrec: another process trains this stage.*--run"):
         training.train_glrec(small, pictures, tmp_path, quiet=True)
+    assert training.train_backbone(small, pictures, tmp_path, quiet=True).is_file()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert training.train_glrec(small, pictures, tmp_path, quiet=True).is_file()
-    with run_lock.hold(tmp_path), run_lock.hold(tmp_path):  # `reproduce` and a stage in its notebook
-        assert os.environ[run_lock.HELD] == str(tmp_path.resolve())
-    assert not os.environ[run_lock.HELD]
 
 
 def test_what_a_killed_save_left_is_cleared_away(small, pictures, run, tmp_path):

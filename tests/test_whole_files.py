@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,7 @@ import ppcl
 from ppcl import bench
 from ppcl.__main__ import main
 from ppcl.data import datasets
-from ppcl.disk import files, run_lock
+from ppcl.disk import files, locks
 from ppcl.drawn import people
 from ppcl.evaluation import results
 from ppcl.runs import reproduce
@@ -185,9 +184,9 @@ def test_a_full_disk_leaves_the_former_file_and_one_line(
 @pytest.mark.parametrize(
     "command, limit, left",
     [
-        (["train", "glrec", "--run", "new"], 40, {"new/.lock", "new/person/glrec/log.jsonl"}),
-        (["train", "glrec", "--run", "new"], 3000, {"new/.lock", "new/person/glrec/log.jsonl"}),
-        (["data", "synthesise", "--scale", "tiny", "--out", "new"], 300, {"new/drawn.txt"}),
+        (["train", "glrec", "--run", "new"], 40, {"new/person/glrec/.lock", "new/person/glrec/log.jsonl"}),
+        (["train", "glrec", "--run", "new"], 3000, {"new/person/glrec/.lock", "new/person/glrec/log.jsonl"}),
+        (["data", "synthesise", "--scale", "tiny", "--out", "new"], 300, {"new/drawn.txt", "new/.merging"}),
         (["evaluate", "--run", "run", "--dataset", "partial-ilids"], 3000, set()),
         (["rank", "--run", "run", "--query", "q.jpg", "--gallery", "some", "--out", "new"], 3000, {"new/ranking.csv"}),
     ],
@@ -275,8 +274,8 @@ def test_content_is_on_the_disk_before_its_name_and_the_log_before_the_checkpoin
     assert seen == ["log.jsonl", temporary, "named", stage.path.parent.name]
 
 
-def test_two_that_add_results_at_once_lose_none(tmp_path):
-    """The second comes between the first one's reading and its writing: it is told to wait, in one line."""
+def test_two_that_add_results_at_once_lose_none(tmp_path, monkeypatch):
+    """The second comes between the first one's reading and its writing, and waits for a while."""
     row = dict.fromkeys(results.COLUMNS, "a") | {"value": 0.5, "low": 0.5, "high": 0.5}
     results.add(tmp_path, [row])
     into, out = os.pipe()
@@ -299,9 +298,9 @@ def test_two_that_add_results_at_once_lose_none(tmp_path):
         finally:
             os._exit(1)
     assert os.read(into, 4) == b"read"
-    with pytest.raises(run_lock.BusyError, match="another process works"):
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
+    with pytest.raises(locks.BusyError, match="another process has been writing"):
         results.add(tmp_path, [row | {"dataset": "c"}])
-    time.sleep(0.1)  # it pauses by now
     os.kill(number, signal.SIGUSR1)
     assert os.waitpid(number, 0)[1] == 0
     assert list(results.add(tmp_path, [row | {"dataset": "c"}]).dataset) == ["a", "b", "c"]

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..disk.files import replacing, warn_once
 from ..disk.progress import bar
+from ..jobs import cores
 
 SETTLED = 2 * 10**9  # nanoseconds: file times are coarse, so the digest of a file that is younger is not kept
 _EMPTY = np.empty((0, 6), np.uint64)
@@ -51,7 +52,7 @@ def digests(paths: Sequence[Path | str], kept: Path | None = None) -> np.ndarray
     found[known] = table[row[known], 4:]
     new = np.flatnonzero(~known & (keys[:, 0] > 0))
     parts = [new[start : start + 256] for start in range(0, len(new), 256)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(None, "reading pictures", len(new)) as shown:
+    with ThreadPoolExecutor(cores()) as pool, bar(None, "reading pictures", len(new)) as shown:
         for part, values in zip(parts, pool.map(lambda part: [_digest(paths[i]) for i in part], parts), strict=True):
             found[part] = values
             shown.update(len(part))

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..disk.files import replacing, warn_once
 from ..disk.progress import bar
 from ..geometry import constant
+from ..jobs import cores
 from .image_files import central_box, cut, open_picture
 from .reading import Cut, DataError
 
@@ -141,7 +142,7 @@ def _decode(pictures: list, images: np.ndarray, label: str, quiet: bool | None) 
 
     parts = [range(start, min(start + PART, len(pictures))) for start in range(0, len(pictures), PART)]
     problems = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar(None, label, len(pictures), quiet) as shown:
+    with ThreadPoolExecutor(cores()) as pool, bar(None, label, len(pictures), quiet) as shown:
         for part, found in zip(parts, pool.map(lambda part: [*map(decode, part)], parts), strict=True):
             problems += filter(None, found)
             shown.update(len(part))

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import tqdm.auto
 
-HEADLESS = "PPCL_HEADLESS"  # set in processes without a user: the file for their progress, or "silent"
+HEADLESS = "PPCL_HEADLESS"  # set in processes without a user: the folder for their progress, or "silent"
+tqdm.tqdm.set_lock(threading.RLock())  # tqdm's own is a semaphore of the system, which a killed process leaves behind
 EVERY = 30  # seconds between log lines; shorter work logs nothing
 
 
@@ -42,14 +44,14 @@ def in_notebook() -> bool:
 
 
 class _Lines(tqdm.tqdm):
-    """A bar as lines of text on stderr; in a notebook of `reproduce`, in the file that `followed` shows."""
+    """A bar as lines of text on stderr; in a notebook of `reproduce`, in a file that `followed` shows."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Called by tqdm when a line is due, and when the bar is closed."""
-        if path := os.environ.get(HEADLESS):
+        if folder := os.environ.get(HEADLESS):
             bars = sorted((each for each in self._instances if isinstance(each, _Lines)), key=lambda each: each.start_t)
             with suppress(OSError):  # a full disk stops no work for the sake of a bar
-                Path(path).write_text(" · ".join(map(str, bars)), encoding="utf-8")
+                Path(folder, str(os.getpid())).write_text(" · ".join(map(str, bars)), encoding="utf-8")
         elif msg is None:
             print(self, file=sys.stderr, flush=True)
 
@@ -76,32 +78,54 @@ def meanwhile(work, *given):
 
 
 @contextmanager
-def followed(path: Path, label: str):
-    """Show on stderr the progress of processes that are started inside the block; they keep it in the file `path`.
+def followed(label: str = ""):
+    """Show the progress of processes that are started inside the block: a bar in a line each.
 
-    A terminal shows the label, its time and all bars in one line, updated every second; a log gets a line now and then.
+    They keep their bars in a folder that HEADLESS names; where it is set already, another process shows them. A
+    terminal and an open notebook show label, time and bars, updated every second; a log gets a line now and then.
     """
-    before = os.environ.get(HEADLESS)
-    os.environ[HEADLESS] = str(path)
-    try:
-        with meanwhile(_follow, path, label):
-            yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.environ.pop(HEADLESS)
-        if before is not None:
-            os.environ[HEADLESS] = before
+    if HEADLESS in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="ppcl-") as folder:
+        shown = None
+        if in_notebook():
+            from IPython.display import display
+
+            shown = display({"text/plain": label}, raw=True, display_id=True)
+        os.environ[HEADLESS] = folder
+        try:
+            with meanwhile(_follow, Path(folder), label, shown):
+                yield
+        finally:
+            os.environ.pop(HEADLESS)
 
 
-def _follow(path: Path, label: str, done: threading.Event) -> None:
-    terminal, began, logged = sys.stderr.isatty(), time.monotonic(), ""
-    while not done.wait(1 if terminal else EVERY):
-        bars = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        if terminal:
-            line = " · ".join(filter(None, [f"{label}, {duration(time.monotonic() - began)}", bars]))
-            print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
+def _follow(folder: Path, label: str, shown, done: threading.Event) -> None:
+    watched, began, logged = shown or sys.stderr.isatty(), time.monotonic(), []
+    while not done.wait(1 if watched else EVERY):
+        bars = []
+        for path in sorted(folder.iterdir()):
+            with suppress(OSError):
+                bars += filter(None, [path.read_text(encoding="utf-8", errors="replace")])
+        if watched:
+            _show([f"{label}, {duration(time.monotonic() - began)}"] * bool(label) + bars, shown)
         elif bars != logged:
             logged = bars
-            print(f"  {bars}", file=sys.stderr, flush=True)
-    if terminal:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            print("".join(f"  {each}\n" for each in bars), end="", file=sys.stderr, flush=True)
+    if watched:
+        _show([], shown)
+
+
+def _show(lines: list[str], shown) -> None:
+    """Show lines in place of those before: in a notebook's display, or on a terminal from the cursor on."""
+    if shown:
+        return shown.update({"text/plain": "\n".join(lines)}, raw=True)
+    wide = shutil.get_terminal_size().columns - 1
+    text = "".join(f"{line[:wide]}\x1b[K\n" for line in lines)
+    print(f"\r{text}\x1b[J", end=f"\x1b[{len(lines)}F" if lines else "", file=sys.stderr, flush=True)
+
+
+def say(line: str) -> None:
+    """Print a line on stdout, over what a terminal shows of the progress."""
+    print(line, end="\x1b[K\n" if sys.stdout.isatty() else "\n", flush=True)

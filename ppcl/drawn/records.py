@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..disk.files import DataError, clear, temporary_name, write_text
+from ..disk.locks import merging
 from ..disk.progress import bar
 from .paint import make_noise
 
@@ -66,14 +67,15 @@ def claim(out: Path, kind: str, seed: int, scale: str, scales: Iterable[str], fo
         raise DataError(f"the seed must not be negative, as {seed} is")
     if scale not in scales:
         raise DataError(f"unknown scale {scale!r}; known: {', '.join(scales)}")
-    known, line = _drawings(out), f"drawing {DRAWING}, seed {seed}, scale {scale}"
-    if kind not in known and (found := [name for name in folders if (out / name).exists()]):
-        raise DataError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
-    if not known and occupied(out):
-        raise DataError(f"{out} holds files that were not drawn here: draw into another, empty folder")
-    if known.get(kind, line) != line:
-        raise DataError(f"{out} holds {kind} of {known[kind]}, not of {line}: delete it or draw elsewhere")
-    write_text(out / NOTE, "".join(f"{name}: {text}\n" for name, text in sorted((known | {kind: line}).items())))
+    with merging(out):
+        known, line = _drawings(out), f"drawing {DRAWING}, seed {seed}, scale {scale}"
+        if kind not in known and (found := [name for name in folders if (out / name).exists()]):
+            raise DataError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
+        if not known and occupied(out):
+            raise DataError(f"{out} holds files that were not drawn here: draw into another, empty folder")
+        if known.get(kind, line) != line:
+            raise DataError(f"{out} holds {kind} of {known[kind]}, not of {line}: delete it or draw elsewhere")
+        write_text(out / NOTE, "".join(f"{name}: {text}\n" for name, text in sorted((known | {kind: line}).items())))
     for folder in {part.parent for name in folders for part in (out / name).rglob(".*.tmp")}:
         clear(folder)
 
@@ -104,10 +106,11 @@ def finish(out: Path, rows: list[list]) -> None:
     """
     os.sync()
     path, head, fresh = out / TRUTH, ",".join(COLUMNS), {row[0] for row in rows}
-    known = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
-    lines = [",".join(map(str, row)) for row in rows]
-    lines += [line for line in known if line not in ("", head) and line.partition(",")[0] not in fresh]
-    write_text(path, "\n".join([head, *sorted(lines, key=lambda line: line.partition(",")[0])]) + "\n")
+    with merging(out):
+        known = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+        lines = [",".join(map(str, row)) for row in rows]
+        lines += [line for line in known if line not in ("", head) and line.partition(",")[0] not in fresh]
+        write_text(path, "\n".join([head, *sorted(lines, key=lambda line: line.partition(",")[0])]) + "\n")
 
 
 def finished(data: Path) -> set[str]:

@@ -5,18 +5,17 @@ All methods are measured on the same queries, so that differences are paired. No
 
 import json
 from collections.abc import Iterator
-from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .. import matching, metrics, recipes
+from .. import jobs, matching, metrics, recipes
 from ..data import datasets, partial_protocol, stage_batches
 from ..data.sets import SETS
-from ..disk import checkpoints, progress, run_lock
+from ..disk import checkpoints, progress
 from ..disk.files import warn_once, write_text
-from ..jobs import one_thread
 from ..models.ppcl import PPCL
 from ..recipes import CONTROLS, METHODS, Recipe, trained_by
 from ..training import stage_on_disk
@@ -94,7 +93,7 @@ def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
     return found
 
 
-@one_thread()
+@jobs.one_thread()
 def evaluate(
     run,
     task: str,
@@ -105,8 +104,9 @@ def evaluate(
     device: str = "cpu",
     quiet: bool | None = None,
     rerank: bool = False,
+    count: int = 1,
 ) -> Evaluation:
-    """Evaluate a run's methods on a data set and write the rows into `results.csv`.
+    """Evaluate a run's methods on a data set, `count` checkpoints side by side; write the rows into `results.csv`.
 
     With several methods `ppcl` is also compared with each other row, query by query: metric `rank-1 over <row>`. Where
     we crop the queries ourselves, their boxes are saved in the run folder and some rows are measured over the input
@@ -121,35 +121,25 @@ def evaluate(
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task} and seed {seed}: run notebook 04_joint_training first"
         )
-    with run_lock.hold(run) if Path(run).is_dir() else nullcontext():  # a wrong path does not become a folder
-        return _evaluate(run, task, dataset, data, methods, seed, device, quiet, rerank)
-
-
-def _evaluate(
-    run, task: str, dataset: str, data, methods: list[str], seed: int, device: str, quiet, rerank: bool
-) -> Evaluation:
-    found, values, kept = None, {}, {}
     results.read(run)  # so that a damaged table is reported before the work
-    for method in progress.bar(methods, f"evaluating {task} on {dataset}", quiet=quiet, unit="rows"):
-        model = load(run, task, method, seed, device)
-        if found is None:
-            found = prepare(dataset, data, model.recipe, quiet)
-            facts = {"task": task, "dataset": dataset, "stage": model.method.stage, "seed": seed}
-            facts |= {"profile": model.recipe.profile, "synthetic": found.drawn, "commit": results.commit()}
-            if found.query.boxes is not None:
-                write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
-            lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all
-            datasets.tell(datasets.copies(dataset, data, model.recipe))
-        if model.method.oracle and not found.knows_boxes or model.method.region == "true" and not found.knows_figures:
-            continue  # the true boxes of these queries are unknown
-        weight = (matching.fusion_weight(model),) * 3
-        named = facts | {"method": method, "protocol": SETS[dataset].protocol.replace("shots", "single-shot")}
-        found.rows.append(results.row(named, "fusion-weight", weight, len(found.query), len(found.gallery)))
-        if found.pairs:
-            values |= _verify(found, facts | {"method": method}, model, kept)
-        else:
-            curve = len(methods) == 1 or method in CURVES
-            values |= _search(found, facts | {"method": method}, model, curve, kept, rerank)
+    recipe = load(run, task, methods[0], seed).recipe
+    found = prepare(dataset, data, recipe, quiet)
+    facts = {"task": task, "dataset": dataset, "stage": METHODS[methods[0]].stage, "seed": seed}
+    facts |= {"profile": recipe.profile, "synthetic": found.drawn, "commit": results.commit()}
+    if found.query.boxes is not None:
+        write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
+    lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all
+    datasets.tell(datasets.copies(dataset, data, recipe))
+    curves = [method for method in methods if len(methods) == 1 or method in CURVES]
+    groups = [tuple(some) for _, some in groupby(methods, trained_by)]
+    if count == 1:
+        groups = [tuple(methods)]
+    todo = {some[0]: jobs.Job(_measure, (found, run, facts, some, curves, device, rerank)) for some in groups}
+    values = {}
+    for rows, distances, some in jobs.run(todo, count).values():
+        found.rows += rows
+        found.distances |= distances
+        values |= some
     if not found.rows:
         raise ValueError(
             f"{methods[0]} needs the true boxes of {dataset}'s queries, which are unknown: choose another --method"
@@ -164,6 +154,28 @@ def _evaluate(
     if lost:
         print(lost)
     return found
+
+
+@jobs.one_thread()
+def _measure(
+    found: Evaluation, run, facts: dict, methods: tuple[str, ...], curves: list[str], device: str, rerank: bool
+):
+    """Measure some rows, as a job. -> their lines of the table, distances, and values by (protocol, method)."""
+    values, kept, before = {}, {}, len(found.rows)
+    label, named = f"evaluating {facts['task']} on {found.dataset}", SETS[found.dataset].protocol
+    for method in progress.bar(methods, label, quiet=found.quiet, unit="rows"):
+        model = load(run, facts["task"], method, facts["seed"], device)
+        if model.method.oracle and not found.knows_boxes or model.method.region == "true" and not found.knows_figures:
+            continue  # the true boxes of these queries are unknown
+        own, weight = facts | {"method": method}, (matching.fusion_weight(model),) * 3
+        weighed = own | {"protocol": named.replace("shots", "single-shot")}
+        found.rows.append(results.row(weighed, "fusion-weight", weight, len(found.query), len(found.gallery)))
+        if found.pairs:
+            values |= _verify(found, own, model, kept)
+        else:
+            values |= _search(found, own, model, method in curves, kept, rerank)
+    rows, found.rows = found.rows[before:], found.rows[:before]
+    return rows, found.distances, values
 
 
 def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching.Features:

@@ -9,13 +9,14 @@ import numpy as np
 import pandas
 
 from ..data.sets import sets_of
-from ..disk import run_lock
+from ..disk import locks
 from ..disk.files import write_text
 from ..recipes import METHODS, TASKS
 
 COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
 ).split(",")
+FIGURES = Path(__file__).parents[2] / "figures"  # the committed run's table, `results.csv`, lies there
 ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
 DRAWINGS = "drawings.csv"  # in figures/: rows on people of several draws, whose number stands in the column of seeds
 README_ROWS = ("backbone", "backbone+crops+pad", "+glrec@7", "same-location", "no-crloc", "ppcl")
@@ -90,7 +91,7 @@ def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFra
     removed, which one line reports.
     """
     fresh = pandas.DataFrame(rows, columns=COLUMNS)
-    with run_lock.hold(run):  # no other process writes between the reading and the writing
+    with locks.merging(run):
         table, path = read(run), Path(run) / "results.csv"
         if pictures:
             task, dataset, drawn = fresh.loc[0, ["task", "dataset", "synthetic"]]
@@ -206,6 +207,25 @@ def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
             if len(shown):
                 found[f"{task}, {'drawn pictures' if drawn else 'photographs'}"] = shown
     return found
+
+
+def verdict(table: pandas.DataFrame, task: str, committed: Path | str = FIGURES) -> pandas.DataFrame:
+    """Compare a demo run with the committed one: `inside` where a value lies in the committed run's 95 % interval.
+
+    One line a row, one column a metric (single-shot rank-1 and mAP, LFW's accuracy), on all queries of drawn pictures,
+    means over a run's seeds. A coarse check: both runs have the same queries, and only their training differs.
+    """
+    key, sides = ["method", "dataset", "metric"], []
+    for one in (table, read(committed)):
+        wanted = (one.task == task) & (one.profile == "demo") & one.synthetic.astype(bool) & (one.subset == "all")
+        wanted &= one.protocol.isin(["single-shot", "verification"]) & one.metric.isin(["rank-1", "mAP", "accuracy"])
+        sides.append(100 * one[wanted].groupby(key, sort=False)[["value", "low", "high"]].mean())
+    both = sides[0][["value"]].join(sides[1][["low", "high"]], how="inner").reset_index()
+    outside = both.apply(lambda x: f"{x.value:.1f}, not in [{x.low:.1f}, {x.high:.1f}]", axis=1)
+    both["text"] = outside.where(~both.value.between(both.low, both.high), "inside") if len(both) else ""
+    both["metric"] = both.dataset + " " + both.metric
+    text = both.pivot(index="method", columns="metric", values="text").fillna("")
+    return text.reindex(index=both.method.unique(), columns=both.metric.unique()).rename_axis(columns=None)
 
 
 def markdown(table: pandas.DataFrame) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from .. import recipes
+from ..disk import locks
 from ..disk.files import write_text
 from ..evaluation import results
 
@@ -56,18 +57,17 @@ def of_profile(run: Path, profile: str) -> dict:
 
 def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) -> None:
     """Write recipe, seed, commit, versions, device and `facts` into `manifest.json`; its other entries are kept."""
-    known = of_profile(run, recipe.profile)
     name = torch.cuda.get_device_name() if where == "cuda" else platform.processor() or platform.machine()
     commit = results.commit()
     dirty = None if commit == "unknown" else commit.endswith("-dirty")
-    known |= {"seed": seed, "commit": commit, "dirty": dirty, "versions": versions()}
-    known |= {"device": where, "device_name": name, "threads": torch.get_num_threads()}
-    known["recipes"] = known.get("recipes", {}) | {recipe.task: recipe.to_dict()}
-    if "peak_memory_mib" in facts:
-        facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
-    facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
-    known |= facts
-    write_text(run / "manifest.json", json.dumps(known, indent=1) + "\n")
+    facts |= {"seed": seed, "commit": commit, "dirty": dirty, "versions": versions(), "device": where}
+    with locks.merging(run):
+        known = of_profile(run, recipe.profile)
+        facts |= {"device_name": name, "recipes": known.get("recipes", {}) | {recipe.task: recipe.to_dict()}}
+        if "peak_memory_mib" in facts:
+            facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
+        facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
+        write_text(run / "manifest.json", json.dumps(known | facts, indent=1) + "\n")
 
 
 def peak_memory() -> int:

@@ -7,12 +7,13 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from .. import evaluation, recipes
+from .. import evaluation, jobs, recipes, training
 from ..data import datasets
 from ..data.sets import SETS
-from ..disk import checkpoints, progress, run_lock
+from ..disk import checkpoints, locks, progress
 from ..disk.files import replacing, write_text
 from ..evaluation import results
 from ..models import nets
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 EXPLORE = NOTEBOOKS / "explore.ipynb"
 ROOM = {"tiny": 50, "demo": 300, "paper": 6000}  # MiB that a run may write
+STAGES = {"02_glrec_pretraining": "glrec", "03_backbone_training": "backbone", "04_joint_training": "joint"}
 MARKS = ("<!-- results: begin -->", "<!-- results: end -->")  # around README's table of results
 
 
@@ -89,12 +91,14 @@ def reproduce(
     overrides: list[str] | None = None,
     on: str = "auto",
     publish: bool = False,
+    count: int | None = None,
 ) -> Path:
     """Run the notebooks for each task; executed copies go to `run/notebooks`. -> the run folder.
 
     A notebook that ran to its end with the same code, parameters and pictures is not run again, and an interrupted
-    stage resumes. `publish` copies the executed notebooks and figures into the project; of a run with overrides, such
-    as the whole ablation table, only its rows of all queries, as `figures/ablations.csv`.
+    stage resumes. `count` jobs run side by side (default: `jobs.default`); with several, the stages are jobs of their
+    own, and the notebooks find them finished. `publish` copies the executed notebooks and figures into the project; of
+    a run with overrides, such as the whole ablation table, only its rows of all queries, as `figures/ablations.csv`.
     """
     if data and not Path(data).is_dir():
         raise ValueError(f"{data} is not a folder: give one that is there, or leave it out and pictures are drawn")
@@ -124,29 +128,45 @@ def reproduce(
         raise ReproduceError(
             f"{run}: {free} MiB are free, a {profile} run needs {ROOM[profile]}: free some room, or give --run"
         )
-    began, ran = time.time(), 0
-    work = [(path, name) for path in chosen for name in tasks]
-    with run_lock.hold(run):
+    began, count = time.time(), count or jobs.default(where)
+    with locks.hold(run / ".lock", f"{run}: another `reproduce` works in this run folder; wait for it, or give --run"):
         of_profile(run, profile)
-        for recipe in wanted.values():
-            datasets.ready(recipe, data, run)
+        side = 1 if datasets.is_drawn(data) or datasets.is_own(data) else count
+        jobs.run({f"drawing {name}": jobs.Job(datasets.ready, (wanted[name], data, run)) for name in tasks}, side)
         known = {name: pictures(data, recipe) for name, recipe in wanted.items()}
         for name, recipe in wanted.items():
             _check_stages(run, recipe, seed, known[name])
+        given = {"profile": profile, "run": _short(run), "data": _short(data), "seed": seed, "device": on}
+        given |= {"overrides": list(overrides or [])}
+        work = sorted(((path, name) for name in tasks for path in chosen), key=lambda one: one[0].stem[:2] == "08")
+        todo, ran = {}, {}
         for number, (path, name) in enumerate(work, 1):
-            parameters = {"task": name, "profile": profile, "run": _short(run), "data": _short(data), "seed": seed}
-            parameters |= {"device": on, "overrides": list(overrides or [])}
-            label, reads = f"[{number}/{len(work)}] {name} {path.stem}", read_by(path.stem, name, known[name])
-            seconds = _execute(path, run, parameters, wanted[name], label, reads)
-            if seconds:
-                ran += 1
-                spent = {"seconds": {f"{name}_{path.stem}": seconds}, "peak_memory_mib": peak_memory()}
-                record(run, wanted[name], where, seed, **spent)
+            label, recipe = f"[{number}/{len(work)}] {name} {path.stem}", wanted[name]
+            parameters = given | {"task": name}
+            reads = read_by(path.stem, name, known[name])
+            stamp = {"code": fingerprint(path, parameters, recipe), "pictures": reads}
+            if _stamp(_copy(path, run, name)) == stamp and _left(path.stem, run, recipe, seed, reads):
+                print(f"{label}: done before", flush=True)
+                continue
+            whole = path.stem[:2] in ("05", "08")  # 05 shows other tasks' results, 08 measures: both wait for all
+            after = [one for one, other in ran.items() if whole or other == name]
+            here = count if name == tasks[-1] else 1  # the other tasks' work is done when the last one is evaluated
+            todo[label] = jobs.Job(_execute, (path, run, parameters, label, stamp, here), tuple(after))
+            ran[label] = name
+        if count > 1:
+            todo = _with_stages(todo, wanted, data, run, seed, where)
+
+        def done(label: str, result: tuple[float, int]) -> None:
+            name = ran.get(label) or label.split("/")[0]
+            key = f"{name}_{label.split()[-1]}" if label in ran else label
+            record(run, wanted[name], where, seed, seconds={key: result[0]}, peak_memory_mib=result[1])
+
+        jobs.run(todo, count, done)
         there = datasets.contents(data)
-        if ran or manifest(run).get("data") != there:
+        if todo or manifest(run).get("data") != there:
             record(run, wanted[tasks[-1]], where, seed, data=there)
         if publish and not overrides and not only:  # the explorer as it looks before anyone moves a slider
-            _execute(EXPLORE, run, parameters, wanted[tasks[-1]], EXPLORE.stem, {})
+            _execute(EXPLORE, run, parameters, EXPLORE.stem, {}, count)
         report.write(run, data)
     if publish and overrides:
         whole = results.read(run).query(
@@ -159,7 +179,7 @@ def reproduce(
     if gone := sorted(set(results.read(run).dataset) - {name for one in known.values() for name in one}):
         print(f"results.csv also has rows of {', '.join(gone)}, which {_short(data)} does not hold (any more)")
     spent = progress.duration(time.time() - began)
-    print(f"{len(work)} notebooks: {ran} ran now, {len(work) - ran} had run before; {spent}")
+    print(f"{len(work)} notebooks: {len(ran)} ran now, {len(work) - len(ran)} had run before; {spent}")
     return run
 
 
@@ -173,10 +193,18 @@ def source(recipe: recipes.Recipe, data: Path | str, seed: int, seeds: int = 1) 
 def summary(run: Path) -> str:
     """The end of a run's output: results in short, time, memory, and the paths of what was written."""
     known = manifest(run)
-    tables = results.summary(results.read(run)).items()
+    table = results.read(run)
+    tables = results.summary(table).items()
     lines = [f"\n{name}, per cent with 95 % intervals\n{shown.rename_axis(None).to_string()}" for name, shown in tables]
+    for task, recipe in known.get("recipes", {}).items():
+        plain = json.loads(json.dumps(recipes.recipe(task, "demo").to_dict()))
+        compared = results.verdict(table, task) if recipe == plain else ()
+        if len(compared):
+            head = f"{task}, this run (seed {known['seed']}) against the committed run's 95 % intervals"
+            lines.append(f"\n{head}\n{compared.rename_axis(None).to_string()}")
     spent = progress.duration(sum(known.get("seconds", {}).values()))
-    lines.append(f"\nall notebooks: {spent}, up to {known.get('peak_memory_mib', 0) / 1024:.1f} GiB")
+    peak = known.get("peak_memory_mib", 0) / 1024
+    lines.append(f"\nall stages and notebooks: {spent}, up to {peak:.1f} GiB a process")
     paths = {"numbers": "results.csv", "figures": "figures", "notebooks": "notebooks", "report": "report/index.html"}
     lines += [f"{name + ':':10} {_short(run / path)}" for name, path in paths.items() if (run / path).exists()]
     return "\n".join(lines)
@@ -216,19 +244,12 @@ def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int, reads: dict[s
         rows = table[(table.task == recipe.task) & (table.seed == seed)]
         tested = {name: one for name, one in reads.items() if "/" not in name}
         return len(rows) and all(one in results.measured_on(run, recipe.task, name) for name, one in tested.items())
-    seeds = range(seed, seed + recipe.ablation.seeds)
-    made = {
-        "02_glrec_pretraining": [stage_on_disk.of_stage(run, recipe.task, "glrec")],
-        "03_backbone_training": [stage_on_disk.of_stage(run, recipe.task, "backbone")],
-        "04_joint_training": [
-            evaluation.checkpoint(run, recipe.task, row, number) for row in recipes.rows(recipe) for number in seeds
-        ],
-        "07_figures": [run / "figures" / "figure1.png"],
-    }
-    return all(path.is_file() for path in made.get(stem, ()))
+    if stem in STAGES:
+        return not training.stage_jobs(recipe, run, run, seed, "cpu", [STAGES[stem]])
+    return stem != "07_figures" or (run / "figures" / "figure1.png").is_file()
 
 
-def _kernel():
+def _kernel(count: int):
     """A kernel manager that starts this interpreter with one thread, whatever kernels other folders describe."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
@@ -238,35 +259,50 @@ def _kernel():
         def kernel_spec(self) -> KernelSpec:
             command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
             named = {"display_name": "Python 3 (ipykernel)", "language": "python"}
-            return KernelSpec(argv=command, env={"OMP_NUM_THREADS": "1"}, **named)
+            return KernelSpec(argv=command, env={"OMP_NUM_THREADS": "1", jobs.JOBS: str(count)}, **named)
 
     return Kernel
 
 
-def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, label: str, reads: dict) -> float:
-    """Run a notebook unless it is done; its copy appears whole, once it ran to its end. -> seconds; 0: done before."""
+def _with_stages(
+    todo: dict[str, jobs.Job], wanted: dict[str, recipes.Recipe], data: Path, run: Path, seed: int, where: str
+) -> dict[str, jobs.Job]:
+    """The notebooks' jobs, each task's behind jobs for the stages that they show."""
+    found = {}
+    for name, recipe in wanted.items():
+        own = {label: job for label, job in todo.items() if job.arguments[2]["task"] == name}
+        shown = {label: STAGES.get(job.arguments[0].stem, "") for label, job in own.items()}
+        stages = training.stage_jobs(recipe, data, run, seed, where, {*shown.values()})
+        found |= stages
+        for label, job in own.items():
+            first = [one for one in stages if shown[label] and one.startswith(f"{name}/{shown[label]}")]
+            found[label] = replace(job, after=(*job.after, *first))
+    return found
+
+
+def _copy(path: Path, run: Path, task: str) -> Path:
+    return run / "notebooks" / f"{task}_{path.name}"
+
+
+def _execute(path: Path, run: Path, parameters: dict, label: str, stamp: dict, count: int) -> tuple[float, int]:
+    """Run a notebook, whose own work may take `count` jobs; its copy appears whole. -> seconds, MiB at most."""
     import papermill  # these take seconds
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    target = run / "notebooks" / f"{parameters['task']}_{path.name}"
-    stamp, before = {"code": fingerprint(path, parameters, recipe), "pictures": reads}, _stamp(target)
-    draft = target.with_name(f".{target.name}")
-    if before == stamp and _left(path.stem, run, recipe, parameters["seed"], reads):
-        draft.unlink(missing_ok=True)  # of a process that was killed in between
-        print(f"{label}: done before", flush=True)
-        return 0.0
-    old = before.get("pictures", reads)
+    target = _copy(path, run, parameters["task"])
+    draft, reads = target.with_name(f".{target.name}"), stamp.get("pictures", {})
+    old = _stamp(target).get("pictures", reads)
     changed = ", ".join(sorted(name for name in old.keys() | reads.keys() if old.get(name) != reads.get(name)))
-    print(f"{label} …" + f" (other pictures than before: {changed})" * bool(changed), flush=True)
+    progress.say(f"{label} …" + f" (other pictures than before: {changed})" * bool(changed))
     began = time.time()
     draft.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with progress.followed(run / ".progress", label), tempfile.TemporaryDirectory() as home:
+        with progress.followed(label), tempfile.TemporaryDirectory() as home:
             papermill.execute_notebook(
                 *(str(one).replace("{", "{{").replace("}", "}}") for one in (path, draft)),  # papermill formats them
                 parameters, kernel_name="python3", progress_bar=False,
-                kernel_manager_class=_kernel(), extra_arguments=["--log-level=CRITICAL", f"--ipython-dir={home}"],
+                kernel_manager_class=_kernel(count), extra_arguments=["--log-level=CRITICAL", f"--ipython-dir={home}"],
             )  # fmt: skip
     except PapermillExecutionError as error:
         if error.ename == "KeyboardInterrupt":  # Ctrl-C reached the notebook's process first
@@ -284,8 +320,8 @@ def _execute(path: Path, run: Path, parameters: dict, recipe: recipes.Recipe, la
     write_text(target, json.dumps(notebook, indent=1) + "\n")
     draft.unlink()
     seconds = round(time.time() - began, 1)
-    print(f"{label}: {seconds:.0f} s", flush=True)
-    return seconds
+    progress.say(f"{label}: {seconds:.0f} s")
+    return seconds, peak_memory()
 
 
 def _short(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 import json
 import math
 import signal
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from ..data.partial_views import make_rng
 from ..data.stage_batches import TrainingData
-from ..disk import checkpoints, progress, run_lock
+from ..disk import checkpoints, locks, progress
 from ..disk.checkpoints import CheckpointError, first_difference, header
 from ..disk.files import flush, write_text
 from ..jobs import one_thread
-from ..recipes import Recipe
+from ..recipes import Recipe, trained_by
 from . import processes
 
 SAVE_EVERY = 30  # seconds at least between saves; a killed run loses this much, or one epoch if that is longer
@@ -190,8 +191,8 @@ _signalled = threading.Event()
 def signals_end_a_step():
     """Let Ctrl-C and SIGTERM stop a stage after its current step, saved. A second Ctrl-C does not wait."""
 
-    def handle(*_):
-        if _signalled.is_set() and processes.size() == 1:
+    def handle(number, _):
+        if _signalled.is_set() and number == signal.SIGINT and processes.size() == 1:
             raise KeyboardInterrupt
         _signalled.set()
 
@@ -199,7 +200,8 @@ def signals_end_a_step():
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread only
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:
@@ -210,16 +212,21 @@ def signals_end_a_step():
 
 
 def in_run(train):
-    """Give a stage one thread, the run folder's lock, a clean stop on signals, and advice if GPU memory runs out."""
+    """Give a stage one thread, its folder's lock, a clean stop on signals, and advice if GPU memory runs out."""
+    name = train.__name__.removeprefix("train_")
 
     @functools.wraps(train)
-    def wrapped(recipe: Recipe, data: TrainingData, run: Path | str, *args, **kwargs):
-        held = run_lock.hold(run) if processes.is_main() else contextlib.nullcontext()
-        with held, one_thread(), signals_end_a_step():
+    def wrapped(*args, **kwargs):
+        call = inspect.signature(train).bind(*args, **kwargs)
+        call.apply_defaults()
+        recipe, row = call.arguments["recipe"], call.arguments.get("row")
+        path = of_stage(call.arguments["run"], recipe.task, name, row and trained_by(row), call.arguments["seed"])
+        busy = f"{path.parent}: another process trains this stage; wait for it, or use another --run"
+        held = locks.hold(path.with_name(".lock"), busy, 3) if processes.is_main() else contextlib.nullcontext()
+        with held, one_thread(), signals_end_a_step():  # 3 s: the end of a killed run's last step
             try:
-                return train(recipe, data, run, *args, **kwargs)
+                return train(*args, **kwargs)
             except torch.OutOfMemoryError:
-                name = train.__name__.removeprefix("train_")
                 raise RuntimeError(half_batch(name, getattr(recipe, name))) from None
 
     return wrapped

@@ -6,13 +6,16 @@ ends by choosing the fusion weight on training identities that are held out of a
 loops run in every process: the networks see its share of a batch, the losses all of it (processes.py).
 """
 
-from collections.abc import Callable
+import resource
+import time
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from .. import losses
+from .. import jobs, losses
 from ..data.image_bank import on
 from ..data.stage_batches import (
     TrainingData,
@@ -21,11 +24,12 @@ from ..data.stage_batches import (
     identity_batches,
     joint_batch,
     shuffled_batches,
+    training_data,
 )
-from ..disk import checkpoints
+from ..disk import checkpoints, progress
 from ..models.glrec import GLRec, cap_gradient
 from ..models.ppcl import PPCL
-from ..recipes import METHODS, Recipe, RecipeError, check_processes, trained_by
+from ..recipes import METHODS, Recipe, RecipeError, check_processes, rows, trained_by
 from . import processes
 from .fusion_weight import choose_fusion
 from .processes import gather, share
@@ -153,6 +157,49 @@ def _add_weight(stage: Stage, model: PPCL, data: TrainingData, row: str) -> None
         checkpoints.load(stage.path, model)
         stage.model, (weights, scores) = model, choose_fusion(model, data, row)
         stage.finish(fusion_weights=found["fusion_weights"] | weights, heldout=found["heldout"] | scores)
+
+
+STAGES = {"glrec": train_glrec, "backbone": train_backbone, "joint": train_joint}
+_training_data = lru_cache(maxsize=1)(training_data)
+
+
+def train_stage(recipe: Recipe, data: Path, device: str, stage: str, run: Path, *more) -> tuple[float, int]:
+    """Train one stage (of a row) of a seed, as a job that reads its own pictures. -> seconds, MiB at most."""
+    began = time.time()
+    STAGES[stage](recipe, _training_data(recipe, data, device), run, *more)
+    return round(time.time() - began, 1), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def stage_jobs(
+    recipe: Recipe, data: Path, run: Path, seed: int, device: str, stages: Iterable[str] = STAGES
+) -> dict[str, jobs.Job]:
+    """Jobs for the unfinished ones of these stages, of the joint stage for each row and seed; named by their folders.
+
+    GLRec and backbone need nothing of each other, rows both.
+    """
+    wanted = [(stage, seed) for stage in ("glrec", "backbone") if stage in stages]
+    seeds = range(seed, seed + recipe.ablation.seeds)
+    own = [row for row in rows(recipe) if "joint" in stages and not METHODS[row].checkpoint]
+    wanted += [("joint", row, number) for row in own for number in seeds]
+    todo, first = {}, ()
+    for stage, *more in wanted:
+        path = of_stage(run, recipe.task, stage, *more[:-1], seed=more[-1])
+        if not (path.is_file() and checkpoints.header(path).get("finished")):
+            name = path.parent.relative_to(run).as_posix()
+            todo[name] = jobs.Job(train_stage, (recipe, data, device, stage, run, *more), first * (stage == "joint"))
+            first = tuple(todo) if stage != "joint" else first
+    return todo
+
+
+def train_rows(
+    recipe: Recipe, pictures: TrainingData, data: Path | str, run: Path | str, seed: int = 0
+) -> dict[tuple[str, int], Path]:
+    """Train all rows and seeds of the joint stage, side by side if several jobs may run. -> (row, seed): checkpoint."""
+    device = pictures.device.type
+    if (count := jobs.default(device)) > 1:
+        jobs.run(stage_jobs(recipe, Path(data), Path(run), seed, device, ["joint"]), count)
+    both = [(row, number) for row in rows(recipe) for number in range(seed, seed + recipe.ablation.seeds)]
+    return {one: train_joint(recipe, pictures, run, *one) for one in progress.bar(both, "rows", unit="rows")}
 
 
 def _load_start(model: PPCL, run: Path, data: TrainingData) -> None:
