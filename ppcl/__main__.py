@@ -144,7 +144,10 @@ def parser() -> Parser:
     sub.add_argument("--dataset", required=True, choices=TESTS)
     sub.add_argument("--rerank", action="store_true", help="add rows with k-reciprocal re-ranking (…+rerank)")
 
-    sub = command("rank", "rank your own pictures: a CSV and a figure", *shown, "--method", "--out")
+    sub = command(
+        "rank", "rank your own pictures: a CSV and a figure", *shown, "--method", "--out",
+        run={"required": False, "help": "run folder; default: the weights that come with the library"},
+    )  # fmt: skip
     sub.add_argument("--query", required=True, nargs="+", type=given_path, metavar="IMAGE")
     sub.add_argument("--gallery", required=True, type=given_path, metavar="FOLDER")
     sub.add_argument("--top", type=at_least(1), default=10, metavar="N", help="gallery pictures shown per query")

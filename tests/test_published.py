@@ -4,8 +4,14 @@ import re
 from pathlib import Path
 
 import nbformat
+import pandas
 import pytest
+import safetensors
+import torch
 
+import ppcl
+from ppcl import evaluation, recipes
+from ppcl.__main__ import main
 from ppcl.evaluation import results
 from ppcl.recipes import METHODS
 from ppcl.runs import reproduce
@@ -104,3 +110,23 @@ def test_the_verdict_says_which_values_lie_in_the_committed_intervals():
     assert (compared["partial-reid rank-1"] == "inside").all()
     assert len(results.verdict(committed.assign(profile="tiny"), "person")) == 0
     assert len(results.verdict(committed.assign(synthetic=False), "person")) == 0
+
+
+@pytest.mark.parametrize("task", recipes.TASKS)
+def test_the_librarys_weights_rank_without_a_run(task, drawn, faces, tmp_path, capsys):
+    path = evaluation.checkpoint(evaluation.BOX, task, "ppcl")
+    before = path.read_bytes()
+    assert len(before) < 5e6
+    with safetensors.safe_open(path, "pt") as file:
+        kinds = {file.get_tensor(name).dtype for name in file.keys()}
+    assert kinds == {torch.float16, torch.int64}
+    model = ppcl.load(task=task)
+    assert model.recipe.profile == "demo" and {value.dtype for value in model.parameters()} == {torch.float32}
+    query = sorted((drawn if task == "person" else faces).rglob("*.jpg"))[0]
+    call = ["rank", "--task", task, "--query", query, "--gallery", query.parent, "--out", tmp_path, "--top", "1"]
+    assert main([str(word) for word in call]) == 0
+    assert pandas.read_csv(tmp_path / "ranking.csv").gallery.tolist() == [query.name]
+    assert len(list((tmp_path / task / "galleries").iterdir())) == 2  # digests and features, kept outside the library
+    assert {one.name for one in evaluation.BOX.rglob("*") if one.is_file()} == {
+        path.name
+    } and path.read_bytes() == before

@@ -350,8 +350,19 @@ def _publish(chosen: list[Path], run: Path, task: str) -> None:
     for picture in sorted((run / "figures").glob("*.png")):
         with replacing(ROOT / "figures" / picture.name) as temporary:
             temporary.write_bytes(picture.read_bytes())
+    known = manifest(run)
+    for one in known["recipes"]:
+        if "ppcl" in evaluation.trained(run, one, known["seed"]):
+            _keep_weights(run, one, known["seed"])
     write_text(ROOT / "figures" / "results.csv", (run / "results.csv").read_text(encoding="utf-8"))
     begin, end = MARKS
     before, rest = (ROOT / "README.md").read_text(encoding="utf-8").split(begin)
     table = results.markdown(results.read(ROOT / "figures"))
     write_text(ROOT / "README.md", f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}")
+
+
+def _keep_weights(run: Path, task: str, seed: int) -> None:
+    """Copy `ppcl` of a task, in half precision, to the weights that come with the library."""
+    facts = checkpoints.header(evaluation.checkpoint(run, task, "ppcl", seed))
+    model = evaluation.load(run, task, seed=seed).half()
+    checkpoints.save(evaluation.checkpoint(evaluation.BOX, task, "ppcl"), model, None, **facts)
