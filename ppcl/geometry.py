@@ -23,25 +23,25 @@ def whole(*shape: int, like: Tensor | None = None) -> Tensor:
 
 @cache
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Fixed numbers on a device, read only; copied once, because each copy would make the host wait."""
+    """Return constant numbers `(N,)` on a device, read only; cached, because each copy makes the host wait."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
 
 
 def corners(box: Tensor) -> Tensor:
-    """`(…, 4)` cx, cy, w, h -> `(…, 4)` x1, y1, x2, y2."""
+    """Edges of boxes: `(…, 4)` cx, cy, w, h -> `(…, 4)` x1, y1, x2, y2."""
     centre, half = box[..., :2], box[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def from_corners(corner: Tensor) -> Tensor:
-    """`(…, 4)` x1, y1, x2, y2 -> `(…, 4)` cx, cy, w, h."""
+    """Boxes from their edges: `(…, 4)` x1, y1, x2, y2 -> `(…, 4)` cx, cy, w, h."""
     low, high = corner[..., :2], corner[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """The map `outer ∘ inner` `(…, 4)`: takes a box in the unit square of `outer` into the canvas of `outer`."""
+    """The map `outer ∘ inner` `(…, 4)`: `inner`, a box in the unit square of `outer`, on the canvas of `outer`."""
     size = outer[..., 2:]
     return torch.cat([outer[..., :2] + (inner[..., :2] - 0.5) * size, inner[..., 2:] * size], -1)
 
@@ -58,7 +58,7 @@ def clip(box: Tensor) -> Tensor:
 
 
 def area(box: Tensor) -> Tensor:
-    """`(…, 4)` -> `(…)`: width times height, as a fraction of the canvas."""
+    """Area of boxes, as a fraction of the canvas: `(…, 4)` -> `(…)`."""
     return box[..., 2] * box[..., 3]
 
 
@@ -72,9 +72,9 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def in_figure(box: Tensor, figure: Tensor) -> Tensor:
-    """A box of a picture in the frame of the drawn figure, as a level camera would show it: the inverse of `of_figure`.
+    """Map a box of a picture into the level frame of its drawn figure: `(…, 4)` -> `(…, 4)`, inverse of `of_figure`.
 
-    figure `(…, 5)`: its box in the picture, and how far the camera is above the heads.
+    figure `(…, 5)`: its box in the picture, and k, by which a camera above enlarges the head relative to the feet.
     """
     k = figure[..., 4].clamp(min=1e-3)
     box = compose(invert(figure[..., :4]), box)
@@ -86,9 +86,10 @@ def in_figure(box: Tensor, figure: Tensor) -> Tensor:
 
 
 def of_figure(box: Tensor, figure: Tensor) -> Tensor:
-    """A box of a drawn figure's level frame in its picture, seen from above the heads (`drawn.figure._from_above`).
+    """Map a box of a drawn figure's level frame into its picture, seen from above: `(…, 4)` -> `(…, 4)`.
 
-    A box becomes a trapezium; the box of its mean width stands for it.
+    Widths at height y are enlarged by 1 + k (0.5 − y) (`drawn.figure._from_above`). A box becomes a trapezium, which is
+    replaced by the box of its mean width.
     """
     left, top, right, low = corners(box).unbind(-1)
     above = figure[..., 4]
@@ -123,7 +124,7 @@ def _unit_grid(rows: int, columns: int, dtype: torch.dtype, device: torch.device
 
 
 def crop(canvas: Tensor, box: Tensor, size: tuple[int, int], padding: str = "border") -> Tensor:
-    """The content of a box, resized: `(B, C, H, W)`, `(B, 4)` -> `(B, C, *size)`, bilinear.
+    """Read the content of a box, resized: `(B, C, H, W)`, `(B, 4)` -> `(B, C, *size)`, bilinear.
 
     `padding` (`border` or `zeros`) fills the part of the box outside the canvas.
     """
@@ -161,7 +162,7 @@ def place(view: Tensor, box: Tensor, size: tuple[int, int] | None = None) -> tup
 def bilinear(position: Tensor, cells: int) -> Tensor:
     """Bilinear sampling weights along one axis: positions `(…)` in fractions -> `(…, cells)`; rows sum to 1.
 
-    As a matrix, the sampling of `grid_sample` with border padding and `align_corners=False`.
+    This is the sampling matrix of `grid_sample` with border padding and `align_corners=False`.
     """
     index = (position * cells - 0.5).clamp(0, cells - 1)
     cell = torch.arange(cells, device=position.device, dtype=position.dtype)
@@ -169,7 +170,10 @@ def bilinear(position: Tensor, cells: int) -> Tensor:
 
 
 def halved(pictures: Tensor) -> Tensor:
-    """`F.avg_pool2d(pictures, 2)` bit for bit, for even sides, four times as fast on a CPU: `(…, H, W)`, halves."""
+    """Average 2 x 2 pixels, for even sides: `(…, H, W)` -> `(…, H / 2, W / 2)`.
+
+    Equal to `F.avg_pool2d(pictures, 2)` bit for bit, and four times as fast on a CPU.
+    """
     upper, lower = pictures[..., 0::2, :], pictures[..., 1::2, :]
     total = upper[..., 0::2] + upper[..., 1::2]
     return total.add_(lower[..., 0::2]).add_(lower[..., 1::2]).div_(4)

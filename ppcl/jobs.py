@@ -1,4 +1,4 @@
-"""Independent work side by side, in processes of one thread each: a seed gives the same bits for any number of them."""
+"""Parallel jobs, each in a process of one thread: the results of a seed are bit-equal for any number of processes."""
 
 import multiprocessing
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from .disk import progress
 
-JOBS = "PPCL_JOBS"  # jobs side by side where no number is given
-MEMORY = 3 << 29  # bytes that a job of the demo should find free
+JOBS = "PPCL_JOBS"  # environment variable: number of parallel jobs where none is given
+MEMORY = 3 << 29  # free bytes for each job, enough for the demo's
 
 
 def cores() -> int:
@@ -28,7 +28,10 @@ def cores() -> int:
 
 
 def default(device: str = "cpu") -> int:
-    """Return how many jobs run side by side: as PPCL_JOBS says, else one a GPU, or one a core with enough memory."""
+    """Return the number of parallel jobs: PPCL_JOBS, else one per GPU, or one per core with enough free memory.
+
+    Raises ValueError if PPCL_JOBS is not a number from 1 on.
+    """
     given = os.environ.get(JOBS, "")
     if given and not (given.isdecimal() and int(given)):
         raise ValueError(f"{JOBS}={given} is no number of jobs: give one from 1 on, or unset it")
@@ -60,8 +63,8 @@ def _text(path: str) -> str:
 def one_thread():
     """Compute with one thread inside the block, or the decorated function; the caller's setting is restored.
 
-    Sums of several threads round differently for each number of them, and threads that share their cores with another
-    program wait for each other.
+    Sums round differently for each number of threads, and threads that share their cores with another program wait for
+    each other.
     """
     import torch  # drawing does without it
 
@@ -75,7 +78,7 @@ def one_thread():
 
 @dataclass(frozen=True)
 class Job:
-    """A call of a function that a new process can import, after the jobs whose names `after` lists."""
+    """A call of a function that other processes can import; it starts after the jobs named in `after`."""
 
     work: Callable
     arguments: tuple = ()
@@ -83,11 +86,11 @@ class Job:
 
 
 def run(jobs: dict[str, Job], count: int, done: Callable = lambda name, result: None) -> dict:
-    """Run jobs by name, `count` of them side by side; each stands behind those that it waits for. -> their results.
+    """Run jobs, at most `count` in parallel -> their results by name. A job is listed after those that it waits for.
 
-    With one at a time they run in this process. `done(name, result)` is called as each one ends. Ctrl-C, SIGTERM, a
-    failed job, a killed worker and the end of this process stop all of them, stages after a saved step. Raises a job's
-    own error, or RuntimeError with its name if its process was killed.
+    With `count` 1 they run in this process. `done(name, result)` is called when a job ends. Ctrl-C, SIGTERM, a failed
+    job, a killed worker and the end of this process stop all jobs; training stages save their step first. Raises a
+    job's own error, or RuntimeError with its name if its process was killed.
     """
     results = {}
     if count == 1 or len(jobs) < 2:
@@ -131,7 +134,7 @@ def run(jobs: dict[str, Job], count: int, done: Callable = lambda name, result: 
 
 
 def _gpus() -> list[str]:
-    """Return the names of the GPUs that this process may use; none if it has not imported torch."""
+    """Return the GPUs of this process, as CUDA_VISIBLE_DEVICES names them; none if torch is not imported."""
     if "torch" not in sys.modules:
         return []
     count = sys.modules["torch"].cuda.device_count()
@@ -139,7 +142,7 @@ def _gpus() -> list[str]:
 
 
 def _begin(life, seats) -> None:
-    """Prepare a worker: one thread, a GPU of its own, and its end when the process that started it says so or ends."""
+    """Prepare a worker: one thread, its own GPU, and a watcher that ends it when the parent closes `life` or ends."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
     if seats:
         os.environ["CUDA_VISIBLE_DEVICES"] = seats.get()
@@ -161,7 +164,7 @@ def _leave(*_) -> None:
 
 
 def _call(job: Job):
-    """Do a job in a worker, which ends where the job is interrupted."""
+    """Run a job in a worker; an interrupted job ends its worker."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return job.work(*job.arguments)

@@ -22,7 +22,7 @@ Terms = dict[str, Tensor]
 
 
 def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe: GLRecStage) -> tuple[Terms, Terms]:
-    """GLRec's weighted terms, and its accuracy: boxes `(B, 4)`, gate logits `(B,)`, true boxes, partial mask `(B,)`."""
+    """Weighted terms and accuracy of GLRec: boxes and true boxes `(B, 4)`, gate logits and partial mask `(B,)`."""
     weight = torch.full_like(gate, recipe.whole_weight).masked_fill(partial, 1.0)
     box_loss = (geometry.corner_distance(box, target) * weight).mean()
     gate_loss = F.binary_cross_entropy_with_logits(gate, partial.float())
@@ -32,7 +32,7 @@ def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe
 
 
 def recognition(logits: Tensor, pooled: Tensor, labels: Tensor, recipe: BackboneStage) -> tuple[Terms, Terms]:
-    """The backbone's weighted terms, and its accuracy: logits `(B, classes)`, pooled `(B, C)`, labels `(B,)`."""
+    """Weighted terms and accuracy of the backbone: logits `(B, classes)`, pooled `(B, C)`, labels `(B,)`."""
     terms = {"identity": identity(logits, labels, recipe)}
     triplet = batch_hard(pooled, labels, recipe.margin) if recipe.triplet_weight else pooled.new_zeros(())
     return terms | {"triplet": recipe.triplet_weight * triplet}, {
@@ -41,7 +41,7 @@ def recognition(logits: Tensor, pooled: Tensor, labels: Tensor, recipe: Backbone
 
 
 def identity(logits: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
-    """Cross-entropy with label smoothing, or the margin softmax, which lowers the true class's cosine by a margin."""
+    """Cross-entropy with label smoothing, or margin softmax: a margin is subtracted from the true class's cosine."""
     if recipe.softmax == "plain":
         return F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
     less = torch.full_like(logits[:, :1], -recipe.softmax_margin * recipe.softmax_scale)
@@ -49,7 +49,7 @@ def identity(logits: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
 
 
 def batch_hard(embedding: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Batch-hard triplet loss on L2-normalised features `(B, C)`, labels `(B,)`: mean over the anchors above 0."""
+    """Batch-hard triplet loss on L2-normalised features `(B, C)`, labels `(B,)`: mean over anchors with a loss > 0."""
     distance = torch.cdist(F.normalize(embedding, dim=1), F.normalize(embedding, dim=1))
     same = labels[:, None] == labels
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -60,12 +60,12 @@ def batch_hard(embedding: Tensor, labels: Tensor, margin: float) -> Tensor:
 
 
 def cycle(back: Tensor, start: Tensor) -> Tensor:
-    """PP-Cycle: the way there and back ends at its start. Boxes p'' and p `(B, 4)` -> scalar."""
+    """PP-Cycle: locating there and back returns to the start. Boxes p″ and p `(B, 4)` -> scalar, of the canvas."""
     return geometry.corner_distance(back, start).mean()
 
 
 def located(box: Tensor, truth: Tensor, known: Tensor) -> Tensor:
-    """L_geo: q against q* `(B, 4)`, mean over the samples whose q* is known `(B,)`; 0 if none is."""
+    """Geometry loss: `‖q − q*‖` of boxes `(B, 4)`, mean over the samples with known q* (mask `(B,)`); 0 without any."""
     distance = geometry.corner_distance(box, truth)
     return (distance * known).sum() / known.sum().clamp(min=1)
 
@@ -85,7 +85,7 @@ def true_region(region: Tensor, placed: Tensor, crop: Tensor, view_a: Tensor, vi
 def by_figures(batch: JointBatch, placed: Tensor, region: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """True location of regions `(A, 4)` of views a `(A,)` in views b `(B,)` of any figures: `(B, A, 4)`, clipped.
 
-    `placed` `(4P, 4)`: location of each view on its canvas. For the oracle, on drawn pictures.
+    `placed` `(4P, 4)`: location of each view on its canvas. For the row `oracle-region`, on drawn pictures.
     """
     seen = geometry.compose(batch.crop[a], geometry.compose(geometry.invert(placed[a]), region))
     part = geometry.in_figure(geometry.compose(batch.view[a], seen), batch.figure[a])
@@ -96,28 +96,28 @@ def by_figures(batch: JointBatch, placed: Tensor, region: Tensor, a: Tensor, b: 
 def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: float) -> Tensor:
     """PP-Triplet: p must be nearer to q than to n. d(p, q) `(B,)`, d(p, n) `(B, 3)`, valid bool `(B, 3)` -> scalar.
 
-    The three negatives are another place in the same picture, the region located in the most similar other identity,
-    and the one located in a random other identity; two thirds of their summed hinge (METHOD.md §4).
+    The three negatives are a box elsewhere in the same picture, the region located in the most similar other identity,
+    and the region located in a random other identity. The loss is two thirds of their summed hinges (METHOD.md §4).
     """
     hinge = (margin + distance[:, None] - negatives).clamp(min=0) * valid
     return 2 / 3 * hinge.sum(1).mean()
 
 
 def region_contrast(distance: Tensor, right: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Contrast: cross-entropy of a region's right picture against the regions located in pictures of other people.
+    """Contrast: cross-entropy of the region located in the right picture against those located in other identities.
 
-    d(region i, region located in picture j) `(N, M)`; right `(N,)`: a picture of the same person for each i; others
-    bool `(N, M)`: j shows another person -> scalar. This is our addition: PP-Triplet compares with two other people,
-    this term with all of the batch.
+    distance `(N, M)`: of region i and the region located in picture j; right `(N,)`: a picture of the same identity for
+    each i; others bool `(N, M)`: j shows another identity -> scalar. This is our addition: PP-Triplet compares with two
+    other identities, this term with all of the batch.
     """
     counted = others.scatter(1, right[:, None], True)
     return F.cross_entropy((-distance / temperature).masked_fill(~counted, -1e4), right)
 
 
 def elsewhere(region: Tensor, rng: torch.Generator, tries: int = 8, overlap: float = 0.4) -> tuple[Tensor, Tensor]:
-    """A box of the region's size at another location, with IoU below `overlap`: `(B, 4)` -> `(B, 4)`, found `(B,)`.
+    """Boxes of the regions' sizes elsewhere, with IoU below `overlap`: `(B, 4)` -> boxes `(B, 4)`, found `(B,)`.
 
-    The first of `tries` random locations that qualifies; large regions may have none.
+    The first of `tries` random locations that qualifies; a large region may have none.
     """
     count = len(region)
     size = region[:, None, 2:].clamp(max=1)
@@ -149,9 +149,10 @@ def joint_losses(
 ) -> tuple[Terms, Terms]:
     """Weighted terms of the joint stage for the model's row, and the accuracy of CRLoc (METHOD.md §4).
 
-    box `(4P, 4)`: location of each picture on the canvas, detached; maps `(4P, C, h, w)`, their visibility
+    box `(4P, 4)`: location of each picture on the canvas, detached; features `(4P, C, h, w)`, their visibility
     `(4P, 1, h, w)`, pooled `(4P, C)`, logits `(4P, classes)`. Regions (or the row's stripes or embeddings, METHOD.md
-    §9) are compared on directed pairs r1→h2 and r2→h1. GLRec's own terms come from `placement`, on a separate batch.
+    §9) are compared on the pairs r1→h2 and r2→h1, by the contrast term also on r2→h2. GLRec's own terms come from
+    `placement`, on a separate batch.
     """
     how, method, crloc = model.recipe.joint, model.method, model.crloc
     terms, measures = recognition(logits, pooled, batch.labels, model.recipe.backbone)[0], {}

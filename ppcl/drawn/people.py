@@ -22,19 +22,19 @@ FOLDERS = {MARKET: "Market-1501-v15.09.15", REID: "Partial-REID_Dataset", ILIDS:
 
 CAMERAS = 6  # Market-1501
 MARKET_SIZE = (64, 128)  # pixels, Market-1501
-HEIGHTS = (160, 220)  # pixels of the other sets' holistic pictures; a choice
+HEIGHTS = (160, 220)  # pixels, whole pictures of the other sets; a choice
 RATIO, RATIO_SPREAD, RATIO_RANGE = 0.47, 0.10, (0.36, 0.62)  # width / height of detections, log-normal; a choice
-STRETCH = 1.3  # people are drawn this much wider than natural, for the half-widths 0.15-0.21 of METHOD.md §7
-MARGIN = (-0.01, 0.06)  # METHOD.md §7: above the head and below the soles, body heights
-FIGURE_WIDTH = 0.32  # nominal width of a body frame, body heights: shoulders and arms
-OCCLUDED = 0.25  # METHOD.md §7: share of Market pictures with something in front; the partial sets are cut instead
+STRETCH = 1.3  # factor on the width of people, for the half-widths 0.15-0.21 of METHOD.md §7
+MARGIN = (-0.01, 0.06)  # METHOD.md §7: above the head and below the soles, in body heights
+FIGURE_WIDTH = 0.32  # nominal width of a body frame with arms, in body heights
+OCCLUDED = 0.25  # METHOD.md §7: share of Market pictures with an occluder; the partial sets are cropped instead
 COVER = {"usual": (0.10, 0.30), "occluded": (0.25, 0.50)}  # share of the picture that an occluder hides; a choice
-PARTS = {"left": 0.22, "right": 0.22, "upper": 0.22, "lower": 0.22, "random": 0.12}  # supplement §3: nearly half
+PARTS = {"left": 0.22, "right": 0.22, "upper": 0.22, "lower": 0.22, "random": 0.12}  # shares of crops; a choice
 REID_FOLDERS = {"whole": "whole_body_images", "partial": "partial_body_images", "occluded": "occluded_body_images"}
 
 
-# Numbers: train: identities, pictures; test: identities, query pictures, their gallery pictures; reid: identities, and
-# whole, partial and occluded pictures of each; ilids: identities, one probe and one gallery picture each.
+# train: identities, pictures; test: identities, query pictures, their gallery pictures; distractors, junk: pictures;
+# reid: identities, whole, partial and occluded pictures of each; ilids: identities, a probe and gallery picture each
 Scale = namedtuple("Scale", "train test distractors junk reid ilids")
 SCALES = {
     "demo": Scale((240, 1920), (60, 120, 360), 40, 20, (120, 5, 5, 1), 238),
@@ -48,7 +48,7 @@ def _plan(scale: Scale) -> Iterator[Picture]:
     """Yield all pictures of a scale."""
 
     def market(folder: str, identity: int, *key: int, kind: str = "whole") -> Picture:
-        camera = (key[1] * 5 + key[2]) % CAMERAS + 1  # they alternate, so every query has a match in another camera
+        camera = (key[1] * 5 + key[2]) % CAMERAS + 1  # cameras alternate, so every query has a match in another
         label = f"{identity:04d}" if identity >= 0 else "-1"
         file = f"{folder}/{label}_c{camera}s1_{key[1] * 50 + key[2]:06d}_01.jpg"
         return Picture(MARKET, file, identity, key, camera, kind)
@@ -68,7 +68,7 @@ def _plan(scale: Scale) -> Iterator[Picture]:
         for block, ((kind, folder), count) in enumerate(zip(REID_FOLDERS.items(), counts, strict=True)):
             for i in range(count):
                 file, key = f"{folder}/{person + 1:03d}_{i + 1:03d}.jpg", (5, person, 100 * block + i)
-                camera = int(kind == "whole")  # the set names none: 1 stands for the gallery, 0 for queries
+                camera = int(kind == "whole")  # the set has no cameras: 1 is the gallery, 0 the queries
                 yield Picture(REID, file, person + 1, key, camera, kind)
     for person in range(scale.ilids):
         for number, (folder, kind) in enumerate((("Probe", "upper"), ("Gallery", "whole"))):
@@ -76,7 +76,10 @@ def _plan(scale: Scale) -> Iterator[Picture]:
 
 
 def _draw_crop(rng: Rng, kind: str, probe: bool) -> Box:
-    """Left, top, width and height of a partial picture's crop in fractions of the canvas; `probe`: of Partial-iLIDS."""
+    """Draw the crop of a partial picture: left, top, width, height in fractions of the whole picture.
+
+    Supplement §3: Partial-REID shows nearly half of a person, Partial-iLIDS (`probe`) upper bodies.
+    """
     if kind in ("left", "right"):
         w, h = rng.uniform(0.42, 0.62), rng.uniform(0.8, 1.0)
         return (0.0 if kind == "left" else 1 - w), rng.uniform(0, 1 - h), w, h
@@ -90,7 +93,7 @@ def _draw_crop(rng: Rng, kind: str, probe: bool) -> Box:
 
 
 def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, tuple[float, ...], Callable]:
-    """Draw the geometry; return kind, boxes in fractions of the holistic canvas, and a function that draws the rest."""
+    """Draw the geometry; return kind, boxes in fractions of the whole picture, and a function that renders the JPEG."""
     kind, market = picture.kind, picture.dataset == MARKET
     ratio = float(np.clip(RATIO * np.exp(rng.normal(0, RATIO_SPREAD)), *RATIO_RANGE))
     above, below = rng.uniform(*MARGIN, 2)
@@ -100,7 +103,7 @@ def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, 
     height = int(rng.integers(HEIGHTS[0], HEIGHTS[1] + 1))
     size = MARKET_SIZE if market else (round(ratio * height), height)
     above, cover, (x0, y0, x1, y1) = rng.uniform(0, ABOVE), 0.0, (0, 0, *size)
-    if kind == "junk":  # most of the person is missed, as in a false detection
+    if kind == "junk":  # most of the person is outside, as in a false detection
         kind, zoom = "random", rng.uniform(0.45, 1.6)
         left += rng.choice([-1, 1]) * rng.uniform(0.35, 0.8) * wide * max(zoom, 1)
         top += rng.uniform(-0.6, 0.6) * high
@@ -134,10 +137,10 @@ def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, 
 
 
 def draw_people(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
-    """Draw the three sets and their table of truth under `out`; the same `seed` and `scale` give the same bytes.
+    """Draw the three sets and the table of their true boxes in `out`; the same `seed` and `scale` give the same bytes.
 
-    Pictures already there are kept. Raises DataError for a negative seed, a scale that is not one of `SCALES`, and a
-    folder in which other people were drawn, or that holds photographs.
+    Existing pictures are kept. Raises DataError for a negative seed, for a scale that is not in `SCALES`, and for a
+    folder that holds photographs or people drawn with another seed or scale.
     """
     claim(Path(out), "people", seed, scale, SCALES, FOLDERS.values())
     draw_pictures(Path(out), "people", list(_plan(SCALES[scale])), FOLDERS, seed, _prepare, quiet)

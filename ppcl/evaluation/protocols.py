@@ -1,6 +1,6 @@
-"""A trained run against a data set's protocol -> rows of the result table.
+"""Evaluation of a trained run by a data set's protocol -> rows of the result table.
 
-All methods are measured on the same queries, so that differences are paired. Nothing is chosen here.
+All methods are measured on the same queries, so differences are paired. No parameter is chosen here.
 """
 
 import json
@@ -39,7 +39,7 @@ def from_header(header: dict) -> Recipe:
 
 
 def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
-    """The path of the checkpoint that a row of the result table is measured with."""
+    """Path of the checkpoint that a row of the result table uses."""
     if METHODS[trained_by(method)].stage != "joint":
         return stage_on_disk.of_stage(run, task, METHODS[method].stage)
     return stage_on_disk.of_stage(run, task, "joint", trained_by(method), seed)
@@ -48,7 +48,8 @@ def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
 def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
     """Load a trained row of a run, in eval mode; by default the `ppcl` that comes with the library.
 
-    That one was trained on drawn pictures. Raises CheckpointError with the missing file and its command.
+    That one was trained on drawn pictures. Raises ValueError for an unknown task or row, and CheckpointError for a
+    missing, unfinished or unsuitable checkpoint, with the command that makes it.
     """
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
@@ -83,7 +84,7 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
 
 
 def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:
-    """The rows of the result table that a run is evaluated for by default: those of the joint stage."""
+    """Rows of a run that are evaluated by default: finished ones of the joint stage; controls if their w is chosen."""
     found = []
     for name in METHODS:
         path = checkpoint(run, task, name, seed)
@@ -106,11 +107,12 @@ def evaluate(
     rerank: bool = False,
     count: int = 1,
 ) -> Evaluation:
-    """Evaluate a run's methods on a data set, `count` checkpoints side by side; write the rows into `results.csv`.
+    """Evaluate a run's methods on a data set, `count` checkpoints in parallel; write the rows into `results.csv`.
 
     With several methods `ppcl` is also compared with each other row, query by query: metric `rank-1 over <row>`. Where
-    we crop the queries ourselves, their boxes are saved in the run folder and some rows are measured over the input
-    ratio. Queries without a match are reported in one line. `rerank` adds a row `…+rerank` for each (METHOD.md §9).
+    the protocol crops the queries, their boxes are saved in the run folder, and a single method, or those of CURVES,
+    are measured over the input ratio. Queries without a match are reported in one line. `rerank` adds a row `…+rerank`
+    for each method (METHOD.md §9).
     """
     if dataset in SETS and not SETS[dataset].of(task):
         raise recipes.RecipeError(f"{dataset} belongs to task {SETS[dataset].task}, not {task}")
@@ -179,9 +181,9 @@ def _measure(
 
 
 def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching.Features:
-    """A row's features of the set's `query` or `gallery`; those in `kept` where the row before has the same.
+    """A row's features of the set's `query` or `gallery`; those in `kept` if the row before has the same.
 
-    Rows that share a checkpoint are neighbours in METHODS, but for the oracle, so the last features are enough.
+    Most rows that share a checkpoint are neighbours in METHODS, so only the last features are kept.
     """
     is_query, method = part == "query", model.method
     key = trained_by(model.row), is_query and (method.placements, method.oracle, not method.locates and method.region)
@@ -202,7 +204,7 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
 def _search(
     found: Evaluation, facts: dict, model: PPCL, curve: bool, kept: dict, rerank: bool
 ) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """Rank the gallery for each query, with the curve over the input ratio if wanted and if we cropped the queries.
+    """Rank the gallery for each query; with `curve`, and where the protocol crops queries, also over the input ratio.
 
     -> (protocol, method): values of each metric by query.
     """
@@ -247,7 +249,7 @@ def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> dict[tup
 
 
 def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.Features) -> list[dict]:
-    """One query of each person, cropped to the same share of the area, 0.1 … 1: rows of protocol `input-ratio`."""
+    """Rows of protocol `input-ratio`: one query of each person, cropped to each share 0.1, 0.2, …, 1 of its area."""
     (query, banks), ids, rows = found.at_ratios, found.gallery.identities, []
     facts, counts = facts | {"protocol": "input-ratio"}, (len(query), len(found.gallery))
     for share, bank in banks.items():
@@ -264,9 +266,9 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
 
 
 def _matched(found: Evaluation, model: PPCL, query, gallery) -> tuple[list, list[list[np.ndarray]]]:
-    """The galleries of the set's protocols, and a row's distances in each; first all queries with all pictures.
+    """The galleries of the set's protocols, and a row's distances in each; the first is the whole gallery.
 
-    A gallery is a list of (queries, pictures), as indices: queries of several cameras may have other pictures.
+    A gallery is a list of (queries, pictures), as indices: queries of different cameras may have different pictures.
     """
     everything = np.arange(len(found.query)), np.arange(len(gallery))
     if SETS[found.dataset].protocol == "standard":
@@ -282,7 +284,7 @@ def _matched(found: Evaluation, model: PPCL, query, gallery) -> tuple[list, list
 
 
 def _rankings(found: Evaluation, galleries: list, matched: list[list[np.ndarray]]) -> dict[str, list]:
-    """Rankings by protocol."""
+    """Rankings by protocol, one for each of its galleries."""
     halves, ranked = (found.query, found.gallery), []
     for parts in zip(galleries, matched, strict=True):
         rankings = []
@@ -297,9 +299,10 @@ def _rankings(found: Evaluation, galleries: list, matched: list[list[np.ndarray]
 
 
 def single_shots(found: Evaluation) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Queries that share their single-shot galleries, and these galleries, as indices.
+    """Yield groups of queries with their single-shot galleries, as indices.
 
-    With the camera rule, the queries of one camera share them: one picture of each person, seen by another camera.
+    With the camera rule, a group holds the queries of one camera; its galleries hold one picture of each person, taken
+    by another camera.
     """
     people, query = found.gallery.identities, np.arange(len(found.query))
     if not found.cameras:
@@ -313,7 +316,7 @@ def single_shots(found: Evaluation) -> Iterator[tuple[np.ndarray, list[np.ndarra
 
 
 def _values(ranked: list[metrics.Ranking]) -> dict[str, np.ndarray]:
-    """Values of each metric by query `(Q,)`, mean over the protocol's galleries; NaN without a valid match."""
+    """Values of each metric by query `(Q,)`, averaged over the protocol's galleries; NaN without a valid match."""
     found = {f"rank-{k}": np.mean([one.hits(k) for one in ranked], 0) for k in RANKS}
     return found | {"mAP": np.mean([one.average_precision for one in ranked], 0)}
 
@@ -344,9 +347,10 @@ def _paired_rows(found: Evaluation, facts: dict, mine: dict, theirs: dict, other
 
 
 def _pooled_rows(found: Evaluation, facts: dict, values: dict, folder: Path) -> list[dict]:
-    """Rows of the differences to `ppcl` over all trainings (seeds) evaluated on these pictures, of subset `pooled`.
+    """Rows of subset `pooled`: `ppcl` over each other row, over all trainings (seeds) evaluated on these pictures.
 
-    Values by query are kept in the run folder, one file a seed. A resampled person brings the queries of all trainings.
+    The run folder keeps values by query, one file for each seed. The bootstrap resamples people; a resampled person
+    brings the queries of all trainings.
     """
     stem, mine = f"{found.dataset}-{found.fingerprint}-seed", {}
     for (protocol, method), by_metric in values.items():

@@ -17,9 +17,9 @@ from .global_search import BLOCK, global_distances, nearest, shortlisted
 def region_distances(model: PPCL, query: Features, gallery: Features, index: Tensor | None = None) -> Tensor:
     """Distances between descriptors p and q: `(Q, G)`, or `(Q, S)` for shortlists `index` `(Q, S)`.
 
-    The distance of a query is that of its best placement; a picture's and its mirror image's are averaged. The pairs
-    are matched in blocks, so memory does not grow with the gallery; of a gallery on the disk only shortlisted pictures
-    are read.
+    The smallest distance over a query's placements counts (METHOD.md §5); those of the query and of its mirror image
+    are averaged. Pairs are matched in blocks, so memory does not grow with the gallery. Of a gallery on the disk only
+    shortlisted pictures are read.
     """
     (count, views), device = query.box.shape[:2], query.box.device
     width = len(gallery) if index is None else index.shape[1]
@@ -72,7 +72,7 @@ def _canvas_distances(model: PPCL, query: Features, gallery: Features, index: Te
 
 
 def _over_views(model: PPCL, distances: Tensor) -> Tensor:
-    """Distances of a query's views `(…, M)` -> `(…)`: the best placement's, averaged over the two mirror images."""
+    """Distances of a query's M views `(…, M)` -> `(…)`: smallest over placements, mean over the two mirror images."""
     if model.method.average:
         return distances.mean(-1)
     mirrors = 2 - distances.shape[-1] % 2  # placements are 1 or 7: an even number of views holds mirror images
@@ -80,7 +80,7 @@ def _over_views(model: PPCL, distances: Tensor) -> Tensor:
 
 
 def _block_size(model: PPCL, query: Features, gallery: Features, index: Tensor | None) -> tuple[int, int]:
-    """Numbers of queries, and of pictures for each, matched at once: no tensor holds more than BLOCK numbers."""
+    """Numbers of queries, and of gallery pictures for each, in a block: no tensor holds more than BLOCK numbers."""
     (count, views, points), (channels, *cells) = query.points.shape[:3], gallery.whitened.shape[1:]
     read = math.prod(cells) if gallery.gram.numel() else channels
     size = views * max(points * math.prod(cells), max(_stripe_numbers(model, views)) * read)
@@ -93,12 +93,12 @@ def _block_size(model: PPCL, query: Features, gallery: Features, index: Tensor |
 
 
 def _even(whole: int, most: int) -> int:
-    """Length of the pieces that divide `whole` most evenly, as few as possible, none longer than `most`."""
+    """Length of the fewest, most even pieces of `whole` that are not longer than `most`."""
     return max(1, math.ceil(whole / max(1, math.ceil(whole / most))))
 
 
 def _stripe_numbers(model: PPCL, views: int) -> tuple[int, ...]:
-    """Numbers of stripes whose cosines are averaged, for queries in this many views."""
+    """Numbers of stripes whose cosines are averaged, for queries with this many views (METHOD.md §5)."""
     count = model.method.stripes
     return (count,) if views <= 2 or count == 1 else (count, STRIPES)
 
@@ -107,7 +107,7 @@ def _part_distances(model: PPCL, gallery: Features, points: Tensor, box: Tensor,
     """Distances of A regions to each of G pictures `(G, A)`, averaged over the numbers of stripes.
 
     Points `(1, A, K, D)`, boxes `(1, A, 4)`, stripes `(1, A, S, C)`, and for each number N of stripes the lengths `(1,
-    A, N)` of the stripes merged to N: the same regions for all pictures, or `(G, A, …)`, other regions for each.
+    A, N)` of the stripes merged to N; or `(G, A, …)`, if the regions differ between pictures.
     """
     if model.method.region == "same":
         region = box
@@ -121,7 +121,7 @@ def _part_distances(model: PPCL, gallery: Features, points: Tensor, box: Tensor,
 
 
 def _cosines(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor, gallery: Features) -> list[Tensor]:
-    """Cosines `(G, A)`, averaged over stripes: a query's stripes against those read from the gallery's maps.
+    """Cosines `(G, A)`, averaged over stripes: stripes of queries against those read from the gallery's maps.
 
     A query's stripes `(G or 1, A, S, C)`; reading weights `(G, A, S, h * w)`. One result for each of `lengths`.
     """
@@ -136,11 +136,10 @@ def _cosines(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor, gallery
 
 
 def _cosines_by_gram(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor, gallery: Features) -> list[Tensor]:
-    """`_cosines` from the cells' inner products, without ever making a gallery descriptor.
+    """Cosines as in `_cosines`, from the cells' inner products, without computing gallery descriptors.
 
-    A query's stripes are multiplied with all cells, and the weights read these products; a descriptor's length follows
-    from the Gram matrix. Where a region's cells cancel out, its squared length counts as a millionth of the largest
-    cell's at least.
+    A query's stripes are multiplied with all cells, and the weights read these products. A descriptor's length follows
+    from the Gram matrix; where a region's cells cancel out, its square is at least a millionth of the largest cell's.
     """
     maps = gallery.whitened.flatten(2)
     dots = (mine.flatten(1, 2) @ maps).unflatten(1, weights.shape[1:3])
@@ -157,14 +156,14 @@ def _cosines_by_gram(mine: Tensor, lengths: tuple[Tensor, ...], weights: Tensor,
 
 
 def _merged(stripes: Tensor, count: int) -> Tensor:
-    """Neighbouring stripes `(…, S, C)` added up to `count` of them; S is a multiple of `count`."""
+    """Sum neighbouring stripes `(…, S, C)` -> `(…, count, C)`; S is a multiple of `count`."""
     return stripes if stripes.shape[-2] == count else stripes.unflatten(-2, (count, -1)).sum(-2)
 
 
 def in_picture(region: Tensor, box: Tensor) -> Tensor:
-    """Located regions `(G, 4)` on the canvas -> in the frames of the pictures placed there in boxes `(G, 4)`.
+    """Located regions `(G, 4)` on the canvas -> in fractions of the gallery pictures placed in boxes `(G, 4)`.
 
-    The two differ only where GLRec took a gallery picture for partial.
+    Both are equal, unless GLRec took the gallery picture for partial.
     """
     return geometry.compose(geometry.invert(box), region)
 
@@ -180,10 +179,11 @@ def fuse(overall: Tensor, region: Tensor, weight: float, index: Tensor | None = 
 def match(
     model: PPCL, query: Features, gallery: Features, shortlist: int | None = None, weight: float | None = None
 ) -> Tensor:
-    """Distances `(Q, G)`.
+    """Distances `(Q, G)`, small is similar: 0 to 2, or 10 more for pictures outside the query's shortlist.
 
     `shortlist`: gallery pictures matched by parts for each query (None: the recipe's number, 0: all). `weight`: share
-    of the region distance (None: chosen by training on held-out identities; 0 for rows without regions).
+    of the region distance (None: the one chosen on held-out training identities; 0 for rows without regions). Raises
+    ValueError if none was chosen for the model's row.
     """
     overall = global_distances(query, gallery)
     weight = fusion_weight(model) if weight is None else weight
@@ -196,7 +196,7 @@ def match(
 def match_within(
     model: PPCL, query: Features, gallery: Features, parts: list[Tensor], shortlist: int | None = None
 ) -> list[Tensor]:
-    """`match` within each of several parts of a gallery, indices `(P,)` -> distances `(Q, P)` for each part.
+    """Match within each of several parts of a gallery, indices `(P,)` -> distances `(Q, P)` for each part, as `match`.
 
     Each part has its own shortlist; a pair that is in several shortlists is matched once.
     """
@@ -223,7 +223,7 @@ def match_within(
 def search(
     model: PPCL, query: Features, gallery: Features, top: int, shortlist: int | None = None, weight: float | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Each query's nearest `top` in `match`'s order, without the `(Q, G)` matrix: for galleries of any size.
+    """The `top` nearest pictures of each query, in the order of `match`, without the `(Q, G)` matrix.
 
     -> distances, their global parts, and gallery indices `(Q, top)`. All returned pictures are matched by parts: a
     shorter shortlist is extended to `top`. Pictures at equal distances keep the gallery's order.
@@ -241,7 +241,7 @@ def search(
 
 
 def match_pairs(model: PPCL, pictures: Features, first: Tensor, second: Tensor) -> Tensor:
-    """Distances of pairs of pictures, indices `(P,)` each -> `(P,)`; averaged over the two directions."""
+    """Distances of P pairs of pictures, given by indices `(P,)` -> `(P,)`; averaged over the two directions."""
     weight, found = fusion_weight(model), []
     for query, gallery in ((first, second), (second, first)):
         overall = 1 - (pictures.embedding[query].mean(1) * pictures.embedding[gallery, 0]).sum(1, keepdim=True)

@@ -10,12 +10,12 @@ from ..recipes import Matching
 
 @torch.inference_mode()
 def rerank(distances: np.ndarray, query: Tensor, gallery: Tensor, how: Matching) -> np.ndarray:
-    """Distances `(Q, G)` of a row -> re-ranked ones, `(1 − weight) · Jaccard + weight · distance`.
+    """Re-rank the distances `(Q, G)` of a row: `(1 − weight) · Jaccard + weight · distance`, `(Q, G)`.
 
-    The sets come from cosine distances of embeddings, `(Q, C)` and `(G, C)`. N(i, k): i and its k nearest of all Q + G
-    pictures; R(i, k): those j in N(i, k) with i in N(j, k). R(i, k1) grows by the R(j, k1/2) of its j of which two
-    thirds lie in R(i, k1). Members weigh exp(−distance), averaged over i and its k2 − 1 nearest; Jaccard is
-    1 − Σ min / Σ max of the weights.
+    The neighbour sets come from cosine distances of embeddings `(Q, C)` and `(G, C)`. N(i, k): i and its k nearest of
+    all Q + G pictures; R(i, k): those j in N(i, k) with i in N(j, k). R(i, k1) is extended by each R(j, k1/2), j in
+    R(i, k1), of which at least two thirds lie in R(i, k1). Members weigh exp(−distance), averaged over i and its k2 − 1
+    nearest. Jaccard is 1 − Σ min / Σ max of the weights, 0 to 1.
     """
     from scipy import sparse  # slow to import
 
@@ -54,7 +54,7 @@ def rerank(distances: np.ndarray, query: Tensor, gallery: Tensor, how: Matching)
 
 
 def _nearest(x: Tensor, length: int) -> np.ndarray:
-    """Indices `(n, length)` of the nearest of unit vectors `(n, C)` by cosine, each vector itself first."""
+    """Indices `(n, length)` of the nearest vectors by cosine, for unit vectors `(n, C)`; each vector itself first."""
     found = []
     for start in range(0, len(x), 1024):
         cosines = x[start : start + 1024] @ x.T

@@ -1,4 +1,4 @@
-"""CRLoc, the corresponding region locator: finds the region of picture b that shows the same part as region p of a.
+"""CRLoc, the corresponding region locator: the region q of picture b that shows the same part as region p of a.
 
 The form is closed, differentiable, and the same in both directions, as PP-Cycle requires. The abstract names the module
 and its purpose; this form is a reconstruction (METHOD.md §3).
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import geometry
 from ..recipes import JointStage
 
-MIN_HALF, MAX_HALF = 0.06, 0.6  # of the canvas; the whole canvas has 0.5
+MIN_HALF, MAX_HALF = 0.06, 0.6  # half-sizes in fractions of the canvas; the whole canvas has 0.5
 
 
 class CRLoc(nn.Module):
@@ -35,7 +35,7 @@ class CRLoc(nn.Module):
         return F.normalize(sampled, dim=1).transpose(1, 2), points
 
     def prior(self, points: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """`−|x − x_k|² / 2σ²` as a product of two factors, up to a constant over x, which softmax ignores.
+        """`−|x − x_k|² / 2σ²` as a dot product of two factors, up to a constant over x, which softmax ignores.
 
         Points `(…, K, 2)` -> factor of the points `(…, K, 3)`, factor of all positions of a map `(h * w, 3)`.
         """
@@ -45,7 +45,10 @@ class CRLoc(nn.Module):
         return here, torch.cat([positions, -sharp / 2 * positions.square().sum(-1, keepdim=True)], -1)
 
     def forward(self, keys_a: Tensor, keys_b: Tensor, region: Tensor, visible_b: Tensor) -> tuple[Tensor, Tensor]:
-        """Locate a region: keys `(B, D, h, w)`, regions of a `(B, 4)`, visibility of b -> regions of b, confidences."""
+        """Locate regions of a in b -> regions of b `(B, 4)`, confidences `(B,)` in 0..1.
+
+        Keys `(B, D, h, w)`, regions of a `(B, 4)`, visibility of b `(B, 1, h, w)`.
+        """
         query, _ = self.queries(keys_a, region)
         located, confidence = self.everywhere(query[:, None], region[:, None], keys_b, visible_b)
         return located[:, 0], confidence[:, 0]
@@ -53,8 +56,8 @@ class CRLoc(nn.Module):
     def everywhere(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Locate each of A regions in each of B pictures -> regions `(B, A, 4)`, confidences `(B, A)`.
 
-        Queries `(A, K, D)` and regions `(A, 4)`, or `(B, A, …)` if they differ between pictures; keys and visibility of
-        the B pictures. Equal to `forward` for each pair, as one batched product.
+        Queries `(A, K, D)` and regions `(A, 4)`, or `(B, A, …)` if they differ between pictures; keys `(B, D, h, w)`
+        and visibility `(B, 1, h, w)` of the pictures. Equal to `forward` for each pair, as one batched product.
         """
         if query.dim() == 3:
             query, region = query[None], region[None]
@@ -69,14 +72,14 @@ class CRLoc(nn.Module):
     def attention(self, query: Tensor, points: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
         """`A_k(x)`: `(B, K, D)`, `(B, K, 2)`, `(B, D, h, w)`, `(B, 1, h, w)` -> `(B, K, h * w)`; rows sum to 1.
 
-        One set of points `(1, K, …)` serves all pictures. Positions less visible than `min_visible` are masked; if none
-        remains the row is 0.
+        Queries, points, keys and visibility; queries and points `(1, K, …)` serve all pictures. Positions less visible
+        than `min_visible` are masked; if none remains, the row is 0.
         """
         attention, any_visible = self._attention(query, points, keys, visible)
         return attention * any_visible[:, None, None]
 
     def _attention(self, query: Tensor, points: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """`attention` whose rows always sum to 1, and a mask `(B,)` of the pictures that have a visible cell."""
+        """Attention with rows that always sum to 1, and a mask `(B,)` of the pictures that have a visible cell."""
         masked = visible.flatten(1) < self.min_visible
         here, there = self.prior(points, tuple(keys.shape[-2:]))
         there = there.T - F.pad(1e4 * masked[:, None], (0, 0, 2, 0))  # invisible positions count as far away
@@ -119,7 +122,7 @@ def stripes(features: Tensor, region: Tensor, grid: tuple[int, int], count: int 
 
 
 def stripe_weights(region: Tensor, grid: tuple[int, int], cells: tuple[int, int], count: int) -> Tensor:
-    """Bilinear weights that read `count` stripes of a region: `(…, 4)` -> `(…, count, h * w)`; rows sum to 1."""
+    """Bilinear weights that read `count` stripes of regions: `(…, 4)` -> `(…, count, h * w)`; each stripe sums to 1."""
     points = geometry.points(region, *grid).unflatten(-2, grid)
     rows = geometry.bilinear(points[..., :, 0, 1], cells[0]).unflatten(-2, (count, -1)).mean(-2)
     columns = geometry.bilinear(points[..., 0, :, 0], cells[1]).mean(-2)

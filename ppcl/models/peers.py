@@ -1,4 +1,4 @@
-"""What other methods compare, on the same maps: stripes by visibility (PCB, VPM) and reconstruction (DSR)."""
+"""Descriptors and distances of other methods on the same maps: stripes by visibility (PCB, VPM), DSR."""
 
 import torch
 import torch.nn.functional as F
@@ -8,16 +8,16 @@ from torch import Tensor
 def canvas_stripes(maps: Tensor, visible: Tensor, count: int) -> Tensor:
     """Horizontal stripes of the canvas: maps `(B, C, h, w)`, visibility `(B, 1, h, w)` -> `(B, count, C)`.
 
-    Each is the mean of its visible cells, scaled to the length of its visible share (PCB, ECCV 2018; VPM, CVPR 2019).
+    Each is the mean of its visible cells, L2-normalised, times its visible share (PCB, ECCV 2018; VPM, CVPR 2019).
     """
     read, seen = (F.adaptive_avg_pool2d(some, (count, 1))[..., 0] for some in (maps * visible, visible))
     return (F.normalize(read, dim=1) * seen).transpose(1, 2)
 
 
 def stripe_distances(a: Tensor, b: Tensor) -> Tensor:
-    """VPM's distances of `canvas_stripes` `(A, S, C)`, `(B, S, C)` -> `(A, B)`: cosines weighted by shared visibility.
+    """VPM's distances of `canvas_stripes` `(A, S, C)`, `(B, S, C)` -> `(A, B)` in 0..2.
 
-    1 where no stripe is visible in both.
+    One minus the mean cosine, weighted by the product of visible shares; 1 where no stripe is visible in both.
     """
     shared = a.norm(dim=-1).detach() @ b.norm(dim=-1).detach().T
     return 1 - a.flatten(1) @ b.flatten(1).T / shared.clamp(min=1e-6)
@@ -29,7 +29,7 @@ def unit_cells(maps: Tensor, visible: Tensor, least: float) -> Tensor:
 
 
 def reconstruction(cells: Tensor, ridge: float) -> Tensor:
-    """K `(B, N, N)` such that, of a cell y, cells X `(B, N, C)` explain `yᵀXᵀKXy` (see `unexplained`)."""
+    """Matrices K `(B, N, N)`: cells X `(B, N, C)` explain the share `yᵀXᵀKXy` of a unit cell y (see `unexplained`)."""
     gram = cells @ cells.transpose(1, 2)
     inverse = torch.linalg.inv(gram + ridge * torch.eye(gram.shape[-1], device=gram.device))
     return inverse + ridge * inverse @ inverse

@@ -131,9 +131,9 @@ class JointStage:
     # losses
     cycle_weight: Number = 1.0  # not published
     geometry_weight: Number = 4.0  # not published
-    region_weight: Number = 1.0  # not published: PP-Triplet
+    region_weight: Number = 1.0  # not published: of PP-Triplet and the contrast term together
     region_margin: Number = 0.3  # not published: PP-Triplet
-    contrast_weight: Number = 1.0  # not published: PP-Triplet against all people of the batch
+    contrast_weight: Number = 1.0  # not published: our contrast term
     contrast_temperature: Positive = 0.1  # not published
     contrast_pairs: Literal[2, 3] = 3  # not published: r1 -> h2, r2 -> h1 and, of three, r2 -> h2
     # GLRec inside the joint stage

@@ -1,4 +1,4 @@
-"""The rows of the result table: what each one trains, and how it is matched."""
+"""The rows of the result table: training and matching of each."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,26 +17,26 @@ def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> Recip
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the result table: what is trained and how it is matched. All rows share data, steps and backbone."""
+    """A row of the result table: its training and matching. All rows share data, number of steps and backbone."""
 
-    views: str = "crops"  # "whole", or "crops": two whole and two partial views an identity
+    views: str = "crops"  # an identity's: four whole ("whole"), or two whole and two partial ("crops")
     layout: str = "glrec"  # how a picture gets onto the canvas: "stretch", "pad" (ratio kept), "pad-queries" or "glrec"
-    # what is compared beside the embeddings: "none"; regions at q = p ("same"), located by CRLoc, "untrained" (random φ
-    # and prior) or "trained", or "true" ones; canvases by "stripes" or "cells"; the best placement's "embedding"
+    # compared beside embeddings: "none"; regions at q = p ("same"), located by CRLoc, "untrained" (random φ, initial τ
+    # and σ) or "trained", or "true" ones; canvases, by "stripes" or "cells"; the best placement's "embedding"
     region: str = "none"
     triplet: bool = False  # PP-Triplet
-    contrast: bool = False  # our contrast term: on what is compared, or on embeddings
-    placements: bool = False  # several placements a query, or one
+    contrast: bool = False  # our contrast term, on regions or canvases; for region "none" on embeddings
+    placements: bool = False  # several placements of each query; otherwise one
     average: bool = False  # region distances of several placements are averaged; otherwise the best one counts
     checkpoint: str = ""  # the trained row whose checkpoint it uses; its own if empty
-    stage: str = "joint"  # whose checkpoint that is; "backbone": stage 2 by itself
-    # what an ablation leaves out
+    stage: str = "joint"  # stage of that checkpoint; "backbone": stage 2 by itself
+    # left out by ablations
     cycle: bool = True  # PP-Cycle
-    geometry: bool = True  # the loss on pairs whose answer is known
+    geometry: bool = True  # the loss on pairs with a known true region
     prior: bool = True  # CRLoc's positional prior
-    stripes: int = 3  # of a region descriptor; 1: one mean
+    stripes: int = 3  # of a region descriptor, or of the canvas; 1: one mean
     whiten: bool = True  # region descriptors are standardised
-    oracle: bool = False  # queries lie where they truly belong: no method
+    oracle: bool = False  # queries are placed by their true boxes
 
     @property
     def locates(self) -> bool:
@@ -64,12 +64,12 @@ ABLATIONS = {
     "no-triplet": replace(_PPCL, triplet=False),
     "no-contrast": replace(_PPCL, contrast=False),
     "no-prior": replace(_PPCL, prior=False),
-    "no-prior-no-cycle": replace(_PPCL, prior=False, cycle=False),  # what PP-Cycle is worth where it has to locate
+    "no-prior-no-cycle": replace(_PPCL, prior=False, cycle=False),  # against no-prior: PP-Cycle without a prior
     "no-stripes": replace(_PPCL, stripes=1),
     "no-whitening": replace(_PPCL, whiten=False),
     "oracle-placement": replace(_PPCL, placements=False, oracle=True, checkpoint="ppcl"),
 }
-# Rows made by `train joint --method ROW` alone, also those on another row's checkpoint (which gets their fusion weight)
+# Rows made only by `train joint --method ROW`; if they use another row's checkpoint, it only adds their fusion weight
 CONTROLS = {
     "trained-same-location": replace(_PPCL, region="same", cycle=False, geometry=False),
     "oracle-region": replace(_PPCL, region="true", cycle=False, geometry=False),

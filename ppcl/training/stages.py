@@ -1,9 +1,9 @@
-"""The three training stages, one visible loop each. They resume after an epoch, or after any step when interrupted.
+"""The three training stages, one visible loop each; they resume after the last saved epoch, or step if interrupted.
 
 `train_glrec`, `train_backbone` and `train_joint` each take the recipe, the training pictures and the run folder and
-return the path of a finished checkpoint; a finished stage is left as it is, an unfinished one resumes. The joint stage
-ends by choosing the fusion weight on training identities that are held out of all three stages. Under torchrun the same
-loops run in every process: the networks see its share of a batch, the losses all of it (processes.py).
+return the path of a finished checkpoint. A finished stage is left as it is, an unfinished one resumes. After the joint
+stage the fusion weight is chosen on training identities that are held out of all three stages. Under torchrun the same
+loops run in every process: its networks process its share of a batch, the losses use the whole batch (processes.py).
 """
 
 import resource
@@ -97,13 +97,14 @@ def train_joint(
 ) -> Path:
     """Stage 3 (supplement §2.1) for one row of the table, from the checkpoints of stages 1 and 2. -> its checkpoint.
 
-    All rows take the same steps on batches of the same pictures; only views and losses differ (METHOD.md, Fair rows).
+    All rows take the same number of steps on batches of the same pictures (METHOD.md §4, Fair rows). Raises RecipeError
+    for a row of stage 2, and ValueError if `oracle-region` is to be trained on pictures that are not drawn.
     """
     how, device, asked, row = recipe.joint, data.device, row, trained_by(row)
     if METHODS[row].stage != "joint":
         raise RecipeError(f"row {row!r} is stage 2 by itself: train stage backbone, then evaluate --method {row}")
     if METHODS[row].region == "true" and data.figures is None:
-        raise ValueError(f"row {row} needs to know where people truly are: train it on drawn pictures")
+        raise ValueError(f"row {row} needs the true positions of people: train it on drawn pictures")
     stage = Stage(run, recipe, data, "joint", seed, row)
     if stage.finished:
         _add_weight(stage, PPCL(recipe, data.classes, row).to(device).eval(), data, asked)
@@ -164,7 +165,10 @@ _training_data = lru_cache(maxsize=1)(training_data)
 
 
 def train_stage(recipe: Recipe, data: Path, device: str, stage: str, run: Path, *more) -> tuple[float, int]:
-    """Train one stage (of a row) of a seed, as a job that reads its own pictures. -> seconds, MiB at most."""
+    """Train one stage, as a job that reads the training pictures itself. -> its seconds, its peak memory in MiB.
+
+    `more`: the arguments of the stage after `run`: for the joint stage the row, then the seed.
+    """
     began = time.time()
     STAGES[stage](recipe, _training_data(recipe, data, device), run, *more)
     return round(time.time() - began, 1), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -173,9 +177,9 @@ def train_stage(recipe: Recipe, data: Path, device: str, stage: str, run: Path, 
 def stage_jobs(
     recipe: Recipe, data: Path, run: Path, seed: int, device: str, stages: Iterable[str] = STAGES
 ) -> dict[str, jobs.Job]:
-    """Jobs for the unfinished ones of these stages, of the joint stage for each row and seed; named by their folders.
+    """Jobs of the unfinished stages, named by their folders; the joint stage has one job for each row and seed.
 
-    GLRec and backbone need nothing of each other, rows both.
+    GLRec and backbone are independent; the joint stage waits for both.
     """
     wanted = [(stage, seed) for stage in ("glrec", "backbone") if stage in stages]
     seeds = range(seed, seed + recipe.ablation.seeds)
@@ -194,7 +198,7 @@ def stage_jobs(
 def train_rows(
     recipe: Recipe, pictures: TrainingData, data: Path | str, run: Path | str, seed: int = 0
 ) -> dict[tuple[str, int], Path]:
-    """Train all rows and seeds of the joint stage, side by side if several jobs may run. -> (row, seed): checkpoint."""
+    """Train all rows and seeds of the joint stage, in parallel if several jobs may run. -> (row, seed): checkpoint."""
     device = pictures.device.type
     if (count := jobs.default(device)) > 1:
         jobs.run(stage_jobs(recipe, Path(data), Path(run), seed, device, ["joint"]), count)
@@ -218,7 +222,7 @@ def _load_start(model: PPCL, run: Path, data: TrainingData) -> None:
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
-    """A network with the initial weights of a seed, the same in every process."""
+    """Make a network with the initial weights of a seed, the same in every process."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
