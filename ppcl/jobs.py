@@ -54,7 +54,7 @@ def _words(name: str) -> list[str]:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except OSError:  # not Linux, or the other version of control groups
         return ""
 

@@ -62,7 +62,8 @@ def _numbered(found: DataSet, part: str, folder: Path, files: list[Path]) -> Pic
     """Pictures whose names hold the identity's number and perhaps the camera's; else queries are camera 0, others 1."""
     named = [re.fullmatch(found.pattern, path.stem) for path in files]
     if wrong := [path for path, match in zip(files, named, strict=True) if match is None]:
-        which = f"{wrong[0]} is" if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more are"
+        others = ", ".join(path.name for path in wrong[1:20]) + ", …" * (len(wrong) > 20)
+        which = f"{wrong[0]} is" if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more ({others}) are"
         raise DataError(f"{found.name}: {which} not named like {found.example}; is this another set's folder?")
     identities = np.array([int(match["identity"]) for match in named], np.int64)
     side = 0 if part in ("query", "occluded") else 1

@@ -67,14 +67,15 @@ def claim(out: Path, kind: str, seed: int, scale: str, scales: Iterable[str], fo
         raise DataError(f"the seed must not be negative, as {seed} is")
     if scale not in scales:
         raise DataError(f"unknown scale {scale!r}; known: {', '.join(scales)}")
+    known, line = _drawings(out), f"drawing {DRAWING}, seed {seed}, scale {scale}"
+    if kind not in known and (found := [name for name in folders if (out / name).exists()]):
+        raise DataError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
+    if not known and occupied(out):
+        raise DataError(f"{out} holds files that were not drawn here: draw into another, empty folder")
+    if known.get(kind, line) != line:
+        raise DataError(f"{out} holds {kind} of {known[kind]}, not of {line}: delete it or draw elsewhere")
     with merging(out):
-        known, line = _drawings(out), f"drawing {DRAWING}, seed {seed}, scale {scale}"
-        if kind not in known and (found := [name for name in folders if (out / name).exists()]):
-            raise DataError(f"{out} holds a {found[0]} that was not drawn here: draw into another folder")
-        if not known and occupied(out):
-            raise DataError(f"{out} holds files that were not drawn here: draw into another, empty folder")
-        if known.get(kind, line) != line:
-            raise DataError(f"{out} holds {kind} of {known[kind]}, not of {line}: delete it or draw elsewhere")
+        known = _drawings(out)  # another kind's drawing may have begun
         write_text(out / NOTE, "".join(f"{name}: {text}\n" for name, text in sorted((known | {kind: line}).items())))
     for folder in {part.parent for name in folders for part in (out / name).rglob(".*.tmp")}:
         clear(folder)
