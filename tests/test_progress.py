@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,6 +71,7 @@ def test_an_iterable_counts_itself_with_and_without_a_length(clock, capsys, some
 
 
 def test_a_notebooks_process_keeps_its_bars_in_a_file_or_is_silent(clock, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(progress._Lines, "_instances", weakref.WeakSet())  # without bars that failed tests left
     monkeypatch.setenv(progress.HEADLESS, "silent")
     with progress.bar(None, "silent", 10) as shown:
         work(clock, shown, 10, 40)
