@@ -91,7 +91,7 @@ def notebook_picture(figure: Figure | Image.Image) -> dict[str, str]:
     file, kind = io.BytesIO(), "jpeg" if drawing or any(axes.images for axes in figure.axes) else "png"
     if kind == "png":  # a chart has few colours: 256 change none of them by more than can be seen
         picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    picture.save(file, kind, optimize=True, quality=60, progressive=True, subsampling=0)
+    picture.save(file, kind, optimize=True, quality=50, progressive=True, subsampling=0)
     return {f"image/{kind}": base64.b64encode(file.getvalue()).decode(), "text/plain": words}
 
 
