@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_former_file_and_one_line(
         (
             ["rank", "--run", "run", "--query", "q.jpg", "--gallery", "some", "--out", "new"],
             3000,
-            {"new/ranking.csv", "run/person/galleries/digests.npy"},
+            {"new/ranking.csv"},
         ),
     ],
     ids=["log", "checkpoint", "pictures", "results", "figure"],
@@ -211,6 +211,7 @@ def test_files_that_may_not_grow(command, limit, left, trained, drawn, tmp_path,
     assert status == 1 and len(lines) == 1
     assert "no room left on the disk" in lines[0] or "could not be written" in lines[0]
     fresh = {path for path in Path().rglob("*") if path.is_file() and path not in before}
+    fresh.discard(Path("run/person/galleries/digests.npy"))  # kept only of pictures that are some seconds old
     assert fresh == {path for name in left for path in Path().glob(name)} and len(fresh) == len(left)
     assert failure(capsys, command) == (0, []) and left_over(tmp_path) == []
     if command[0] == "train":
