@@ -205,12 +205,15 @@ def training_set(task: str, data: Path | str, settings: Data | None = None) -> P
     return some
 
 
+def _offered(data: Path | str, task: str | None) -> list[DataSet]:
+    """The sets (of a task) to look for: drawn people have partial sets of their own, so none are made of them."""
+    return [one for one in sets_of(task) if one.folders or not is_drawn(data, one.made_from)]
+
+
 def available(data: Path | str, task: str | None = None, settings: Data | None = None) -> list[str]:
     """The sets (of a task) that can be evaluated on: whose query and gallery, or pairs, can be read below `data`."""
     found, recipe = [], Recipe(task=task or "person", data=settings or Data())
-    for one in sets_of(task):
-        if not one.folders and is_drawn(data, one.made_from):
-            continue  # drawn people have partial sets of their own
+    for one in _offered(data, task):
         try:
             if one.protocol == "verification":
                 verification_set(one.name, data, recipe.data)
@@ -252,10 +255,8 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
     if not Path(data).is_dir():
         raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")
     rows = []
-    for one in sets_of(task):
+    for one in _offered(data, task):
         lying = SETS[one.made_from] if one.made_from else one
-        if not one.folders and is_drawn(data, lying.name):
-            continue  # drawn people have partial sets of their own
         settings = [Data(**{lying.name: variant}) for variant in lying.variants] or [Data()]
         there = [
             how for how in settings if any(lies(record(lying.name, settings=how), part, data) for part in lying.parts)

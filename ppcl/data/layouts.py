@@ -78,11 +78,11 @@ def _misnamed(found: DataSet, data: Path) -> str:
     """What keeps a folder from being one of identities, as a remark: a reserved name, or pictures a folder deeper."""
     if "train" not in found.parts:
         return ""
-    inside, tops = people(data), {name.lower() for one in SETS.values() for name in one.folders}
+    inside, named = people(data), {name.lower() for one in SETS.values() for name in one.folders}
     if any(pictures(path) for path in inside if path.name.lower() not in RESERVED):
         taken = _reserved(data, inside)
         return f" (no folder of identities, nor one in it, may be called {taken[0]!r}: rename it)" if taken else ""
-    deeper = (path for top in inside if top.name.lower() not in tops for path in people(top) if pictures(path))
+    deeper = (path for top in inside if top.name.lower() not in named for path in people(top) if pictures(path))
     deep = next((path.relative_to(data) for path in deeper), None)
     return f" (pictures lie deeper than <identity>/<file>, in {deep}: move them up)" if deep else ""
 

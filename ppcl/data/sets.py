@@ -42,6 +42,11 @@ class DataSet:
         return task is None or self.task in (task, "any")
 
     @property
+    def first_protocol(self) -> str:
+        """Protocol, as the result table names it, of the metrics in `summary`."""
+        return "single-shot" if self.protocol == "shots" else self.protocol
+
+    @property
     def summary(self) -> tuple[str, ...]:
         """Metrics in a run's summary and the README's tables."""
         shots = ("rank-1", "mAP", *["TAR@FAR=1e-3"] * self.accept_rate)

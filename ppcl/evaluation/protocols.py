@@ -54,7 +54,8 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
     path = checkpoint(run, task, method, seed)
-    joint = recipes.method(method).stage == "joint"
+    wanted = recipes.method(method).stage
+    joint = wanted == "joint"
     if not path.is_file():
         stage = f"joint --method {trained_by(method)}" if joint else "backbone"
         raise checkpoints.CheckpointError(
@@ -62,8 +63,8 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
             "--data DATA (and the run's --profile), or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
-    if not stage_on_disk.of_a_stage(header) or header.get("stage") != recipes.method(method).stage:
-        raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of joint")
+    if not stage_on_disk.of_a_stage(header) or header.get("stage") != wanted:
+        raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of {wanted}")
     if not header["finished"] and joint:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
     classes, weights = header.get("classes"), header.get("fusion_weights") if joint else {}
@@ -164,13 +165,13 @@ def _measure(
 ):
     """Measure some rows, as a job. -> their lines of the table, distances, and values by (protocol, method)."""
     values, kept, before = {}, {}, len(found.rows)
-    label, named = f"evaluating {facts['task']} on {found.dataset}", SETS[found.dataset].protocol
+    label, protocol = f"evaluating {facts['task']} on {found.dataset}", SETS[found.dataset].first_protocol
     for method in progress.bar(methods, label, quiet=found.quiet, unit="rows"):
         model = load(run, facts["task"], method, facts["seed"], device)
         if model.method.oracle and not found.knows_boxes or model.method.region == "true" and not found.knows_figures:
             continue  # the true boxes of these queries are unknown
         own, weight = facts | {"method": method}, (matching.fusion_weight(model),) * 3
-        weighed = own | {"protocol": named.replace("shots", "single-shot")}
+        weighed = own | {"protocol": protocol}
         found.rows.append(results.row(weighed, "fusion-weight", weight, len(found.query), len(found.gallery)))
         if found.pairs:
             values |= _verify(found, own, model, kept)

@@ -199,8 +199,7 @@ def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
         for drawn, rows in table[table.task == task].groupby("synthetic"):
             parts = []
             for one in (one for one in sorted(sets_of(task), key=lambda one: not one.partial) if one.summary):
-                protocol = "single-shot" if one.protocol == "shots" else one.protocol
-                shown = wide(rows, one.name, protocol, one.summary)
+                shown = wide(rows, one.name, one.first_protocol, one.summary)
                 parts.append(shown.rename(columns=lambda metric, name=one.name: f"{name} {metric}"))
             shown = pandas.concat(parts, axis=1).dropna(axis=1, how="all").fillna("").rename_axis(columns=None)
             shown = shown.loc[[name for name in shown.index if not METHODS[name.removesuffix("+rerank")].oracle]]

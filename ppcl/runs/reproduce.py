@@ -169,9 +169,8 @@ def reproduce(
             _execute(EXPLORE, run, parameters, EXPLORE.stem, {}, count)
         report.write(run, data)
     if publish and overrides:
-        whole = results.read(run).query(
-            "subset in ['all', 'pooled']"
-        )  # notebook 06 shows no others, and they are one row in four
+        # notebook 06 shows no other subsets, and these are one row in four
+        whole = results.read(run).query("subset in ['all', 'pooled']")
         write_text(ROOT / "figures" / results.ABLATIONS, results.as_csv(whole))
     elif publish:
         _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
