@@ -265,6 +265,12 @@ def run_bench(given) -> None:
     print(path)
 
 
+COMMANDS = {
+    "reproduce": run_reproduce, "data": run_data, "train": run_train, "evaluate": run_evaluate, "rank": run_rank,
+    "bench": run_bench,
+}  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run; -> 0 done, 1 the work failed, 2 wrong call, 130 stopped by Ctrl-C."""
     given = parser().parse_args(arguments)
@@ -273,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise RecipeError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']!r}, not a number of processes: unset it")
         if world_size() > 1 and given.command != "train":
             raise RecipeError(f"{given.command} runs in one process: start it without torchrun (only train uses it)")
-        globals()[f"run_{given.command}"](given)
+        COMMANDS[given.command](given)
         sys.stdout.flush()
     except KeyboardInterrupt:
         resumes = given.command in ("reproduce", "train", "data")

@@ -100,27 +100,26 @@ def run(jobs: dict[str, Job], count: int, done: Callable = lambda name, result: 
         return results
     context = multiprocessing.get_context("spawn")
     life, end = context.Pipe(duplex=False)  # workers read from it until this process ends or closes it
-    gpus = _gpus()
-    seats = context.SimpleQueue() if gpus else None
-    for number in range(count if gpus else 0):
-        seats.put(gpus[number % len(gpus)])
-    pool = ProcessPoolExecutor(count, context, _begin, (life, seats))
-    waiting, running = dict(jobs), {}
+    gpus = _gpus() or [None]
+    # A pool for each worker: one pool of several does not notice a death right after a start.
+    free = [ProcessPoolExecutor(1, context, _begin, (life, gpus[number % len(gpus)])) for number in range(count)]
+    pools, waiting, running = [*free], dict(jobs), {}
     try:
         with progress.followed():
             while waiting or running:
                 ready = [name for name, job in waiting.items() if results.keys() >= {*job.after}]
-                for name in ready[: count - len(running)]:
-                    job = waiting.pop(name)
-                    running[pool.submit(_call, job)] = name
+                for name in ready[: len(free)]:
+                    pool = free.pop()
+                    running[pool.submit(_call, waiting.pop(name))] = name, pool
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    name = running.pop(future)
+                    name, pool = running.pop(future)
                     results[name] = future.result()
+                    free.append(pool)
                     done(name, results[name])
     except BrokenProcessPool:
         raise RuntimeError(
-            f"{', '.join([name, *running.values()])}: a process was killed, most often because memory ran out; close "
-            "other programs, or give fewer --jobs or smaller batches by --set, and start again: finished work is kept"
+            f"{name}: its process was killed, most often because memory ran out; close other programs, or give fewer "
+            "--jobs or smaller batches by --set, and start again: finished work is kept"
         ) from None
     except Exception as error:
         error.add_note(f"in {name}")
@@ -128,7 +127,8 @@ def run(jobs: dict[str, Job], count: int, done: Callable = lambda name, result: 
     finally:
         if len(results) < len(jobs):
             end.close()
-        pool.shutdown(cancel_futures=True)
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
         end.close()
     return {name: results[name] for name in jobs}
 
@@ -141,11 +141,11 @@ def _gpus() -> list[str]:
     return os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")[:count]
 
 
-def _begin(life, seats) -> None:
+def _begin(life, gpu: str | None) -> None:
     """Prepare a worker: one thread, its own GPU, and a watcher that ends it when the parent closes `life` or ends."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
-    if seats:
-        os.environ["CUDA_VISIBLE_DEVICES"] = seats.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C also reaches the process that ends this one
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_watch, args=(life,), daemon=True).start()

@@ -63,7 +63,7 @@ def test_a_failed_job_is_named_and_stops_the_others(tmp_path):
 
 
 def test_a_killed_worker_is_reported_with_the_usual_cause(tmp_path):
-    with pytest.raises(RuntimeError, match="bad.*was killed.*memory ran out"):
+    with pytest.raises(RuntimeError, match="^bad: its process was killed.*memory ran out"):
         jobs.run({"long": Job(note, (tmp_path, "long", 600)), "bad": Job(kill)}, 2)
     assert not (tmp_path / "long ends").exists()
 
