@@ -43,6 +43,13 @@ def test_no_picture_twice_unless_a_person_has_too_few():
                     assert own.unique(return_counts=True)[1].tolist() == [2, 2]
 
 
+def test_pictures_of_nobody_are_left_out():
+    labels = np.where(LABELS == LABELS.max(), -1, LABELS)
+    found = epoch(0, labels=labels)
+    assert len(found) == (labels >= 0).sum() // 16
+    assert {label for batch in found for label in labels[batch.numpy()]} == {*labels} - {-1}
+
+
 def test_everyone_is_seen_in_every_round():
     """Three batches of four are a round through twelve people, again and again."""
     labels = np.repeat(np.arange(12), 16)

@@ -12,7 +12,7 @@ from ppcl.data import datasets, image_bank
 from ppcl.data.datasets import DataError
 from ppcl.data.sets import SETS
 from ppcl.drawn import people, records
-from ppcl.recipes import Data, recipe
+from ppcl.recipes import Data, RecipeError, recipe
 
 PEOPLE = {"Ann_Lee": 3, "Bo": 2, "J.R._Smith": 1, "Zoe": 4}
 SAME, OTHER = "Ann_Lee\t1\t3", "Bo\t2\tJ.R._Smith\t1"
@@ -42,6 +42,53 @@ EXPECTED = [
     ("Zoe_0004", "Zoe_0002", True),
     ("Zoe_0001", "Bo_0001", False),
 ]
+
+# --- folds ---
+
+FOLDS = {"Ann": 2, "Bo": 1, "Cy": 3, "Di": 1, "Eve": 2, "Flo": 1, "Gus": 4, "Hal": 1}  # Gus and Hal: in no pair
+FOLD_PAIRS = ["3\t1", "Ann\t1\t2", "Ann\t1\tBo\t1", "Cy\t1\t3", "Cy\t2\tDi\t1", "Eve\t1\t2", "Eve\t1\tFlo\t1"]
+
+
+def names_of(pictures):
+    return {path.parent.name for path in pictures.paths}
+
+
+def test_tested_folds_share_nobody_with_the_people_trained_on(tmp_path):
+    lfw(tmp_path / "lfw", FOLDS, FOLD_PAIRS)
+    chosen = recipe("face", **{"data.folds": "3,1"})
+    found, pairs = datasets.verification_set("lfw", tmp_path, chosen.data)
+    assert shown(found, pairs.first) == ["Ann_0001", "Ann_0001", "Eve_0001", "Eve_0001"]
+    assert shown(found, pairs.second) == ["Ann_0002", "Bo_0001", "Eve_0002", "Flo_0001"]
+    assert pairs.same.tolist() == [True, False] * 2 and pairs.folds == 2
+    assert datasets.trained_on("face", tmp_path, chosen.data).name == "lfw"
+    assert names_of(datasets.training_set("face", tmp_path, chosen.data)) == {"Cy", "Di", "Gus", "Hal"}
+    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path, chosen)
+    assert names_of(query) == names_of(gallery) == {"Ann", "Eve"}
+    assert names_of(datasets.evaluation_sets("partial-lfw", tmp_path, recipe("face"))[0]) == {"Ann", "Cy", "Eve", "Gus"}
+
+
+def test_tested_folds_without_training_on_the_others(tmp_path):
+    lfw(tmp_path / "lfw", FOLDS, FOLD_PAIRS)
+    lfw(tmp_path / "CASIA-WebFace", {"1": 2, "2": 2})
+    chosen = recipe("face", **{"data.folds": "1,2", "data.training": "casia-webface"})
+    assert datasets.training_set("face", tmp_path, chosen.data).name == "casia-webface/train"
+    assert names_of(datasets.evaluation_sets("partial-lfw", tmp_path, chosen)[0]) == {"Ann", "Cy"}
+
+
+def test_folds_that_are_not_there_and_a_partial_set_of_unknown_people_are_refused(tmp_path):
+    lfw(tmp_path / "lfw", FOLDS, FOLD_PAIRS)
+    with pytest.raises(DataError, match="data.folds=1,4: the pairs have folds 1 to 3, and no 4"):
+        datasets.verification_set("lfw", tmp_path, Data(folds="1,4"))
+    for half in ("probe", "gallery"):
+        folder = tmp_path / "partial" / half
+        folder.mkdir(parents=True)
+        for name in ("Ann", "Cy"):
+            Image.new("RGB", (8, 8)).save(folder / f"{name}.jpg")
+    with pytest.raises(DataError, match="its people may be among those of lfw .* move .*partial away"):
+        datasets.evaluation_sets("partial-lfw", tmp_path, recipe("face", **{"data.folds": "1,2"}))
+    with pytest.raises(RecipeError, match="data.folds must be two or more of LFW's folds"):
+        recipe("face", **{"data.folds": "8"})
+
 
 # --- pairs.txt ---
 

@@ -107,13 +107,21 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
     """
     recipe, found = recipe or Recipe(), record(dataset)
     if not is_made(found, data):
+        if recipe.data.folds and found.made_from == trained_on(recipe.task, data, recipe.data).name:
+            raise DataError(
+                f"{dataset}: its people may be among those of {found.made_from} that data.folds={recipe.data.folds} "
+                f"trains on; move {part_folder(found, 'query', data).parent} away, then it is made of the tested folds"
+            )
         query, gallery = (read(dataset, part, data, recipe.data) for part in ("query", "gallery"))
     else:
         if "query" in SETS[found.made_from].parts:
             query, gallery = evaluation_sets(found.made_from, data, recipe)
             boxes = partial_protocol.query_boxes(len(query))
         else:
-            whole = read(found.made_from, "test" if found.split else "all", data, recipe.data)
+            if recipe.data.folds and not found.split:
+                whole = of_folds(found.made_from, data, recipe.data, tested=True)
+            else:
+                whole = read(found.made_from, "test" if found.split else "all", data, recipe.data)
             face = (recipe.task if found.task == "any" else found.task) == "face"
             kinds = ("random",) if face else KINDS  # people are cut at their sides, too
             query, gallery, boxes = partial_protocol.by_lot(whole, recipe.partial_lfw, kinds)
@@ -174,15 +182,32 @@ def tell(notes: Iterable[str]) -> None:
 def verification_set(
     dataset: str, data: Path | str, settings: Data | None = None
 ) -> tuple[PictureSet, partial_protocol.Pairs]:
-    """LFW and its pairs; `pairs.txt` lies in the set's folder or beside it. Raises DataError where one is missing."""
+    """LFW and its pairs, or those of the folds in `data.folds`; `pairs.txt` lies in the set's folder or beside it.
+
+    Raises DataError where one is missing.
+    """
     faces = read(dataset, "all", data, settings)
-    return faces, read_pairs(faces, data, SETS[dataset].how_to_get)
+    pairs = read_pairs(faces, data, SETS[dataset].how_to_get)
+    return faces, pairs.of(settings.folds) if settings and settings.folds else pairs
+
+
+def of_folds(dataset: str, data: Path | str, settings: Data, tested: bool) -> PictureSet:
+    """The people of LFW who are in the pairs of the tested folds, or all others, who are trained on."""
+    faces, pairs = verification_set(dataset, data, settings)
+    people = np.unique(faces.identities[np.concatenate([pairs.first, pairs.second])])
+    some = faces.keep(np.isin(faces.identities, people) == tested)
+    return replace(some, name=f"{dataset}/{'test' if tested else 'train'}")
 
 
 def trained_on(task: str, data: Path | str, settings: Data | None = None) -> DataSet:
-    """The set that a task is trained on: the one that `data.training` names, or the first that lies below `data`."""
-    known = {one.name: one for one in training_sets(task)}
-    chosen = (settings or Data()).training
+    """The set that a task is trained on: the one that `data.training` names, or the first that lies below `data`.
+
+    With `data.folds` that is LFW, unless `data.training` names another.
+    """
+    settings = settings or Data()
+    folded = {one.name: one for one in sets_of(task) if one.protocol == "verification" and settings.folds}
+    known = folded | {one.name: one for one in training_sets(task)}
+    chosen = next(iter(folded), "auto") if settings.training == "auto" else settings.training
     if chosen in known:
         return known[chosen]
     if chosen != "auto" and chosen not in SETS:  # another task's set is none of this task's business
@@ -199,7 +224,8 @@ def trained_on(task: str, data: Path | str, settings: Data | None = None) -> Dat
 def training_set(task: str, data: Path | str, settings: Data | None = None) -> PictureSet:
     """The holistic pictures that every stage learns from. Raises DataError for fewer than two people."""
     found = trained_on(task, data, settings)
-    some = read(found.name, "train", data, settings)
+    folded = found.protocol == "verification"
+    some = of_folds(found.name, data, settings, tested=False) if folded else read(found.name, "train", data, settings)
     if len(set(some.identities)) < 2:
         raise DataError(f"{found.name}: {some.folder} shows fewer than two identities; {found.how_to_get}")
     return some

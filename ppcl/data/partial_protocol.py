@@ -32,6 +32,15 @@ class Pairs:
     same: np.ndarray = field(repr=False)
     folds: int
 
+    def of(self, folds: str) -> "Pairs":
+        """The pairs of some folds, as `data.folds` names them. Raises DataError for a fold that is not there."""
+        known = [str(number) for number in range(1, self.folds + 1)]
+        if missing := [name for name in folds.split(",") if name not in known]:
+            raise DataError(f"data.folds={folds}: the pairs have folds 1 to {self.folds}, and no {missing[0]}")
+        chosen = sorted(known.index(name) for name in {*folds.split(",")})
+        parts = [side.reshape(self.folds, -1)[chosen].ravel() for side in (self.first, self.second, self.same)]
+        return Pairs(*parts, len(chosen))
+
 
 def read_identities(name: str, folder: Path) -> PictureSet:
     """A folder of identities, `<identity>/<file>`; an identity's number is its folder's rank among those with pictures.

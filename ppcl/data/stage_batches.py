@@ -29,7 +29,7 @@ class TrainingData:
     """
 
     train: image_bank.ImageBank
-    labels: np.ndarray  # (N,) class of each training picture, 0..classes-1
+    labels: np.ndarray  # (N,) class of each training picture, 0..classes-1; -1: GLRec alone learns from it
     heldout: image_bank.ImageBank
     heldout_ids: np.ndarray
     device: torch.device = torch.device("cpu")
@@ -55,6 +55,8 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
         raise datasets.DataError(
             f"{pictures.folder} has one picture of each person: training needs several pictures of most people"
         )
+    if recipe.data.folds:  # most of LFW's people have one picture
+        people = several
     share = recipe.selection.heldout
     heldout = min(len(several), max(1, round(len(people) * share))) if share else 0
     needed = max(recipe.backbone.identities, recipe.joint.identities)
@@ -71,7 +73,9 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     name = f"{ordered.name.replace('/', '-')}-{height}x{width}-{ordered.fingerprint}.npy"
     kept = Path(data) / "decoded" / name
     bank = image_bank.bank(ordered.pictures, recipe.input.size, "decoding training pictures", quiet, kept)
-    _, labels = np.unique(ordered.identities[:count], return_inverse=True)
+    recognised = np.setdiff1d(people, ordered.identities[count:])
+    labels = np.searchsorted(recognised, ordered.identities[:count])
+    labels[~np.isin(ordered.identities[:count], recognised)] = -1
     computing = torch.device(device)
     if computing.type == "cuda" and bank.images.nbytes < image_bank.free(computing) / 2:
         bank = bank.to(computing)
@@ -94,17 +98,18 @@ def figures(truth) -> Tensor:
 def identity_batches(identities: np.ndarray, people: int, each: int, rng: torch.Generator) -> Iterator[Tensor]:
     """One epoch of P x K batches, `people` identities x `each` pictures: indices `(people * each,)`, by identity.
 
-    Identities come from shuffled rounds through all of them, so none is missed. Each batch draws an identity's pictures
-    anew, without repetition until they run out. An epoch has as many batches as fill the set once, at least one.
+    Pictures of identity -1 are left out. Identities come from shuffled rounds through all of them, so none is missed.
+    Each batch draws an identity's pictures anew, without repetition until they run out. An epoch has as many batches as
+    fill the set once, at least one.
     """
-    order = np.argsort(identities, kind="stable")
+    order = np.argsort(identities, kind="stable")[np.count_nonzero(identities < 0) :]
     groups = np.split(order, np.flatnonzero(np.diff(identities[order])) + 1)
     if len(groups) < people:
         raise ValueError(
             f"{len(groups)} identities cannot fill a batch of {people}: lower the stage's identities and batch"
         )
     waiting: list[int] = []
-    for _ in range(max(1, len(identities) // (people * each))):
+    for _ in range(max(1, len(order) // (people * each))):
         if len(waiting) < people:
             fresh = torch.randperm(len(groups), generator=rng).tolist()
             waiting += [g for g in fresh if g not in waiting] + [g for g in fresh if g in waiting]

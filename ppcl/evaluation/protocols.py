@@ -243,8 +243,10 @@ def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> dict[tup
     judged = metrics.verification(-found.distances[method], pairs.same, pairs.folds)
     facts, counts = facts | {"protocol": "verification"}, (len(pairs.same), len(found.gallery))
     measured = {"accuracy": metrics.bootstrap(judged.accuracy, range(pairs.folds))}
-    if 1e-3 * (~pairs.same).sum() >= FEWEST:
-        measured["TAR@FAR=1e-3"] = metrics.tar_interval(-found.distances[method], pairs.same, 1e-3, pairs.folds)
+    for rate in (1e-3, 1e-2):
+        if rate * (~pairs.same).sum() >= FEWEST:
+            tar = metrics.tar_interval(-found.distances[method], pairs.same, rate, pairs.folds)
+            measured[f"TAR@FAR=1e-{round(-np.log10(rate))}"] = tar
     found.rows += [results.row(facts, metric, interval, *counts) for metric, interval in measured.items()]
     return {("verification", method): {"accuracy": judged.accuracy}}
 

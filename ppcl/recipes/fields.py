@@ -25,6 +25,9 @@ Momentum = Annotated[float, "0 or more and less than 1", lambda x: 0 <= x < 1]
 Factors = Annotated[tuple[float, float], "two rising factors above 0", lambda x: 0 < x[0] <= x[1] < inf]
 Areas = Annotated[tuple[float, float], "two rising shares in 0.01 to 1", lambda x: 0.01 <= x[0] <= x[1] <= 1]
 Grid = Annotated[tuple[int, int], "6, 12, … rows, 2 or more columns", lambda x: x[0] in range(6, 999, 6) and x[1] > 1]
+Folds = Annotated[
+    str, "two or more of LFW's folds, such as 8,9,10", lambda text: not text or len({*text.split(",")}) > 1
+]
 Crops = Annotated[str, f"of the kinds {','.join(KINDS)}", lambda text: set(text.split(",")) <= set(KINDS)]
 
 
@@ -47,6 +50,7 @@ class Data:
 
     training: str = "auto"  # the set that is trained on; auto: the task's usual one, else a folder of identities
     cuhk03: Literal["detected", "labelled"] = "detected"  # the boxes of CUHK03-NP
+    folds: Folds = ""  # of LFW's pairs, for tests alone: the other people of LFW are trained on; "": all are for tests
     uncut: Natural = 0  # side in pixels of square face pictures that are cut to their central half; 0: cut none
 
 
