@@ -68,10 +68,10 @@ def test_a_name_is_the_same_however_a_disk_writes_it(tmp_path):
 
 def test_decoded_pictures_beside_them_change_nobodys_number(tmp_path):
     folders_of_people(tmp_path, {f"{letter} person": 3 for letter in "abcdefgh"})  # "decoded" stands among them
-    before = partial_protocol.read_identities("own", tmp_path)
-    (tmp_path / "decoded").mkdir()
-    after = partial_protocol.read_identities("own", tmp_path)
-    assert before.fingerprint == after.fingerprint and sorted(set(after.identities)) == list(range(8))
+    before = datasets.read("own", "train", tmp_path)
+    (tmp_path / "decoded").mkdir(exist_ok=True)
+    assert before.fingerprint == datasets.read("own", "train", tmp_path).fingerprint
+    assert set(before.identities) | set(datasets.read("own", "test", tmp_path).identities) == {*range(8)}
 
 
 def test_any_name_that_a_folder_can_have_is_read_and_written(tmp_path):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -22,11 +23,11 @@ from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
 from .fingerprint import digests, fingerprint, kept_below
 from .layouts import is_made, lies, part_folder, record, tops
-from .partial_protocol import pairs_places, read_pairs
-from .reading import SUFFIXES, Cut, DataError, PictureSet, left_out, people, picture_names, pictures
+from .partial_protocol import composed, pairs_places, read_pairs
+from .reading import SUFFIXES, DataError, PictureSet, left_out, listing, people, picture_names, pictures
 from .sets import SETS, DataSet, sets_of, training_sets
 
-__all__ = ["SUFFIXES", "Cut", "DataError", "PictureSet", "left_out", "pictures", "truth"]
+__all__ = ["SUFFIXES", "DataError", "PictureSet", "left_out", "pictures", "truth"]
 
 
 def read(dataset: str, part: str, data: Path | str, settings: Data | None = None) -> PictureSet:
@@ -42,43 +43,55 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
             f"{dataset}: its drawing in {data} has not come to its end; the same command finishes it: "
             f"{found.drawing(data)} {how}"
         )
-    name = f"{dataset}/{part}"
-    files = pictures(folder) if found.pattern else people(folder)
+    folders = [folder] if found.pattern else people(folder)
+    files = [each for each in map(pictures, folders) if each]  # `decoded`, which is ours, is no identity
     if not files:
         kind = "pictures" if found.pattern else "<identity>/<picture>"
-        raise DataError(f"{dataset}: {folder} holds no {kind}; {found.how_to_get}")
-    if not found.pattern:
-        some = partial_protocol.read_identities(name, folder)
+        raise DataError(f"{dataset}: {folder} holds no {kind} ({listing(folder)} lies there); {found.how_to_get}")
+    name = f"{dataset}/{part}"
+    if found.pattern:
+        some = _named(found, part, folder, files[0])
+    else:  # an identity's number is its folder's rank
+        identities = np.repeat(np.arange(len(files)), [len(each) for each in files])
+        paths = tuple(path for each in files for path in each)
+        some = PictureSet(name, folder, paths, identities, np.zeros_like(identities))
         some = _own_part(some, part) if found.split else some
-    else:
-        named = "?P<person>" in found.pattern
-        some = partial_protocol.read_partial(name, folder) if named else _numbered(found, part, folder, files)
-    whose = found.name if found.split else name  # both parts of own people lie in one folder
-    notes = left_out(whose, folder, [folder] if found.pattern else people(folder))
+    notes = left_out(dataset if found.split else name, folder, folders)  # both parts of own people lie in one folder
     return replace(some, uncut=(settings or Data()).uncut, kept=kept_below(data), notes=some.notes + notes)
 
 
-def _numbered(found: DataSet, part: str, folder: Path, files: list[Path]) -> PictureSet:
-    """Pictures whose names hold the identity's number and perhaps the camera's; else queries are camera 0, others 1."""
+def _named(found: DataSet, part: str, folder: Path, files: list[Path]) -> PictureSet:
+    """Pictures whose names hold the identity and perhaps the camera; else queries are camera 0, others 1."""
     named = [re.fullmatch(found.pattern, path.stem) for path in files]
     if wrong := [path for path, match in zip(files, named, strict=True) if match is None]:
         others = ", ".join(path.name for path in wrong[1:20]) + ", …" * (len(wrong) > 20)
         which = f"{wrong[0]} is" if len(wrong) == 1 else f"{wrong[0]} and {len(wrong) - 1} more ({others}) are"
         raise DataError(f"{found.name}: {which} not named like {found.example}; is this another set's folder?")
-    identities = np.array([int(match["identity"]) for match in named], np.int64)
-    side = 0 if part in ("query", "occluded") else 1
-    cameras = np.array([int(match.groupdict().get("camera") or side) for match in named], np.int64)
+    groups, side = [match.groupdict() for match in named], 0 if part in ("query", "occluded") else 1
+    identities = [_hash(one["person"]) >> 1 if "person" in one else int(one["identity"]) for one in groups]
+    identities = np.array(identities, np.int64)
+    cameras = np.array([int(one.get("camera") or side) for one in groups], np.int64)
+    if "person" in groups[0] and part == "gallery" and len(set(identities)) == 1 < len(files):
+        raise DataError(
+            f"{found.name}/{part}: {files[0]} and all others are read as pictures of {groups[0]['person']!r}, for "
+            "names are <person>_<number>.jpg; if the numbers are the people, rename them (001.jpg)"
+        )
     some, lowest = PictureSet(f"{found.name}/{part}", folder, tuple(files), identities, cameras), 0
     if found.distractors and part != "gallery":
         lowest = 1
-        if nobody := [path.name for path in some.keep(identities == 0).paths]:
+        if nobody := some.keep(identities == 0).paths:
             why = "identity 0 is for distractors, in the gallery; number people from 1 on"
-            note = f"{some.name}: {len(nobody)} pictures are left out, such as {nobody[0]}: {why}"
+            note = f"{some.name}: {len(nobody)} pictures are left out, such as {nobody[0].name}: {why}"
             some = replace(some, notes=(note,))
     some = some.keep(identities >= lowest)
     if not len(some):
         raise DataError(f"{found.name}: {folder} holds nothing but junk (-1) pictures; {found.how_to_get}")
     return some
+
+
+def _hash(name: str) -> int:
+    """64 bits of a name's SHA-256; some disks write composed letters as several."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(composed(name)[0])).digest()[:8], "big")
 
 
 def _own_part(everybody: PictureSet, part: str) -> PictureSet:
@@ -87,13 +100,12 @@ def _own_part(everybody: PictureSet, part: str) -> PictureSet:
     About one person in five is for tests, by a hash of the folder's name: adding people never moves anyone to the other
     part. Raises DataError where the part has fewer than two people.
     """
-    names = [partial_protocol.composed(path.parent.name)[0] for path in everybody.paths]  # some disks write others
-    test = np.array([hashlib.sha256(os.fsencode(name)).digest()[0] % 5 == 0 for name in names])
+    test = np.array([(_hash(path.parent.name) >> 56) % 5 == 0 for path in everybody.paths])
     some = everybody.keep(test == (part == "test"))
     if len(set(some.identities)) < 2:
         raise DataError(
-            f"{some.folder}: of its {len(set(names))} people {len(set(some.identities))} are for {part} (one in five "
-            "is for tests, by name), and two are needed: add people"
+            f"{some.folder}: of its {len(set(everybody.identities))} people {len(set(some.identities))} are for {part} "
+            "(one in five is for tests, by name), and two are needed: add people"
         )
     return some
 
@@ -141,12 +153,11 @@ def without_match(dataset: str, query: PictureSet, gallery: PictureSet) -> str:
 
     Raises DataError if there is no other query.
     """
-    cameras: dict[int, set[int]] = {}
-    for person, camera in zip(gallery.identities.tolist(), gallery.cameras.tolist(), strict=True):
-        cameras.setdefault(person, set()).add(camera)
+    shown = Counter(gallery.identities.tolist())
+    alike = Counter(zip(gallery.identities.tolist(), gallery.cameras.tolist(), strict=True))
     asked = list(zip(query.identities.tolist(), query.cameras.tolist(), strict=True))
-    absent = sum(person not in cameras for person, _ in asked)
-    excluded = record(dataset).cameras and sum(cameras.get(person) == {camera} for person, camera in asked)
+    absent = sum(not shown[person] for person, _ in asked)
+    excluded = record(dataset).cameras and sum(0 < shown[one[0]] == alike[one] for one in asked)
     causes = [f"{absent} show people who are not in the gallery"] * bool(absent)
     causes += [f"{excluded} match only pictures of their own camera, which do not count"] * bool(excluded)
     if absent + excluded == len(asked):
@@ -300,48 +311,42 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
     row = {"dataset": found.name, "part": part, "folder": None, "pictures": 0, "identities": 0}
     row |= {"published": published[0], "published_identities": published[1], "status": "", "note": ""}
     bare = partial(re.sub, rf"^{found.name}(/\w+)?: ", "")  # a note without its set, which the row names
+    recipe = Recipe(task="face" if found.task == "face" else "person", data=settings)
     try:
-        if not found.split and is_made(found, data):
+        if made := not found.split and is_made(found, data):
             row |= {"status": "made", "note": f"made from {found.made_from}"}
-            some = evaluation_sets(found.name, data, Recipe(data=settings))[part == "gallery"]
         else:
             folder = part_folder(found, part, data)
             row["folder"] = folder.relative_to(data).as_posix()
             row["pictures"] = 0 if found.split else len(_files(found, folder))
-            some = read(found.name, part, data, settings)
-            if found.protocol == "verification":
-                verification_set(found.name, data)
+        if made or part == "query":
+            some = evaluation_sets(found.name, data, recipe)[part == "gallery"]
+        else:
+            some = verification_set(found.name, data)[0] if part == "all" else read(found.name, part, data, settings)
         if bad := [path for path in some.paths if not (os.path.isfile(path) and os.path.getsize(path))]:
             raise DataError(f"{len(bad)} pictures are empty or not there, such as {bad[0]}; replace or remove them")
         row["identities"] = len(set(some.identities) - ({0} if found.distractors else set()))
         row["pictures"] = row["pictures"] or len(some)
-        if not row["status"]:
+        if not made:
             same = (row["pictures"], row["identities"]) == published
             row["status"] = "own" if found.split else "complete" if same else "differs"
             row["status"] = "drawn" if is_drawn(data, found.name) else row["status"]
         if row["status"] == "differs":
             row["note"] = f"published: {published[0]} of {published[1]} people"
-        recipe = Recipe(task="face" if found.task == "face" else "person", data=settings)
-        if part == "query":
-            evaluation_sets(found.name, data, recipe)
-        notes = some.notes + _of_test(found, part, data, recipe)
+        notes = [*some.notes]
+        try:
+            if part in ("query", "test"):
+                notes.append(without_match(found.name, *evaluation_sets(found.name, data, recipe)))
+            if part in ("query", "test", "all"):
+                notes += copies(found.name, data, recipe)
+        except DataError as error:  # the pictures can be read, and no test be made of them
+            notes.append(str(error))
         row["note"] = "; ".join(filter(None, [row["note"], *map(bare, notes)]))
     except DataError as error:
         there = row["pictures"] or found.split or isinstance(error.__cause__, OSError)  # there, not readable
         row["status"] = "unreadable" if there else "missing"
         row["note"] = bare(str(error)) if there or next(tops(found, data), None) else found.how_to_get
     return row
-
-
-def _of_test(found: DataSet, part: str, data: Path, recipe: Recipe) -> tuple[str, ...]:
-    """What `check` says of a test beside its first part: copies, and queries without a match."""
-    if part not in ("query", "test", "all"):
-        return ()
-    try:
-        lost = without_match(found.name, *evaluation_sets(found.name, data, recipe)) if part != "all" else ""
-        return (*filter(None, [lost]), *copies(found.name, data, recipe))
-    except DataError as error:
-        return (str(error),)
 
 
 def contents(data: Path | str) -> dict:

@@ -6,7 +6,6 @@ their centre; aligned copies pass as they are (`image_files.open_picture`).
 
 import csv
 import io
-import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from ..disk.files import printable
 from ..recipes import KINDS, PartialLFW
 from . import partial_views
-from .reading import DataError, PictureSet, listing, people, pictures
+from .reading import DataError, PictureSet
 
 PAIRS = "pairs.txt"
 SIDE, AREA, RATIO = (0.4, 0.6), (0.25, 0.6), (0.7, 1.4)  # ours: of partial queries (METHOD.md §10)
@@ -40,44 +39,6 @@ class Pairs:
         chosen = sorted(known.index(name) for name in {*folds.split(",")})
         parts = [side.reshape(self.folds, -1)[chosen].ravel() for side in (self.first, self.second, self.same)]
         return Pairs(*parts, len(chosen))
-
-
-def read_identities(name: str, folder: Path) -> PictureSet:
-    """A folder of identities, `<identity>/<file>`; an identity's number is its folder's rank among those with pictures.
-
-    Raises DataError for a folder that holds none; pictures beside the folders belong to nobody and are left out.
-    """
-    shown = [each for each in map(pictures, people(folder)) if each]  # `decoded`, which is ours, is none
-    found = [(path, i) for i, each in enumerate(shown) for path in each]
-    if not found:
-        raise DataError(
-            f"{name}: {folder} holds no <identity>/<picture> but {listing(folder)}; is this another set's folder, or "
-            "packed, or are the pictures a folder deeper?"
-        )
-    paths, identities = zip(*found, strict=True)
-    return PictureSet(name, folder, paths, np.array(identities, np.int64), np.zeros(len(paths), np.int64))
-
-
-def read_partial(name: str, folder: Path) -> PictureSet:
-    """Ready-made partial faces: `<person>.jpg` or `<person>_<n>.jpg`, here and in the folders beside this one.
-
-    A person's number is the rank of the name among all of them, so that the halves agree.
-    """
-    files = pictures(folder)
-    halves = [half for half in people(folder.parent) if half.name.lower() in ("probe", "query", "gallery")]
-    names = sorted({_person(path) for half in halves for path in pictures(half)})
-    number = {person: i for i, person in enumerate(names)}
-    if len(names) == 1 < len(files):
-        raise DataError(
-            f"{name}: {files[0]} and all others are read as pictures of {names[0]!r}, for names are "
-            "<person>_<number>.jpg; if the numbers are the people, rename them (001.jpg)"
-        )
-    identities = np.array([number[_person(path)] for path in files], np.int64)
-    return PictureSet(name, folder, tuple(files), identities, np.zeros(len(files), np.int64))
-
-
-def _person(path: Path) -> str:
-    return composed(re.sub(r"(?<=.)_[0-9]+\Z", "", path.stem, flags=re.DOTALL))[0]
 
 
 def pairs_places(folder: Path, data: Path | str) -> list[Path]:
