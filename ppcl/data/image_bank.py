@@ -67,51 +67,54 @@ def bank(
         raise DataError(f"{label}: no pictures")
     shape = (len(pictures), 3, *size)
     if kept is not None and math.prod(shape) > KEPT:
-        if found := _mapped(kept, shape):
-            return found
         try:
-            return _decode_into(kept, pictures, shape, label, quiet)
+            return _mapped(kept, shape) or _decode_into(kept, pictures, shape, label, quiet)
         except OSError as error:
             why = error.strerror or error
             warn_once(f"{kept}: decoded pictures cannot be kept there ({why}); they are decoded into memory")
     images = np.empty(shape, np.uint8)  # in huge pages, unlike torch.empty: a quarter of the time
-    return ImageBank(torch.from_numpy(images), _decode(pictures, images, label, quiet))
+    ratios = np.empty(shape[0], np.float32)
+    _decode(pictures, images, ratios, label, quiet)
+    return ImageBank(torch.from_numpy(images), torch.from_numpy(ratios))
 
 
 def _decode_into(kept: Path, pictures: list, shape: tuple[int, ...], label: str, quiet: bool | None) -> ImageBank:
     """Decode into a file and map it. Raises OSError where the disk is full or refuses a file or a memory map."""
     with replacing(kept) as temporary:
-        images = open_memmap(temporary, "w+", np.uint8, shape)
+        content = open_memmap(temporary, "w+", np.uint8, (_length(shape),))
         if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no bus error while decoding
             with open(temporary, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        ratios = _decode(pictures, images, label, quiet)
-        with replacing(_ratios_of(kept)) as beside, open(beside, "wb") as file:
-            np.save(file, ratios.numpy())
+        _decode(pictures, *_parts(content, shape), label, quiet)
     for stale in kept.parent.glob(f"{escape(kept.name.rpartition('-')[0])}-*.npy"):
-        if stale not in (kept, _ratios_of(kept)):
+        if stale != kept:
             with suppress(OSError):  # another process may still read it
                 stale.unlink()
-    return ImageBank(read_only(open_memmap(kept, "r")), ratios)
+    return ImageBank(*map(read_only, _parts(open_memmap(kept, "r"), shape)))
+
+
+def _length(shape: tuple[int, ...]) -> int:
+    """Bytes of a kept bank: its log ratios, then its pictures."""
+    return 4 * shape[0] + math.prod(shape)
+
+
+def _parts(content: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures and log ratios in the bytes of a kept bank."""
+    return content[4 * shape[0] :].reshape(shape), content[: 4 * shape[0]].view(np.float32)
 
 
 def _mapped(kept: Path, shape: tuple[int, ...]) -> ImageBank | None:
     """A bank that an earlier run decoded into a file; None where it is not there, or damaged, which is printed."""
     try:
-        images, ratios = (open_memmap(path, "r") for path in (kept, _ratios_of(kept)))  # neither unpickles
-        kinds, shapes = (images.dtype, ratios.dtype), (images.shape, ratios.shape)
-        if kinds != (np.uint8, np.float32) or shapes != (shape, shape[:1]) or not images.flags.c_contiguous:
+        content = open_memmap(kept, "r")  # which never unpickles
+        if content.dtype != np.uint8 or content.shape != (_length(shape),):
             raise ValueError
-        return ImageBank(read_only(images), torch.from_numpy(np.array(ratios)))
+        return ImageBank(*map(read_only, _parts(content, shape)))
     except OSError:  # not there, or no memory map: decoding will say so
         return None
     except Exception:  # NumPy raises almost anything on a damaged header
-        warn_once(f"{kept} is damaged: its pictures are decoded again")
+        warn_once(f"{kept} is damaged or of another version: its pictures are decoded again")
         return None
-
-
-def _ratios_of(kept: Path) -> Path:
-    return kept.with_suffix(".ratios.npy")
 
 
 def read_only(array: np.ndarray) -> Tensor:
@@ -121,10 +124,9 @@ def read_only(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _decode(pictures: list, images: np.ndarray, label: str, quiet: bool | None) -> Tensor:
-    """Decode and resize into `images` `(N, 3, H, W)`. -> log ratios `(N,)`."""
-    height, width = images.shape[-2:]
-    ratios, uncut = torch.empty(len(pictures)), np.zeros(len(pictures), bool)
+def _decode(pictures: list, images: np.ndarray, ratios: np.ndarray, label: str, quiet: bool | None) -> None:
+    """Decode and resize into `images` `(N, 3, H, W)`; write the log ratios into `ratios` `(N,)`."""
+    (height, width), uncut = images.shape[-2:], np.zeros(len(pictures), bool)
 
     def decode(index: int) -> DataError | None:
         part = pictures[index] if isinstance(pictures[index], Cut) else Cut(pictures[index])
@@ -152,7 +154,6 @@ def _decode(pictures: list, images: np.ndarray, label: str, quiet: bool | None) 
         side = pictures[uncut.argmax()].uncut
         counts = f"{uncut.sum()} of {len(uncut)} pictures have {side} x {side} pixels"
         warn_once(f"{label}: {counts} and are cut to their central half; data.uncut=0 keeps them whole")
-    return ratios
 
 
 def on(device: torch.device, values: Tensor) -> Tensor:

@@ -25,12 +25,11 @@ def part_folder(found: DataSet, part: str, data: Path | str) -> Path:
     data, leaves = Path(data), found.parts[part].folders
     if not data.is_dir():
         raise DataError(f"{data} is not a folder; {found.how_to_get}")
-    for top in tops(found, data):
-        for leaf in leaves:
-            if folder := subfolder(top, leaf):
-                return folder
+    places = list(tops(found, data))
+    if folder := next(filter(None, (subfolder(top, leaf) for top in places for leaf in leaves)), None):
+        return folder
     wanted = found.folders[:1] if leaves == (".",) else leaves
-    top = next(tops(found, data), data)
+    top = places[0] if places else data
     remark = _misnamed(found, data)
     if found.variants:
         remark += f" (--set data.{found.name}={' or '.join(found.variants)} chooses)"
@@ -41,24 +40,17 @@ def part_folder(found: DataSet, part: str, data: Path | str) -> Path:
 def tops(found: DataSet, data: Path) -> Iterator[Path]:
     """Folders below `data` that are named like the set, inner ones first, then `data` itself if it is the set.
 
-    A zip file unpacked into a folder of its own name doubles the folder.
+    A zip file unpacked into a folder of its own name doubles the folder. A folder of identities may have any name.
     """
     if not data.is_dir():
         return
-    for name in found.folders:
-        if inside := subfolder(data, name):
-            yield from filter(None, (subfolder(inside, again) for again in found.folders))
-            yield inside
-    if _is_top(found, data):
+    for inside in filter(None, (subfolder(data, name) for name in found.folders)):
+        yield from filter(None, (subfolder(inside, again) for again in found.folders))
+        yield inside
+    if found.split and not _reserved(data) and any(map(pictures, people(data))):
         yield data
-
-
-def _is_top(found: DataSet, data: Path) -> bool:
-    """True for a folder that has a set's name, and for a folder of identities, which may have any other name."""
-    if not found.split:
-        return data.resolve().name.lower() in map(str.lower, found.folders)
-    inside = people(data)
-    return not _reserved(data, inside) and any(map(pictures, inside))
+    if not found.split and data.resolve().name.lower() in map(str.lower, found.folders):
+        yield data
 
 
 def lies(found: DataSet, part: str, data: Path | str) -> bool:
@@ -80,14 +72,14 @@ def _misnamed(found: DataSet, data: Path) -> str:
         return ""
     inside, named = people(data), {name.lower() for one in SETS.values() for name in one.folders}
     if any(pictures(path) for path in inside if path.name.lower() not in RESERVED):
-        taken = _reserved(data, inside)
+        taken = _reserved(data)
         return f" (no folder of identities, nor one in it, may be called {taken[0]!r}: rename it)" if taken else ""
     deeper = (path for top in inside if top.name.lower() not in named for path in people(top) if pictures(path))
     deep = next((path.relative_to(data) for path in deeper), None)
     return f" (pictures lie deeper than <identity>/<file>, in {deep}: move them up)" if deep else ""
 
 
-def _reserved(data: Path, inside: list[Path]) -> list[str]:
+def _reserved(data: Path) -> list[str]:
     """Of a folder and those in it, the names that sets or their parts have; `identities` itself is one's own."""
     own = data.resolve().name.lower() in SETS["own"].folders
-    return [path.name for path in (data.resolve(), *inside)[own:] if path.name.lower() in RESERVED]
+    return [path.name for path in (data.resolve(), *people(data))[own:] if path.name.lower() in RESERVED]
