@@ -1,8 +1,6 @@
 """A training stage in its run folder: steps, checkpoints, log, exact resume, and a clean stop on signals."""
 
 import contextlib
-import functools
-import inspect
 import json
 import math
 import signal
@@ -21,7 +19,7 @@ from ..disk import checkpoints, locks, progress
 from ..disk.checkpoints import CheckpointError, first_difference, header
 from ..disk.files import flush, write_text
 from ..jobs import one_thread
-from ..recipes import Recipe, trained_by
+from ..recipes import Recipe
 from . import processes
 
 SAVE_EVERY = 30  # seconds at least between saves; a killed run loses this much, or one epoch if that is longer
@@ -211,25 +209,17 @@ def signals_end_a_step():
         raise KeyboardInterrupt
 
 
-def in_run(train):
-    """Give a stage one thread, its folder's lock, a clean stop on signals, and advice if GPU memory runs out."""
-    name = train.__name__.removeprefix("train_")
-
-    @functools.wraps(train)
-    def wrapped(*args, **kwargs):
-        call = inspect.signature(train).bind(*args, **kwargs)
-        call.apply_defaults()
-        recipe, row = call.arguments["recipe"], call.arguments.get("row")
-        path = of_stage(call.arguments["run"], recipe.task, name, row and trained_by(row), call.arguments["seed"])
-        busy = f"{path.parent}: another process trains this stage; wait for it, or use another --run"
-        held = locks.hold(path.with_name(".lock"), busy, 3) if processes.is_main() else contextlib.nullcontext()
-        with held, one_thread(), signals_end_a_step():  # 3 s: the end of a killed run's last step
-            try:
-                return train(*args, **kwargs)
-            except torch.OutOfMemoryError:
-                raise RuntimeError(half_batch(name, getattr(recipe, name))) from None
-
-    return wrapped
+@contextlib.contextmanager
+def opened(run: Path | str, recipe: Recipe, data: TrainingData, name: str, seed: int, row: str | None = None):
+    """Open a stage with one thread, its folder's lock, a clean stop on signals, and advice if GPU memory runs out."""
+    path = of_stage(run, recipe.task, name, row, seed)
+    busy = f"{path.parent}: another process trains this stage; wait for it, or use another --run"
+    held = locks.hold(path.with_name(".lock"), busy, 3) if processes.is_main() else contextlib.nullcontext()
+    with held, one_thread(), signals_end_a_step():  # 3 s: the end of a killed run's last step
+        try:
+            yield Stage(run, recipe, data, name, seed, row)
+        except torch.OutOfMemoryError:
+            raise RuntimeError(half_batch(name, getattr(recipe, name))) from None
 
 
 def half_batch(name: str, stage) -> str:

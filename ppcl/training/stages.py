@@ -34,64 +34,61 @@ from . import processes
 from .fusion_weight import choose_fusion
 from .processes import gather, share
 from .schedules import autocast, backbone_lr, glrec_lr, joint_lr, make_optimiser, set_lr
-from .stage_on_disk import Stage, compare, in_run, of_stage
+from .stage_on_disk import Stage, compare, of_stage, opened
 
 
-@in_run
 def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None) -> Path:
     """Stage 1 (supplement §2.1): self-supervised pre-training of GLRec. -> its checkpoint."""
     how, device = recipe.glrec, data.device
-    stage = Stage(run, recipe, data, "glrec", seed)
-    if stage.finished:
+    with opened(run, recipe, data, "glrec", seed) as stage:
+        if stage.finished:
+            return stage.path
+        check_processes(recipe, "glrec", processes.size(), len(data.train))
+        model = processes.one_model(seeded(seed, lambda: GLRec(recipe.input.size, how)).to(device).train())
+        optimiser = make_optimiser(model.parameters(), how)
+        stage.resume(model, optimiser)
+
+        for epoch, _, index, rng in stage.steps(lambda rng: shuffled_batches(len(data.train), how.batch, rng), quiet):
+            set_lr(optimiser, glrec_lr(recipe, epoch))
+            pictures, ratios, box, partial = glrec_batch(data.train, index, recipe, rng)
+            with autocast(device):
+                predicted = model(share(pictures), share(ratios))
+            terms, measures = losses.placement(*map(gather, predicted), box, partial, how)
+            descend(optimiser, terms)
+            stage.record(terms, measures)
+        stage.finish()
         return stage.path
-    check_processes(recipe, "glrec", processes.size(), len(data.train))
-    model = processes.one_model(seeded(seed, lambda: GLRec(recipe.input.size, how)).to(device).train())
-    optimiser = make_optimiser(model.parameters(), how)
-    stage.resume(model, optimiser)
-
-    for epoch, _, index, rng in stage.steps(lambda rng: shuffled_batches(len(data.train), how.batch, rng), quiet):
-        set_lr(optimiser, glrec_lr(recipe, epoch))
-        pictures, ratios, box, partial = glrec_batch(data.train, index, recipe, rng)
-        with autocast(device):
-            predicted = model(share(pictures), share(ratios))
-        terms, measures = losses.placement(*map(gather, predicted), box, partial, how)
-        descend(optimiser, terms)
-        stage.record(terms, measures)
-    stage.finish()
-    return stage.path
 
 
-@in_run
 def train_backbone(
     recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None
 ) -> Path:
     """Stage 2 (supplement §2.1): the backbone on whole pictures, identity and triplet loss. -> its checkpoint."""
     how, device = recipe.backbone, data.device
-    stage = Stage(run, recipe, data, "backbone", seed)
-    if stage.finished:
+    with opened(run, recipe, data, "backbone", seed) as stage:
+        if stage.finished:
+            return stage.path
+        model = seeded(seed, lambda: PPCL(recipe, data.classes, "backbone", pretrained=not stage.begun).backbone)
+        model = processes.one_model(model.to(device, memory_format=torch.channels_last).train())
+        optimiser = make_optimiser([p for p in model.parameters() if p.requires_grad], how)
+        stage.resume(model, optimiser)
+
+        labels, each = torch.from_numpy(data.labels).to(device), how.batch // how.identities
+        for epoch, _, index, rng in stage.steps(
+            lambda rng: identity_batches(data.labels, how.identities, each, rng), quiet
+        ):
+            set_lr(optimiser, backbone_lr(recipe, epoch))
+            views = backbone_batch(data.train, index, recipe, rng)
+            with autocast(device):
+                pooled = model(share(views).contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
+                logits = model.classifier(model.neck(pooled)).float()
+            terms, measures = losses.recognition(gather(logits), gather(pooled), labels[on(device, index)], how)
+            descend(optimiser, terms)
+            stage.record(terms, measures)
+        stage.finish()
         return stage.path
-    model = seeded(seed, lambda: PPCL(recipe, data.classes, "backbone", pretrained=not stage.begun).backbone)
-    model = processes.one_model(model.to(device, memory_format=torch.channels_last).train())
-    optimiser = make_optimiser([p for p in model.parameters() if p.requires_grad], how)
-    stage.resume(model, optimiser)
-
-    labels, each = torch.from_numpy(data.labels).to(device), how.batch // how.identities
-    for epoch, _, index, rng in stage.steps(
-        lambda rng: identity_batches(data.labels, how.identities, each, rng), quiet
-    ):
-        set_lr(optimiser, backbone_lr(recipe, epoch))
-        views = backbone_batch(data.train, index, recipe, rng)
-        with autocast(device):
-            pooled = model(share(views).contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
-            logits = model.classifier(model.neck(pooled)).float()
-        terms, measures = losses.recognition(gather(logits), gather(pooled), labels[on(device, index)], how)
-        descend(optimiser, terms)
-        stage.record(terms, measures)
-    stage.finish()
-    return stage.path
 
 
-@in_run
 def train_joint(
     recipe: Recipe, data: TrainingData, run: Path | str, row: str = "ppcl", seed: int = 0, quiet: bool | None = None
 ) -> Path:
@@ -105,50 +102,52 @@ def train_joint(
         raise RecipeError(f"row {row!r} is stage 2 by itself: train stage backbone, then evaluate --method {row}")
     if METHODS[row].region == "true" and data.figures is None:
         raise ValueError(f"row {row} needs the true positions of people: train it on drawn pictures")
-    stage = Stage(run, recipe, data, "joint", seed, row)
-    if stage.finished:
-        _add_weight(stage, PPCL(recipe, data.classes, row).to(device).eval(), data, asked)
-        return stage.path
-    model = seeded(seed, lambda: PPCL(recipe, data.classes, row))
-    _load_start(model, Path(run), data)
-    model = processes.one_model(model.to(device, memory_format=torch.channels_last).train())
-    model.glrec.eval()  # its statistics are those of pre-training, where half the pictures are whole
-    method, backbone = model.method, model.backbone
-    placed, padded = method.layout == "glrec", method.layout == "pad-queries"
-    groups = [{"params": [*backbone.body.parameters(), backbone.neck.weight, *backbone.classifier.parameters()]}]
-    if placed:
-        groups.append({"params": [*model.glrec.parameters()], "share": how.glrec_lr_fraction})
-    if method.region == "trained":
-        groups.append({"params": [*model.crloc.parameters()], "share": how.crloc_lr_fraction})
-    optimiser = make_optimiser(groups, how)
-    stage.resume(model, optimiser)
-
-    labels = torch.from_numpy(data.labels).to(device)
-    for _, step, index, rng in stage.steps(lambda rng: identity_batches(data.labels, how.identities, 4, rng), quiet):
-        set_lr(optimiser, joint_lr(recipe, step, stage.per_epoch, stage.total))
-        batch = joint_batch(data, labels, index, recipe, method, rng)
-        pictures, ratios, partial = (share(each, 4) for each in (batch.pictures, batch.ratios, batch.partial))
-        with autocast(device):
-            box, gate = model.predict(pictures, ratios)
-            if placed or padded:  # only partial views are placed, and the gate gets no gradient from other losses
-                gate = torch.where(partial, gate.detach(), torch.full_like(gate, -1.0))
-            layout = model.layout(pictures, ratios, (cap_gradient(box, how.gradient_cap), gate))
-            features, visible, pooled = model.features(layout)
-            logits = backbone.classifier(backbone.neck(pooled)).float()
-        outputs = (layout.box.detach(), features.float(), visible, pooled, logits)
-        terms, measures = losses.joint_losses(model, batch, *(gather(each, 4) for each in outputs), rng)
+    with opened(run, recipe, data, "joint", seed, row) as stage:
+        if stage.finished:
+            _add_weight(stage, PPCL(recipe, data.classes, row).to(device).eval(), data, asked)
+            return stage.path
+        model = seeded(seed, lambda: PPCL(recipe, data.classes, row))
+        _load_start(model, Path(run), data)
+        model = processes.one_model(model.to(device, memory_format=torch.channels_last).train())
+        model.glrec.eval()  # its statistics are those of pre-training, where half the pictures are whole
+        method, backbone = model.method, model.backbone
+        placed, padded = method.layout == "glrec", method.layout == "pad-queries"
+        groups = [{"params": [*backbone.body.parameters(), backbone.neck.weight, *backbone.classifier.parameters()]}]
         if placed:
-            others = torch.randint(len(data.train), (how.glrec_batch,), generator=rng, device=device)
-            pictures, ratios, target, partial = glrec_batch(data.train, others, recipe, rng)
+            groups.append({"params": [*model.glrec.parameters()], "share": how.glrec_lr_fraction})
+        if method.region == "trained":
+            groups.append({"params": [*model.crloc.parameters()], "share": how.crloc_lr_fraction})
+        optimiser = make_optimiser(groups, how)
+        stage.resume(model, optimiser)
+
+        labels = torch.from_numpy(data.labels).to(device)
+        for _, step, index, rng in stage.steps(
+            lambda rng: identity_batches(data.labels, how.identities, 4, rng), quiet
+        ):
+            set_lr(optimiser, joint_lr(recipe, step, stage.per_epoch, stage.total))
+            batch = joint_batch(data, labels, index, recipe, method, rng)
+            pictures, ratios, partial = (share(each, 4) for each in (batch.pictures, batch.ratios, batch.partial))
             with autocast(device):
-                predicted = model.glrec(share(pictures), share(ratios))
-            own_terms, own_measures = losses.placement(*map(gather, predicted), target, partial, recipe.glrec)
-            terms, measures = terms | own_terms, measures | own_measures
-        descend(optimiser, terms)
-        stage.record(terms, measures)
-    weights, scores = choose_fusion(model.eval(), data, asked) if processes.is_main() else ({}, {})
-    stage.finish(fusion_weights=weights, heldout=scores)
-    return stage.path
+                box, gate = model.predict(pictures, ratios)
+                if placed or padded:  # only partial views are placed, and the gate gets no gradient from other losses
+                    gate = torch.where(partial, gate.detach(), torch.full_like(gate, -1.0))
+                layout = model.layout(pictures, ratios, (cap_gradient(box, how.gradient_cap), gate))
+                features, visible, pooled = model.features(layout)
+                logits = backbone.classifier(backbone.neck(pooled)).float()
+            outputs = (layout.box.detach(), features.float(), visible, pooled, logits)
+            terms, measures = losses.joint_losses(model, batch, *(gather(each, 4) for each in outputs), rng)
+            if placed:
+                others = torch.randint(len(data.train), (how.glrec_batch,), generator=rng, device=device)
+                pictures, ratios, target, partial = glrec_batch(data.train, others, recipe, rng)
+                with autocast(device):
+                    predicted = model.glrec(share(pictures), share(ratios))
+                own_terms, own_measures = losses.placement(*map(gather, predicted), target, partial, recipe.glrec)
+                terms, measures = terms | own_terms, measures | own_measures
+            descend(optimiser, terms)
+            stage.record(terms, measures)
+        weights, scores = choose_fusion(model.eval(), data, asked) if processes.is_main() else ({}, {})
+        stage.finish(fusion_weights=weights, heldout=scores)
+        return stage.path
 
 
 def _add_weight(stage: Stage, model: PPCL, data: TrainingData, row: str) -> None:
