@@ -321,7 +321,6 @@ OURS = "write_text files.write_text kept_features.save plots.save stage.save sel
 EXEMPT = {
     "__main__.prepare_process: open": "in place of a closed stream",
     "files.replacing: os.replace": "what all others go through",
-    "files.replacing: temporary.touch": "the same",
     "records.keep: part.write_bytes": "as files.replacing, but thousands: truth.csv is written once all are there",
     "records.keep: os.replace": "the same",
     "kept_features._write: open": "in a folder that gets its name once it is whole",

@@ -30,7 +30,6 @@ class DataSet:
     cameras: bool = False  # matches of the query's own camera are ignored
     partial: bool = False  # queries are partial
     distractors: bool = False  # identity 0 stands for people without a query: they stay in the gallery alone
-    accept_rate: bool = False  # TAR@FAR is measured beside the ranks
     made_from: str = ""  # a set whose people the test is made of, by `partial_protocol`, where it lies nowhere itself
     split: bool = False  # people are divided into `train` and `test` by their names
     drawn: str = ""  # what `data synthesise` draws in its layout: "people" or "faces"
@@ -49,7 +48,7 @@ class DataSet:
     @property
     def summary(self) -> tuple[str, ...]:
         """Metrics in a run's summary and the README's tables."""
-        shots = ("rank-1", "mAP", *["TAR@FAR=1e-3"] * self.accept_rate)
+        shots = ("rank-1", "mAP", *["TAR@FAR=1e-3"] * (self.task == "face"))
         return {"standard": ("rank-1",), "shots": shots, "verification": ("accuracy",)}.get(self.protocol, ())
 
     @property
@@ -184,7 +183,6 @@ SETS = {
             example="<person>.jpg or <person>_<number>.jpg",
             protocol="shots",
             partial=True,
-            accept_rate=True,
             made_from="lfw",
         ),
         DataSet(

@@ -57,7 +57,7 @@ def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
     text = json.dumps(facts | {"checksum": _seal(facts)})  # one entry, since a file does not keep the order of several
     try:
         with replacing(path) as temporary:
-            safetensors.torch.save_file(tensors, temporary, metadata={"ppcl": text})
+            temporary.write_bytes(safetensors.torch.save(tensors, {"ppcl": text}))  # save_file would make it private
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
@@ -67,22 +67,24 @@ def save(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
 
 def header(path: Path | str) -> dict:
     """Return the JSON values of a checkpoint's header; CheckpointError if the file is missing, damaged or not ours."""
-    return _read_header(path)[0]
+    return _read(path, whole=False)[0]
 
 
-def _read_header(path: Path | str) -> tuple[dict, str | None]:
-    """Return the header's values and the checksum of the tensors, which the oldest checkpoints lack."""
-    path = Path(path)
+def _read(path: Path | str, whole: bool = True) -> tuple[dict, dict[str, Tensor]]:
+    """Return the header's values and, of the whole file, all tensors, checked."""
+    path, tensors = Path(path), {}
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; train that stage first")
     try:
         with open(path, "rb") as file:  # not mapped, which some file systems refuse
-            length = int.from_bytes(file.read(8), "little")
-            metadata = json.loads(file.read(min(length, path.stat().st_size))).get("__metadata__", {})
-        found = json.loads(metadata.get("ppcl", "{}"))
+            start = file.read(8)
+            length = min(int.from_bytes(start, "little"), path.stat().st_size)
+            content = start + file.read(-1 if whole else length)
+        found = json.loads(json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("ppcl", "{}"))
+        tensors = safetensors.torch.load(content) if whole else {}
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from None
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (SafetensorError, ValueError, AttributeError, TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({error}); delete it and train again"
         ) from None
@@ -90,23 +92,11 @@ def _read_header(path: Path | str) -> tuple[dict, str | None]:
         raise CheckpointError(f"{path} is not a ppcl checkpoint")
     if found["format"] > FORMAT:
         raise CheckpointError(f"{path} has format {found['format']}, newer than {FORMAT}: update ppcl")
-    seal = found.pop("checksum", None)
-    if seal != _seal(found) if seal is not None else "tensors" in found:
-        raise CheckpointError(f"{path} is damaged (its header is not what was saved); delete it and train again")
-    return found, found.pop("tensors", None)
-
-
-def _read(path: Path | str) -> tuple[dict, dict[str, Tensor]]:
-    """Return the header's values and all tensors, checked."""
-    found, digest = _read_header(path)
-    try:
-        tensors = safetensors.torch.load(Path(path).read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from None
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it and train again") from None
-    if digest is not None and digest != _digest(tensors):
-        raise CheckpointError(f"{path} is damaged (its tensors are not what was saved); delete it and train again")
+    seal = found.pop("checksum", None)  # the oldest checkpoints have none
+    sealed = seal == _seal(found) if seal is not None else "tensors" not in found
+    digest = found.pop("tensors", None)
+    if not sealed or (whole and digest not in (None, _digest(tensors))):
+        raise CheckpointError(f"{path} is damaged (it is not what was saved); delete it and train again")
     return found, tensors
 
 

@@ -54,15 +54,8 @@ def replacing(path: Path | str):
     path.parent.mkdir(parents=True, exist_ok=True)
     clear(path.parent, path.name)
     temporary = temporary_name(path)
-    temporary.touch()
-    mode = temporary.stat().st_mode  # the user's default; some libraries make their files private
     try:
         yield temporary
-        if temporary.stat().st_mode != mode:
-            try:
-                temporary.chmod(mode)
-            except OSError as error:
-                warn_once(f"{path.parent}: no permissions can be set here ({error.strerror}); the files stay private")
         flush(temporary)
         os.replace(temporary, path)
     finally:

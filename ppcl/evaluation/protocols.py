@@ -222,7 +222,7 @@ def _search(
         found.distances[row] = matched[0][0]
         for protocol, ranked in _rankings(found, galleries, matched).items():
             values[protocol, row] = _values(ranked)
-            if SETS[found.dataset].accept_rate:
+            if SETS[found.dataset].task == "face":
                 ids = found.query.identities, found.gallery.identities
                 values[protocol, row]["TAR@FAR=1e-3"] = metrics.accepted(found.distances[row], *ids, 1e-3)
             named = facts | {"protocol": protocol, "method": row}

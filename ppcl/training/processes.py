@@ -67,8 +67,8 @@ def start(kind: str) -> None:
 
 def stop() -> None:
     """Leave the process group once all processes have arrived here."""
+    wait()
     if size() > 1:
-        dist.barrier()
         dist.destroy_process_group()
 
 

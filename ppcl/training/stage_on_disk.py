@@ -223,12 +223,11 @@ def opened(run: Path | str, recipe: Recipe, data: TrainingData, name: str, seed:
 
 
 def half_batch(name: str, stage) -> str:
-    """The remedy when a stage's batch does not fit into GPU memory."""
-    people = getattr(stage, "identities", None)
+    """The remedy when a stage's batch does not fit into GPU memory: half of it, as many pictures of a person."""
+    people = getattr(stage, "identities", stage.batch)
     full = f"{name}: out of GPU memory with a batch of {stage.batch}"
-    if stage.batch < 4 or (people or 4) < 4:
+    if people < 4:
         return f"{full}; use a larger GPU, or --device cpu"
-    half = f"--set {name}.batch={stage.batch // 2}"
-    if people:  # half of them, with as many pictures each
-        half = f"--set {name}.identities={people // 2} --set {name}.batch={people // 2 * (stage.batch // people)}"
+    half = f"--set {name}.identities={people // 2} " * hasattr(stage, "identities")
+    half += f"--set {name}.batch={people // 2 * (stage.batch // people)}"
     return f"{full}; half of it takes half the memory: {half}{', here and in the later stages' * (name != 'joint')}"
