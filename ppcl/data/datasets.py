@@ -210,6 +210,14 @@ def of_folds(dataset: str, data: Path | str, settings: Data, tested: bool) -> Pi
     return replace(some, name=f"{dataset}/{'test' if tested else 'train'}")
 
 
+def truth_of(some: PictureSet, data: Path | str):
+    """The rows of `truth.csv` of a drawn set's pictures, in their order."""
+    table, names = truth(data), [path.relative_to(data).as_posix() for path in some.paths]
+    if unknown := [name for name in names if name not in table.index]:
+        raise DataError(f"{data}: {unknown[0]} is not in truth.csv, so it was not drawn with its set; remove it")
+    return table.loc[names]
+
+
 def trained_on(task: str, data: Path | str, settings: Data | None = None) -> DataSet:
     """The set that a task is trained on: the one that `data.training` names, or the first that lies below `data`.
 

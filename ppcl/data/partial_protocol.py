@@ -4,13 +4,12 @@ Detection and alignment are not done here. Pictures of 250 x 250, as LFW and CAS
 their centre; aligned copies pass as they are (`image_files.open_picture`).
 """
 
-import csv
-import io
 import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas
 import torch
 
 from ..disk.files import printable
@@ -169,8 +168,6 @@ def at_ratio(query: PictureSet, share: float) -> PictureSet:
 
 def boxes_csv(query: PictureSet) -> str:
     """Made queries and their boxes (cx, cy, w, h; fractions of the picture) as a table to be saved."""
-    table = io.StringIO(newline="")
-    files = (printable(f"{path.parent.name}/{path.name}") for path in query.paths)
-    rows = ([file, *box] for file, box in zip(files, query.boxes.tolist(), strict=True))
-    csv.writer(table, lineterminator="\n").writerows([["file", "cx", "cy", "w", "h"], *rows])
-    return table.getvalue()
+    files = [printable(f"{path.parent.name}/{path.name}") for path in query.paths]
+    table = pandas.DataFrame(query.boxes, pandas.Index(files, name="file"), ["cx", "cy", "w", "h"])
+    return table.to_csv(lineterminator="\n")

@@ -144,13 +144,10 @@ def listing(folder: Path, most: int = 6) -> str:
 def subfolder(folder: Path, names: str) -> Path | None:
     """The folder `names` ("query", "detected/query") in a folder, in any case: copies differ in it. None: not there."""
     for name in names.split("/"):
-        if name == "." or os.path.isdir(folder / name):
-            folder = folder / name
+        if name == ".":
             continue
-        same = sorted(
-            one.name for one in _entries(folder) if one.name.lower() == name.lower() and os.path.isdir(one.path)
-        )
+        same = [one for one in _entries(folder) if one.name.lower() == name.lower() and os.path.isdir(one.path)]
         if not same:
             return None
-        folder = folder / same[0]
+        folder /= min(same, key=lambda one: (one.name != name, one.name)).name
     return folder

@@ -82,7 +82,7 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     names = tuple(path.relative_to(ordered.folder).as_posix() for path in ordered.paths[:count])
     ids, drawn = ordered.identities[count:], None
     if datasets.is_drawn(data, datasets.trained_on(recipe.task, data, recipe.data).name):
-        drawn = figures(datasets.truth(data).loc[[path.relative_to(data).as_posix() for path in ordered.paths]])
+        drawn = figures(datasets.truth_of(ordered, data))
     facts = pictures.fingerprint, drawn, pictures.name
     return TrainingData(bank[:count], labels, bank[count:], ids, computing, names, *facts)
 

@@ -70,15 +70,7 @@ class Evaluation:
     @cached_property
     def truth(self) -> tuple:
         """The lines of `truth.csv` for query and gallery, in their order; drawn sets have them."""
-        table = datasets.truth(self.data)
-        halves = [
-            [path.relative_to(self.data).as_posix() for path in part.paths] for part in (self.query, self.gallery)
-        ]
-        if unknown := [name for half in halves for name in half if name not in table.index]:
-            raise datasets.DataError(
-                f"{self.data}: {unknown[0]} is not in truth.csv, so it was not drawn with its set; remove it"
-            )
-        return tuple(table.loc[half] for half in halves)
+        return tuple(datasets.truth_of(part, self.data) for part in (self.query, self.gallery))
 
     @property
     def knows_boxes(self) -> bool:
