@@ -4,6 +4,7 @@ Detection and alignment are not done here. Pictures of 250 x 250, as LFW and CAS
 their centre; aligned copies pass as they are (`image_files.open_picture`).
 """
 
+import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from ..recipes import KINDS, PartialLFW
 from . import partial_views
 from .reading import DataError, PictureSet
 
-PAIRS = "pairs.txt"
+PAIRS, COUNT = "pairs.txt", "([0-9]{1,9})"
+SAME, OTHER = (rf"(.+?)\s+{COUNT}\s+{more}{COUNT}" for more in ("", r"(.+?)\s+"))  # names may hold spaces
 SIDE, AREA, RATIO = (0.4, 0.6), (0.25, 0.6), (0.7, 1.4)  # ours: of partial queries (METHOD.md §10)
 
 
@@ -65,10 +67,10 @@ def read_pairs(lfw: PictureSet, data: Path | str, how_to_get: str) -> Pairs:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as text ({type(error).__name__}); get LFW's {PAIRS} again") from None
     first, *lines = [(at, line.strip()) for at, line in enumerate(lines, 1) if line.strip()] or [(1, "")]
-    counts = first[1].split()
-    if len(counts) != 2 or not all(_whole(count) and int(count) for count in counts):
+    counts = re.fullmatch(rf"{COUNT}\s+{COUNT}", first[1])
+    folds, each = map(int, counts.groups()) if counts else (0, 0)
+    if not folds * each:
         raise DataError(f"{path}, line 1: wanted the folds and the pairs of a fold (10<TAB>300), not {first[1][:60]!r}")
-    folds, each = map(int, counts)
     if len(lines) != 2 * folds * each:
         raise DataError(f"{path}: {len(lines)} pairs, but line 1 speaks of {folds} x ({each} + {each})")
     if folds < 2:
@@ -78,14 +80,13 @@ def read_pairs(lfw: PictureSet, data: Path | str, how_to_get: str) -> Pairs:
     known = {composed(p.parent.name, p.stem): i for i, p in enumerate(lfw.paths)}
     pairs, same, missing = [], np.arange(len(lines)) // each % 2 == 0, {}
     for (at, line), alike in zip(lines, same.tolist(), strict=True):
-        fields = line.split()
-        if len(fields) != 4 - alike:  # a copy whose names hold spaces has tabs between the fields
-            fields = [part.strip() for part in line.split("\t")]
-        if len(fields) != 4 - alike or not _whole(fields[1]) or not _whole(fields[-1]):
+        fields = re.fullmatch(SAME if alike else OTHER, line)
+        if not fields:
             kind = "name i j (same person)" if alike else "name i other j (different people)"
             raise DataError(f"{path}, line {at}: wanted {kind}, not {line[:60]!r}")
-        named = (fields[0], fields[1]), (fields[0 if alike else 2], fields[-1])
-        keys = [composed(name, f"{name}_{int(index):04d}") for name, index in named]
+        name, i, *other, j = fields.groups()
+        named = (name, i), (other[0] if other else name, j)
+        keys = [composed(one, f"{one}_{int(shot):04d}") for one, shot in named]
         missing |= {key: at for key in keys if key not in known and key not in missing}
         if keys[0] == keys[1] in known or (not alike and keys[0][0] == keys[1][0]):
             said = "a picture with itself" if alike else "different people, but names one"
@@ -97,11 +98,6 @@ def read_pairs(lfw: PictureSet, data: Path | str, how_to_get: str) -> Pairs:
         like = f"{lfw.folder} holds names like {lfw.paths[0].name}"
         raise DataError(f"{path}, line {next(iter(missing.values()))}: {count}; {like}")
     return Pairs(*np.array(pairs, np.int64).T, same, folds)
-
-
-def _whole(text: str) -> bool:
-    """True for a plain whole number of a sensible length: `isdecimal` accepts the digits of all scripts."""
-    return len(text) < 10 and text.isascii() and text.isdecimal()
 
 
 def composed(*names: str) -> tuple[str, ...]:
