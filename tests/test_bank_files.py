@@ -13,7 +13,6 @@ from PIL import Image
 
 from ppcl.data import image_bank, stage_batches
 from ppcl.data.datasets import DataError
-from ppcl.disk.files import HOST
 
 NAME = "people-32x16-abc.npy"
 
@@ -99,17 +98,6 @@ def test_all_unreadable_files_are_listed_at_once_and_nothing_is_left(files, kept
         make(files, kept)
     assert str(files[1]) in str(caught.value) and str(files[7]) in str(caught.value)
     assert list(kept.parent.iterdir()) == []
-
-
-def test_what_a_killed_run_left_is_cleared_away(files, kept):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    kept.parent.mkdir(parents=True)
-    left, mine = (kept.with_name(f".{kept.name}.{HOST}-{pid}.tmp") for pid in (dead.pid, os.getppid()))
-    left.write_bytes(b"half"), mine.write_bytes(b"being written")
-    (other := kept.with_name(f".{kept.name}.elsewhere-{dead.pid}.tmp")).write_bytes(b"another host's")
-    make(files, kept)
-    assert not left.exists() and mine.exists() and other.exists()
 
 
 REFUSALS = {

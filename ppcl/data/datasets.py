@@ -25,7 +25,7 @@ from .fingerprint import digests, fingerprint, kept_below
 from .layouts import is_made, lies, part_folder, record, tops
 from .partial_protocol import composed, pairs_places, read_pairs
 from .reading import SUFFIXES, DataError, PictureSet, left_out, listing, people, picture_names, pictures
-from .sets import SETS, DataSet, sets_of, training_sets
+from .sets import SETS, DataSet, sets_of
 
 __all__ = ["SUFFIXES", "DataError", "PictureSet", "left_out", "pictures", "truth"]
 
@@ -225,7 +225,7 @@ def trained_on(task: str, data: Path | str, settings: Data | None = None) -> Dat
     """
     settings = settings or Data()
     folded = {one.name: one for one in sets_of(task) if one.protocol == "verification" and settings.folds}
-    known = folded | {one.name: one for one in training_sets(task)}
+    known = folded | {one.name: one for one in sets_of(task) if "train" in one.parts}
     chosen = next(iter(folded), "auto") if settings.training == "auto" else settings.training
     if chosen in known:
         return known[chosen]

@@ -210,8 +210,3 @@ RESERVED = {  # names that no folder of identities, nor a folder in it, may have
 def sets_of(task: str | None = None) -> list[DataSet]:
     """The sets of a task, in order."""
     return [one for one in SETS.values() if one.of(task)]
-
-
-def training_sets(task: str) -> list[DataSet]:
-    """The sets that can be trained on, the usual one first."""
-    return [one for one in sets_of(task) if "train" in one.parts]
