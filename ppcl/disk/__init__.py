@@ -1,5 +1,1 @@
 """Whole files, checkpoints, the run-folder lock, progress."""
-
-from . import progress
-
-__all__ = ["progress"]
