@@ -7,8 +7,8 @@ number comes from another machine or day.
 import contextlib
 import io
 import json
-import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from . import losses, matching, metrics, training
 from .data import image_bank
@@ -28,7 +27,7 @@ from .data.augmentation import shifted_crops
 from .data.partial_views import make_rng
 from .disk.files import write_text
 from .evaluation import results
-from .jobs import one_thread
+from .jobs import cores, one_thread
 from .matching.features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
 from .models.ppcl import PPCL
@@ -87,27 +86,17 @@ def read(path: Path | str = RECORD) -> dict[str, dict]:
 
 def machine(device: str = "cpu") -> str:
     """The name of this machine: its GPU with CUDA, its processor, and the cores that this process may use."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    named = f"{name}, {cores} core{'s' * (cores > 1)}"
+    cpu = Path("/proc/cpuinfo")
+    found = re.findall(r"model name\s*: (.*)", cpu.read_text("utf-8")) if cpu.is_file() else []
+    named = f"{(found or [platform.machine()])[0]}, {cores()} core{'s' * (cores() > 1)}"
     return f"{torch.cuda.get_device_name()}, {named}" if device == "cuda" else named
 
 
 def line(row: dict) -> str:
     """An item as a line of text."""
-    text = f"{row['name']}: {row['value']:,.4g} {row['unit']}"
-    text += " [{:,.4g}, {:,.4g}]".format(*row["spread"]) if row["spread"] else ""
+    text = "{name}: {value:,.4g} {unit} [{spread[0]:,.4g}, {spread[1]:,.4g}]".format(**row)
     text += f"; {row['ratio']:.2f} x {row['reference']}" if row["ratio"] else ""
     return text + (f" ({row['note']})" if row["note"] else "")
-
-
-def fact(name: str, value: float, unit: str, note: str = "", spread=None, ratio=None, reference=None) -> dict:
-    """An item: what was measured, its smallest and largest value, and its speed in times the reference's."""
-    measured = {"name": name, "value": value, "unit": unit, "spread": spread}
-    return measured | {"ratio": ratio, "reference": reference, "note": note}
 
 
 def item(
@@ -115,31 +104,30 @@ def item(
     unit: str,
     mine: Callable,
     work: float = 1,
-    reference: tuple[str, Callable, float] | None = None,
+    reference: tuple | None = None,
     rounds: int = 5,
     note: str = "",
 ) -> dict:
     """Time a call that does `work` pieces of work, in turns with `reference`: its name, call and pieces of work.
 
-    A unit per second (`img/s`) is a rate, any other the time for a piece of work.
+    A unit per second (`img/s`) is a rate, any other the time for a piece of work. The spread is the smallest and the
+    largest value, the ratio the speed in times the reference's.
     """
-    calls = [mine, reference[1]] if reference else [mine]
+    calls, synchronise = [mine, *(reference or ())[1:2]], torch.cuda.synchronize if torch.cuda.is_available() else int
     times = [[] for _ in calls]
-    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    for turn in range(rounds + 1):  # the first one warms up
+    for _ in range(rounds + 1):
         for call, seconds in zip(calls, times, strict=True):
             synchronise()
             began = time.perf_counter()
             call()
             synchronise()
-            if turn:
-                seconds.append(time.perf_counter() - began)
-    each = statistics.median(times[0]) / work
-    rate = unit.endswith("/s")
-    spread = sorted(work / seconds if rate else seconds / work for seconds in times[0])
-    ratio = statistics.median(times[1]) / reference[2] / each if reference else None
-    value = 1 / each if rate else each
-    return fact(name, value, unit, note, [spread[0], spread[-1]], ratio, reference and reference[0])
+            seconds.append(time.perf_counter() - began)
+    each, *theirs = (statistics.median(seconds[1:]) for seconds in times)  # the first round warms up
+    shown = (lambda seconds: work / seconds) if unit.endswith("/s") else (lambda seconds: seconds / work)
+    spread = sorted(map(shown, times[0][1:]))
+    ratio = theirs[0] / reference[2] / (each / work) if reference else None
+    measured = {"name": name, "value": shown(each), "unit": unit, "spread": [spread[0], spread[-1]], "ratio": ratio}
+    return measured | {"reference": reference and reference[0], "note": note}
 
 
 def training_batches(sizes: Sizes, _device: str) -> list[dict]:
@@ -149,12 +137,10 @@ def training_batches(sizes: Sizes, _device: str) -> list[dict]:
     ours = partial(shifted_crops, pixels, torch.arange(count), how.augmentation, how.backbone.pad, rng)
     file = io.BytesIO()
     Image.effect_noise((64, 128), 40).convert("RGB").save(file, "JPEG")  # about as many bytes as Market-1501's
-    from torchvision import transforms  # as slow to import as PyTorch
+    from torchvision import transforms as t  # as slow to import as PyTorch
 
-    steps = [transforms.Resize(sizes.size), transforms.RandomHorizontalFlip(), transforms.Pad(10)]
-    steps += [transforms.RandomCrop(sizes.size), transforms.ToTensor()]
-    steps += [transforms.Normalize(image_bank.MEAN, image_bank.STD), transforms.RandomErasing()]
-    transform = transforms.Compose(steps)
+    steps = t.Resize(sizes.size), t.RandomHorizontalFlip(), t.Pad(10), t.RandomCrop(sizes.size), t.ToTensor()
+    transform = t.Compose([*steps, t.Normalize(image_bank.MEAN, image_bank.STD), t.RandomErasing()])
     worker = lambda: torch.stack([transform(Image.open(file).convert("RGB")) for _ in range(count)])  # noqa: E731
     reference = "torchvision, picture by picture", worker, count
     note = "flip, shifted crop, erasing, normalised"
@@ -168,22 +154,23 @@ def training_step(sizes: Sizes, device: str) -> list[dict]:
     labels = torch.arange(count, device=device) // 4
     pictures = torch.randn(count, 3, *sizes.size, device=device)
 
-    def step(model: Backbone, optimiser: torch.optim.Optimizer, batch: Tensor, context: Callable) -> None:
-        with context():
-            pooled = model(batch).float().mean((2, 3))
-            logits = model.classifier(model.neck(pooled)).float()
-        training.stages.descend(optimiser, losses.recognition(logits, pooled, labels, how)[0])
-
-    def one(layout: torch.memory_format, context: Callable, optimise: Callable) -> Callable:
+    def step(layout: torch.memory_format, context: Callable, optimise: Callable) -> Callable:
         model = Backbone(how, 751).to(device, memory_format=layout).train()
         optimiser = optimise([p for p in model.parameters() if p.requires_grad])
-        return partial(step, model, optimiser, pictures.contiguous(memory_format=layout), context)
+        batch = pictures.contiguous(memory_format=layout)
 
-    mine = partial(schedules.make_optimiser, stage=how)
-    ours = one(torch.channels_last, partial(schedules.autocast, device), mine)
+        def one() -> None:
+            with context():
+                pooled = model(batch).float().mean((2, 3))
+                logits = model.classifier(model.neck(pooled)).float()
+            training.stages.descend(optimiser, losses.recognition(logits, pooled, labels, how)[0])
+
+        return one
+
+    context, optimise = partial(schedules.autocast, device), partial(schedules.make_optimiser, stage=how)
     adam = partial(torch.optim.Adam, lr=how.lr, weight_decay=how.weight_decay)
-    reference = "fp32, channels first", one(torch.contiguous_format, contextlib.nullcontext, adam), count
-    note = f"{sizes.architecture}, batch {count}"
+    reference = "fp32, channels first", step(torch.contiguous_format, contextlib.nullcontext, adam), count
+    ours, note = step(torch.channels_last, context, optimise), f"{sizes.architecture}, batch {count}"
     return [item("training step", "img/s", ours, count, reference, sizes.rounds, note)]
 
 
@@ -226,7 +213,7 @@ def random_features(count: int, sizes: Sizes, views: int = 1, parts: bool = True
 
 
 def search(sizes: Sizes, device: str) -> list[dict]:
-    """Matching part to part, and a search by the size of the gallery: its global step, its part step, its features."""
+    """Matching part to part, and a search by the size of the gallery: its part step and its global step."""
     small = {"backbone.architecture": "small", "backbone.weights": "none"}
     model = PPCL(recipe("person", "paper", **small), 2).eval().to(device)
     how, count, few = model.recipe.matching, sizes.matched, min(8, sizes.parts)
@@ -234,19 +221,16 @@ def search(sizes: Sizes, device: str) -> list[dict]:
     query, gallery = (random_features(n, sizes, v).to(device) for n, v in ((count, views), (sizes.parts, 1)))
     match = partial(matching.region_distances, model)
     every, pairs = partial(match, query, gallery), count * sizes.parts
-    one_by_one = lambda: [match(query[:1], gallery[j : j + 1]) for j in range(few)]  # noqa: E731
-    note, plain = f"{count} queries, {sizes.channels} channels", ("pair by pair", one_by_one, few)
-    found = [item(f"part to part, {views} views", "pairs/s", every, pairs, plain, sizes.rounds, note)]
     shortlist = partial(match, query, gallery, matching.nearest(query, gallery, length)[1])
-    whole, note = ("the whole gallery part to part", every, count), f"a query, its {length} nearest of {sizes.parts}"
-    found.append(item("part step", "s", shortlist, count, whole, sizes.rounds, note))
-    a_picture = sum(value.nbytes for value in vars(gallery).values()) / sizes.parts / 2**20
-    found.append(fact("features of a gallery picture", a_picture, "MiB", "kept on the disk, if there are many"))
-    query = random_features(sizes.searched, sizes, parts=False).to(device)
+    plain = "pair by pair", lambda: [match(query[:1], gallery[j : j + 1]) for j in range(few)], few
+    whole, notes = ("the whole gallery part to part", every, count), f"{count} queries, {sizes.channels} channels"
+    found = [item(f"part to part, {views} views", "pairs/s", every, pairs, plain, sizes.rounds, notes)]
+    notes = f"a query, its {length} nearest of {sizes.parts}"
+    found.append(item("part step", "s", shortlist, count, whole, sizes.rounds, notes))
+    query, notes = random_features(sizes.searched, sizes, parts=False).to(device), f"a query of {sizes.searched}"
     for count in sizes.galleries:
         step = partial(matching.nearest, query, random_features(count, sizes, parts=False).to(device), how.shortlist)
-        note = f"a query of {sizes.searched}"
-        found.append(item(f"global step, {count}", "s", step, sizes.searched, None, min(3, sizes.rounds), note))
+        found.append(item(f"global step, {count}", "s", step, sizes.searched, None, min(3, sizes.rounds), notes))
     return found
 
 
