@@ -5,7 +5,7 @@ the right and y down, so that the eyes are about y = -0.165, the mouth 0.165 and
 0..1. Means, deviations and shares are choices, made by eye after faces aligned as usual.
 """
 
-from dataclasses import dataclass, replace
+from collections import namedtuple
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -20,20 +20,10 @@ GLASSES = {"none": 0.82, "thin": 0.07, "dark": 0.11}
 BEARDS = {"none": 0.52, "stubble": 0.20, "moustache": 0.08, "goatee": 0.08, "full": 0.12}
 
 
-@dataclass(frozen=True)
-class Style:
-    """A way to wear hair."""
-
-    share: tuple[float, float]  # among men and among women
-    volume: float  # how far it stands out from the head
-    line: float  # y of the hairline above the nose
-    temple: float  # where the hairline turns down, as a share of the head's half-width
-    end: float  # y at which it ends beside the face
-    jag: float  # unevenness of the hairline
-    part: float  # how far the hairline rises at the parting
-    thick: float = 1.0  # how much of the skin it hides
-
-
+# A way to wear hair: its share among men and among women, how far it stands out from the head, y of the hairline above
+# the nose, where the hairline turns down (a share of the head's half-width), y at which the hair ends beside the face,
+# unevenness of the hairline, how far it rises at the parting, and how much of the skin the hair hides.
+Style = namedtuple("Style", "share volume line temple end jag part thick", defaults=(1.0,))
 STYLES = {
     "bald": Style((0.09, 0.0), 0.0, -0.62, 0.97, -0.15, 0.0, 0.0, 0.8),
     "shorn": Style((0.17, 0.02), 0.015, -0.46, 0.84, -0.10, 0.01, 0.01, 0.75),
@@ -55,7 +45,7 @@ def _about(rng: Rng, mean: float, spread: float) -> float:
 def _draw_upper(rng: Rng, woman: bool, hair: Colour) -> SimpleNamespace:
     """The upper face: eyes, brows, hair and glasses."""
     style = STYLES[pick(rng, {name: style.share[woman] for name, style in STYLES.items()})]
-    style = replace(style, line=_about(rng, style.line, 0.022), volume=style.volume * rng.uniform(0.7, 1.4))
+    style = style._replace(line=_about(rng, style.line, 0.022), volume=style.volume * rng.uniform(0.7, 1.4))
     return SimpleNamespace(
         style=style,
         hair=hair,

@@ -60,15 +60,15 @@ def frame_of(mood: SimpleNamespace) -> tuple[float, float, float, float]:
     return (*centre, FRAME[0] * mood.scale * cos(mood.yaw), FRAME[1] * mood.scale * cos(mood.pitch))
 
 
-def _blob(x: float, y: float, wide: float, high: float) -> np.ndarray:
-    """Gaussian bell (HIGH, WIDE) of height 1 about a point, with these standard deviations."""
-    return np.exp(-0.5 * ((Y - y) / high) ** 2) * np.exp(-0.5 * ((X - x) / wide) ** 2)
-
-
-def _pair(x: float, y: float, wide: float, high: float) -> np.ndarray:
-    """Two Gaussian bells, at x and -x."""
-    across = np.exp(-0.5 * ((X - x) / wide) ** 2) + np.exp(-0.5 * ((X + x) / wide) ** 2)
+def _blob(x: float, y: float, wide: float, high: float, mirrored: bool = False) -> np.ndarray:
+    """Gaussian bell (HIGH, WIDE) of height 1 about a point, and one about its mirror image, by standard deviations."""
+    across = sum(np.exp(-0.5 * ((X - at) / wide) ** 2) for at in ((x, -x) if mirrored else (x,)))
     return np.exp(-0.5 * ((Y - y) / high) ** 2) * across
+
+
+def _line(distance: np.ndarray, width: float, power: int = 2) -> np.ndarray:
+    """A soft line: 1 where the distance is 0, 1/e at `width`."""
+    return np.exp(-((distance / width) ** power))
 
 
 def _edge(distance: np.ndarray, soft: float = 1.0) -> np.ndarray:
@@ -115,7 +115,7 @@ def _paint_eye(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace, side
     top = -tall * squint * arc * (1 - 0.25 * out / half)
     bottom = 0.72 * tall * (0.55 + 0.45 * squint) * arc * (1 + 0.2 * out / half) - 0.2 * tall * (1 - squint)
     inside = _edge(np.minimum(dy - top, bottom - dy), 1.3) * (np.abs(dx) < half)
-    crease = np.exp(-(((dy - top * 1.05 + 0.014) / 0.006) ** 2)) * _edge(half * 1.1 - np.abs(dx), 4)
+    crease = _line(dy - top * 1.05 + 0.014, 0.006) * _edge(half * 1.1 - np.abs(dx), 4)
     sheet.lay(crease * np.float32(0.15 + 0.40 * upper.lid), skin * 0.55, at)
     sheet.lay(inside, (0.80, 0.77, 0.74), at)
     far = np.hypot(dx - mood.gaze[0], dy + 0.10 * tall - mood.gaze[1])
@@ -124,11 +124,11 @@ def _paint_eye(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace, side
     sheet.lay(inside * _edge(upper.radius * 0.40 - far), (0.03, 0.03, 0.03), at)
     spark = np.hypot(dx - mood.gaze[0] - 0.008 * np.sign(mood.light[0]), dy + 0.35 * tall)
     sheet.lay(inside * _edge(0.005 - spark) * 0.8, (0.95, 0.95, 0.95), at)
-    sheet.lay(inside * np.exp(-(((dy - top) / 0.010) ** 2)) * 0.5, skin * 0.3, at)
-    lash = np.exp(-(((dy - top) / 0.0055) ** 2)) * _edge(half * 1.04 - np.abs(dx), 2)
-    sheet.lay(lash * 0.85, np.minimum(skin * 0.25, upper.hair), at)
-    lid = np.exp(-(((dy - bottom) / 0.004) ** 2)) * _edge(half - np.abs(dx), 3)
-    sheet.lay(lid * 0.35, skin * 0.45, at)
+    sheet.lay(inside * _line(dy - top, 0.010) * 0.5, skin * 0.3, at)
+    sheet.lay(
+        _line(dy - top, 0.0055) * _edge(half * 1.04 - np.abs(dx), 2) * 0.85, np.minimum(skin * 0.25, upper.hair), at
+    )
+    sheet.lay(_line(dy - bottom, 0.004) * _edge(half - np.abs(dx), 3) * 0.35, skin * 0.45, at)
     lift, length, thick = upper.brow
     run = (out + 0.50 * length) / length  # 0 at the inner end, 1 at the outer
     bow = -lift - mood.raised - upper.arch * np.sin(np.clip(run, 0, 1) * 2.2) + upper.angle * out + upper.tilt * out
@@ -146,7 +146,7 @@ def _paint_nose(sheet: _Sheet, face: SimpleNamespace) -> None:
     nostril = _edge((1 - np.hypot((np.abs(dx) - 0.48 * wing) / (0.30 * wing), (dy - 0.006) / 0.009)) * 0.012, 2)
     sheet.lay(nostril * 0.75, skin * 0.28, at)
     rim = np.hypot((np.abs(dx) - 0.66 * wing) / (0.36 * wing), (dy + 0.008) / 0.026)
-    rim = np.exp(-(((rim - 1) / 0.20) ** 2)) * np.clip((np.abs(dx) / wing - 0.7) * 5, 0, 1)
+    rim = _line(rim - 1, 0.20) * np.clip((np.abs(dx) / wing - 0.7) * 5, 0, 1)
     sheet.lay(rim * 0.28, skin * 0.55, at)
 
 
@@ -159,7 +159,7 @@ def _paint_mouth(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace) ->
     arc = np.maximum(1 - far**2, 0)
     line = (lower.sag - 0.022 * smile) * far**2 + 0.010 * smile
     thin = 1 - 0.25 * max(0.0, smile)
-    notch = 1 - lower.bow * np.exp(-((far / 0.14) ** 2))
+    notch = 1 - lower.bow * _line(far, 0.14)
     gape = (mood.gape + 0.012 * max(0.0, smile - 0.3)) * arc
     above = line - gape * 0.35 - lower.lips[0] * thin * arc**0.7 * notch
     below = line + gape * 0.65 + lower.lips[1] * thin * arc**0.6
@@ -169,12 +169,10 @@ def _paint_mouth(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace) ->
     sheet.lay(inside * 0.9, channels(lip) * tone, at)
     hole = _edge(np.minimum(dy - line + gape * 0.35, line + gape * 0.65 - dy), 1.5) * (gape > 0.004)
     sheet.lay(hole, (0.22, 0.09, 0.08), at)
-    teeth = hole * _edge(line - gape * 0.35 + np.minimum(0.022, 0.8 * gape) - dy, 2)
-    sheet.lay(teeth, (0.84, 0.81, 0.76), at)
-    seam = np.exp(-(((dy - line) / 0.005) ** 2)) * (gape < 0.008) * _edge(half * 1.03 - np.abs(dx), 3)
+    sheet.lay(hole * _edge(line - gape * 0.35 + np.minimum(0.022, 0.8 * gape) - dy, 2), (0.84, 0.81, 0.76), at)
+    seam = _line(dy - line, 0.005) * (gape < 0.008) * _edge(half * 1.03 - np.abs(dx), 3)
     sheet.lay(seam * 0.7, lip * 0.35, at)
-    shade = np.exp(-(((dy - below - 0.016) / 0.012) ** 2)) * np.exp(-((far / 0.7) ** 4))
-    sheet.lay(shade * 0.25, skin * 0.6, at)
+    sheet.lay(_line(dy - below - 0.016, 0.012) * _line(far, 0.7, 4) * 0.25, skin * 0.6, at)
     corner = np.exp(-(((np.abs(dx) - half * 1.02) / 0.010) ** 2) - ((dy - line) / 0.010) ** 2)
     sheet.lay(corner * 0.35, skin * 0.5, at)
 
@@ -186,7 +184,7 @@ def _paint_beard(sheet: _Sheet, face: SimpleNamespace, level: np.ndarray) -> Non
         return
     droop = (tip + lower.mouth) / 2 + 0.016 + 0.035 * (X / lower.wide) ** 2
     lip = np.exp(-((X / (lower.wide * 1.05)) ** 4) - ((Y - droop) / 0.026) ** 4)
-    chin = np.exp(-((X / 0.085) ** 4)) * _edge(Y - lower.mouth - 0.045, 8)
+    chin = _line(X, 0.085, 4) * _edge(Y - lower.mouth - 0.045, 8)
     cheek = _edge(Y - 0.13 + 7 * np.maximum(np.abs(X) - 0.13, 0) ** 2 + 0.01 * sheet.ragged, 14)
     mouth = np.hypot(X / (lower.wide * 1.05), (Y - lower.mouth - 0.004) / 0.036)
     full = np.maximum(lip, cheek * np.clip((mouth - 1) * 3, 0, 1))
@@ -241,8 +239,7 @@ def _paint_hair(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace, fro
         line = style.line + (style.end - style.line) * run**1.5 + face.upper.slant * X + style.jag * sheet.ragged
         line = line - style.part * np.exp(-0.5 * ((X - face.upper.parting) / 0.07) ** 2) + 0.10 * X * X
         inside = inside * _edge(line - Y, 6) * np.float32(style.thick)
-    shade = sheet.strands * (1.0 if front else 0.72)
-    sheet.lay(inside, channels(face.upper.hair) * shade)
+    sheet.lay(inside, channels(face.upper.hair) * (sheet.strands * (1.0 if front else 0.72)))
 
 
 def _paint_behind(sheet: _Sheet, face: SimpleNamespace, rng: Rng) -> None:
@@ -250,13 +247,11 @@ def _paint_behind(sheet: _Sheet, face: SimpleNamespace, rng: Rng) -> None:
     skin = np.array(face.skin, np.float32)
     neck = _edge(0.62 * face.width - np.abs(X) + 0.15 * np.maximum(Y - 0.4, 0), 2) * _edge(Y, 2)
     sheet.lay(neck, skin * 0.72)
-    cloth = near_grey(rng, 0.08, 0.85, 0.08)
-    collar = _edge(Y - 0.46 + 0.25 * np.abs(np.abs(X) - 0.16), 2)
-    sheet.lay(collar, cloth)
+    sheet.lay(_edge(Y - 0.46 + 0.25 * np.abs(np.abs(X) - 0.16), 2), near_grey(rng, 0.08, 0.85, 0.08))
     ears = np.hypot((np.abs(X) - face.width - 0.2 * face.ear) / (0.02 + face.ear), (Y + 0.10) / 0.085)
     ear = _edge((1 - ears) * 0.04, 1.5) * (1.0 if face.upper.style.end < 0.1 else 0.0)
     sheet.lay(ear, skin * np.array((0.93, 0.84, 0.82), np.float32))
-    sheet.lay(ear * np.exp(-((ears / 0.55) ** 4)) * 0.5, skin * 0.6)
+    sheet.lay(ear * _line(ears, 0.55, 4) * 0.5, skin * 0.6)
 
 
 def _paint_skin(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace, level: np.ndarray, noise: Noise) -> None:
@@ -266,30 +261,28 @@ def _paint_skin(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace, lev
     mottle = 1 + 0.022 * crop_noise(noise.soft, own, (HIGH, WIDE)) + 0.012 * crop_noise(noise.fine, own, (HIGH, WIDE))
     tone = channels(face.skin) * mottle
     tip = face.nose[0]
-    flush = _pair(0.19, 0.06, 0.07, 0.06) + 0.8 * _blob(0, tip, 0.045, 0.04)
+    flush = _blob(0.19, 0.06, 0.07, 0.06, True) + 0.8 * _blob(0, tip, 0.045, 0.04)
     tone *= 1 - flush * (np.float32(0.04 + 0.12 * face.flush) * channels((0.1, 1, 0.9)))
     if face.freckles:
         spots = crop_noise(noise.fine, own, (HIGH, WIDE)) > 1.1
-        where = _pair(0.13, 0.0, 0.10, 0.07) + _blob(0, -0.02, 0.05, 0.06)
+        where = _blob(0.13, 0.0, 0.10, 0.07, True) + _blob(0, -0.02, 0.05, 0.06)
         tone *= 1 - spots * where * np.float32(0.30 * face.freckles)
     for x, y, radius in face.marks:
         at, dx, dy = sheet.cut(x, y, 0.03, 0.03)
         tone[:, *at] *= 1 - 0.6 * _edge(radius - np.hypot(dx, dy), 1.5)
     if face.scar:
         at, dx, dy = sheet.cut(*face.scar[:2], 0.06, 0.06)
-        along, aside = dy, dx - 0.4 * face.scar[2] * dy
-        tone[:, *at] *= 1 + 0.25 * _edge(0.004 - np.abs(aside), 2) * _edge(0.045 - np.abs(along), 3)
+        tone[:, *at] *= 1 + 0.25 * _edge(0.004 - np.abs(dx - 0.4 * face.scar[2] * dy), 2) * _edge(0.045 - np.abs(dy), 3)
     age = 0.25 + 0.75 * face.age
     for y in (-0.37, -0.33, -0.29):
         rows = slice(int((y - 0.03 + TOP) * GRID), int((y + 0.05 + TOP) * GRID))  # no effect elsewhere
-        crease = np.exp(-(((Y[rows] - y - 0.10 * X * X) / 0.006) ** 2)) * np.exp(-((X / 0.15) ** 4))
+        crease = _line(Y[rows] - y - 0.10 * X * X, 0.006) * _line(X, 0.15, 4)
         tone[:, rows] *= 1 - crease * np.float32(0.14 * max(0.0, face.age - 0.3) * (1 + 40 * max(0.0, mood.raised)))
     rows = slice(int((tip - 0.09 + TOP) * GRID), int((tip + 0.2 + TOP) * GRID) + 1)
     slope = (np.abs(X) - 0.062 - face.nose[1] * 0.3) - 0.42 * (Y[rows] - tip) - 0.02 * mood.smile
-    fold = np.exp(-((slope / 0.011) ** 2)) * np.exp(-(((Y[rows] - tip - 0.055) / 0.065) ** 4))
+    fold = _line(slope, 0.011) * _line(Y[rows] - tip - 0.055, 0.065, 4)
     tone[:, rows] *= 1 - fold * np.float32((0.10 + 0.12 * max(0.0, mood.smile)) * age)
-    bags = _pair(face.upper.eye[0], face.upper.eye[1] + 0.045, 0.04, 0.010)
-    tone *= 1 - bags * np.float32(0.16 * age)
+    tone *= 1 - _blob(face.upper.eye[0], face.upper.eye[1] + 0.045, 0.04, 0.010, True) * np.float32(0.16 * age)
     sheet.lay(head, tone)
 
 
@@ -298,12 +291,12 @@ def _raise(sheet: _Sheet, face: SimpleNamespace, mood: SimpleNamespace, level: n
     (tip, wing, ridge), (eye_x, eye_y), lower = face.nose, face.upper.eye, face.lower
     relief = sheet.relief
     relief += np.float32(0.30) * np.sqrt(np.maximum(1 - 0.86 * np.minimum(level, 1) ** 2, 0.02))
-    relief -= (0.022 + 0.018 * face.upper.deep) * _pair(eye_x - 0.02, eye_y - 0.005, 0.055, 0.032)
-    relief += 0.016 * _pair(eye_x, eye_y - 0.085, 0.09, 0.030)
+    relief -= (0.022 + 0.018 * face.upper.deep) * _blob(eye_x - 0.02, eye_y - 0.005, 0.055, 0.032, True)
+    relief += 0.016 * _blob(eye_x, eye_y - 0.085, 0.09, 0.030, True)
     relief += 0.040 * face.tip * _blob(face.bend, tip - 0.09, ridge, 0.080)
     relief += 0.044 * face.tip * _blob(face.bend * 1.5, tip - 0.004, wing * 0.66, 0.032)
-    relief += 0.020 * _pair(wing * 0.85, tip + 0.012, 0.018, 0.018)
-    relief += (0.018 + 0.012 * face.cheek + 0.014 * max(0.0, mood.smile)) * _pair(0.19, 0.03, 0.065, 0.055)
+    relief += 0.020 * _blob(wing * 0.85, tip + 0.012, 0.018, 0.018, True)
+    relief += (0.018 + 0.012 * face.cheek + 0.014 * max(0.0, mood.smile)) * _blob(0.19, 0.03, 0.065, 0.055, True)
     relief += 0.016 * _blob(0, lower.mouth, lower.wide * 0.8, 0.05)
     relief -= 0.012 * _blob(0, lower.mouth + 0.055, 0.07, 0.016)
     relief += 0.020 * _blob(0, lower.chin - 0.06, 0.06, 0.035)
@@ -327,12 +320,9 @@ def _turn(sheet: np.ndarray, face: SimpleNamespace, mood: SimpleNamespace, size:
     v = np.clip((y + TOP) * GRID - 0.5, 0, HIGH - 1.001)
     i, j = v.astype(np.intp), u.astype(np.intp)
     fv, fu = (v - i)[..., None].astype(np.float32), (u - j)[..., None].astype(np.float32)
-    flat, k = sheet.reshape(-1, 4), i * WIDE + j
-    rows = []
-    for first in (k, k + WIDE):
-        left = flat.take(first, 0)
-        rows.append(left + fu * (flat.take(first + 1, 0) - left))
-    mixed = (rows[0] + fv * (rows[1] - rows[0])).transpose(2, 0, 1)
+    a, b, c, d = (sheet.reshape(-1, 4).take(i * WIDE + j + step, 0) for step in (0, 1, WIDE, WIDE + 1))
+    above, below = a + fu * (b - a), c + fu * (d - c)
+    mixed = (above + fv * (below - above)).transpose(2, 0, 1)
     return [mixed[:3], mixed[3]]
 
 

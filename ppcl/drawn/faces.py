@@ -13,7 +13,7 @@ from .face_paint import draw_mood, frame_of, paint_face
 from .looks import Rng, channels, near_grey
 from .paint import Noise
 from .records import Picture, claim, draw_pictures, spread
-from .scene import crop_noise, develop, expose, jpeg, make_camera
+from .scene import crop_noise, develop, jpeg, make_camera
 
 WEBFACE, LFW = "casia-webface", "lfw"
 FOLDERS = {WEBFACE: "CASIA-WebFace", LFW: "lfw"}
@@ -28,7 +28,6 @@ LAST = (
     "Qu Bren Hol Tor Wick Lan Ash Cor Fen Mul Dray Ves Pel Stro Gar Kel",
     "ill ner by wood son ard ley ik man ova ett",
 )
-
 
 # Numbers: train: identities, pictures; test: people, pictures, people with more than one; pairs: of the same person in
 # each fold, and as many of two people. Pictures are spread over the people as evenly as possible.
@@ -105,12 +104,9 @@ def _photograph(pixels: np.ndarray, rng: Rng) -> bytes:
     """JPEG that a camera makes of pixels (3, SIDE, SIDE), sometimes grey."""
     camera = make_camera(rng, MILD)
     camera.gain *= rng.uniform(0.93, 1.08)
-    image = expose(pixels, camera)
-    if rng.random() < GREY:
-        image = image.convert("L").convert("RGB")
-    blur = camera.blur * rng.uniform(0.5, 1.5)
+    grey, blur = rng.random() < GREY, camera.blur * rng.uniform(0.5, 1.5)
     grain = rng.standard_normal((SIDE, SIDE, 1), dtype=np.float32) * np.float32(camera.noise * 255)
-    return jpeg(develop(image, blur, grain), rng, 75)
+    return jpeg(develop(pixels, camera, blur, grain, grey), rng, 75)
 
 
 def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, tuple[float, ...], Callable]:

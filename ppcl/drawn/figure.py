@@ -19,8 +19,9 @@ Joint = tuple[float, float, float]
 HEAD, NECK, SHOULDER, HIP = 0.066, 0.145, 0.208, 0.505
 SHOULDER_HALF, HIP_HALF = 0.092, 0.044
 UPPER_ARM, FOREARM, THIGH, SHIN, FOOT = 0.165, 0.150, 0.235, 0.225, 0.085
-TORSO_WIDE = (0.040, 0.108, 0.113, 0.108, 0.101, 0.094, 0.090, 0.095, 0.098)  # half-widths seen from the front,
-TORSO_DEEP = (0.036, 0.054, 0.066, 0.070, 0.068, 0.064, 0.064, 0.070, 0.070)  # and from the side, neck to hip
+# Half-widths seen from the front and from the side, neck to hip.
+TORSO_WIDE = np.array([0.040, 0.108, 0.113, 0.108, 0.101, 0.094, 0.090, 0.095, 0.098])
+TORSO_DEEP = np.array([0.036, 0.054, 0.066, 0.070, 0.068, 0.064, 0.064, 0.070, 0.070])
 TORSO_TOP, TORSO_END = 0.152, 0.56
 ABOVE = 0.55  # maximum enlargement of the head relative to the feet by a camera above the heads; a choice
 CAMERA_TILT = 0.08  # a point one body height nearer to the camera lies this much lower in the picture
@@ -102,8 +103,7 @@ def arm_parts(looks: SimpleNamespace, pose: SimpleNamespace, side: int) -> list[
 def trunk_parts(looks: SimpleNamespace, pose: SimpleNamespace) -> list[Part]:
     """Torso with its garment, and below it a skirt or the seat of the trousers."""
     upper, lower, facing = looks.upper, looks.lower, abs(cos(pose.yaw))
-    wide, deep = np.array(TORSO_WIDE), np.array(TORSO_DEEP)
-    radii = looks.build * np.sqrt((wide * facing) ** 2 + (deep * (1 - facing**2) ** 0.5) ** 2)
+    radii = looks.build * np.sqrt((TORSO_WIDE * facing) ** 2 + (TORSO_DEEP * (1 - facing**2) ** 0.5) ** 2)
     radii[2:] *= 0.5 + 0.5 * upper.loose
     seat = radii[-1] * 0.98
     if lower.skirt:

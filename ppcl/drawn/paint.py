@@ -83,14 +83,14 @@ def _stripes(x: np.ndarray, period: float) -> np.ndarray:
     return np.clip(2.5 * np.sin(x * np.float32(2 * pi / period)) + 0.5, 0, 1)
 
 
-def pattern_mask(cloth: Cloth, patch: Patch, yaw: float, noise: Noise) -> np.ndarray | None:
-    """Mask 0..1 of the second colour on a patch; None for plain cloth.
+def pattern_mask(cloth: Cloth, patch: Patch, yaw: float, noise: Noise) -> np.ndarray:
+    """Mask 0..1 of the second colour on a patch; 0 for plain cloth.
 
     The patterns lie on the body, not on the screen: `front` is the share by which a point of the surface faces the
     person's front, `left` the person's left, so a print vanishes from behind and an opening wanders to the side.
     """
     if cloth.pattern == "plain":
-        return None
+        return np.float32(0)
     front = patch.across * np.float32(sin(yaw)) + patch.out * np.float32(cos(yaw))
     left = patch.across * np.float32(cos(yaw)) - patch.out * np.float32(sin(yaw))
     along, share, period = patch.along, patch.share, cloth.period
@@ -129,12 +129,7 @@ def _surface(canvas: Canvas, patch: Patch, part: Part, cloth: Cloth) -> np.ndarr
     light *= 1 + folds
     light *= np.float32(part.dim)
     colour, mask = channels(cloth.colour), pattern_mask(cloth, patch, part.yaw, canvas.noise)
-    if mask is None:
-        return light * colour
-    pixels = mask.astype(np.float32) * (channels(cloth.second) - colour)
-    pixels += colour
-    pixels *= light
-    return pixels
+    return (colour + mask.astype(np.float32) * (channels(cloth.second) - colour)) * light
 
 
 def paint(canvas: Canvas, part: Part) -> None:

@@ -32,7 +32,6 @@ COVER = {"usual": (0.10, 0.30), "occluded": (0.25, 0.50)}  # share of the pictur
 PARTS = {"left": 0.22, "right": 0.22, "upper": 0.22, "lower": 0.22, "random": 0.12}  # shares of crops; a choice
 REID_FOLDERS = {"whole": "whole_body_images", "partial": "partial_body_images", "occluded": "occluded_body_images"}
 
-
 # train: identities, pictures; test: identities, query pictures, their gallery pictures; distractors, junk: pictures;
 # reid: identities, whole, partial and occluded pictures of each; ilids: identities, a probe and gallery picture each
 Scale = namedtuple("Scale", "train test distractors junk reid ilids")

@@ -3,6 +3,7 @@
 import os
 from collections import namedtuple
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def claim(out: Path, kind: str, seed: int, scale: str, scales: Iterable[str], fo
 def draw_pictures(
     out: Path, kind: str, pictures: list[Picture], folders: dict[str, str], seed: int, prepare: Callable, quiet=None
 ) -> None:
-    """Draw pictures below `out`, then their rows of `truth.csv`, which mark their sets as complete.
+    """Draw pictures below `out`, then write their rows of `truth.csv`, which mark their sets as complete.
 
     `prepare(picture, rng, seed, noise)` returns the picture's kind, its boxes in the order of COLUMNS, and a function
     that draws it as the bytes of a JPEG. Each picture has a generator of its own, so pictures do not depend on their
@@ -142,12 +143,10 @@ def truth(data: Path | str):
     path, numbers = Path(data) / TRUTH, COLUMNS[COLUMNS.index("figure_cx") :]
     if not path.is_file():
         raise DataError(f"{path} is missing: only drawn sets have it (python -m ppcl data synthesise --out {data})")
-    try:
-        table = pandas.read_csv(path, index_col="file", dtype=dict.fromkeys(numbers, float) | {"identity": str})
+    with suppress(OSError, ValueError):  # what pandas raises on a damaged table is a ValueError
+        types = dict.fromkeys(numbers, float) | {"identity": str}
+        table = pandas.read_csv(path, index_col="file", dtype=types)
         whole = {*table.columns, "file"} >= set(COLUMNS) and table.index.is_unique
-        whole = whole and np.isfinite(table[numbers]).all(axis=None)
-    except (OSError, ValueError):  # what pandas raises on a damaged table is a ValueError
-        whole = False
-    if not whole:
-        raise DataError(f"{path} is damaged: delete {data} and draw it again (python -m ppcl data synthesise)")
-    return table
+        if whole and np.isfinite(table[numbers]).all(axis=None):
+            return table
+    raise DataError(f"{path} is damaged: delete {data} and draw it again (python -m ppcl data synthesise)")

@@ -131,15 +131,12 @@ def draw_occluder(canvas: Canvas, rng: Rng, cover: float) -> None:
         _bystander(canvas, rng, head, rng.uniform(1.0, 1.2))
 
 
-def expose(pixels: np.ndarray, camera: SimpleNamespace) -> Image.Image:
-    """Picture of pixels (3, H, W) with a camera's gain, gamma and black level."""
+def develop(pixels: np.ndarray, camera: SimpleNamespace, blur: float, grain: np.ndarray, grey=False) -> Image.Image:
+    """Picture of pixels (3, H, W): gain, gamma and black level of a camera, blur in pixels, grain (H, W, 1 or 3)."""
     tone = np.clip(pixels * channels(camera.gain), 0.001, 1) ** np.float32(camera.gamma)
     tone = camera.black + (1 - camera.black) * tone
-    return Image.fromarray((tone * 255).astype(np.uint8).transpose(1, 2, 0))
-
-
-def develop(image: Image.Image, blur: float, grain: np.ndarray) -> Image.Image:
-    """Blur a picture, by a deviation in pixels, and add grain (H, W, 1 or 3) in 0..255."""
+    image = Image.fromarray((tone * 255).astype(np.uint8).transpose(1, 2, 0))
+    image = image.convert("L").convert("RGB") if grey else image
     pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(float(blur))))
     return Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8))
 
@@ -151,10 +148,9 @@ def record(canvas: Canvas, camera: SimpleNamespace, rng: Rng) -> Image.Image:
     slope = rng.normal(0, 0.09) * np.linspace(-1, 1, height)[:, None] + rng.normal(0, 0.09) * np.linspace(-1, 1, width)
     pixels *= (rng.uniform(0.88, 1.10) + slope).astype(np.float32)
     halved = 0.5 * (pixels[:, ::2] + pixels[:, 1::2])
-    image = expose(0.5 * (halved[..., ::2] + halved[..., 1::2]), camera)
     blur = camera.blur * height / 256 * rng.uniform(0.7, 1.3)
     grain = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32) * np.float32(camera.noise * 255)
-    return develop(image, blur, 0.6 * grain + 0.6 * grain[..., :1])
+    return develop(0.5 * (halved[..., ::2] + halved[..., 1::2]), camera, blur, 0.6 * grain + 0.6 * grain[..., :1])
 
 
 def jpeg(image: Image.Image, rng: Rng, lowest: int) -> bytes:
