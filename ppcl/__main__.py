@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from . import __version__
@@ -40,10 +41,11 @@ def world_size() -> int:
 def report(line: str) -> None:
     """Print one line on stderr, whatever names it holds; of torchrun's processes, only the first to fail prints."""
     if world_size() > 1:
-        from .training.processes import reports_failure
+        with suppress(Exception):  # PyTorch may be half imported when a signal comes
+            from .training.processes import reports_failure
 
-        if not reports_failure():
-            return
+            if not reports_failure():
+                return
     print(printable(line), file=sys.stderr)
 
 

@@ -73,6 +73,7 @@ ABLATIONS = {
 CONTROLS = {
     "trained-same-location": replace(_PPCL, region="same", cycle=False, geometry=False),
     "oracle-region": replace(_PPCL, region="true", cycle=False, geometry=False),
+    "ppcl@true-region": replace(_PPCL, region="true", checkpoint="ppcl"),
     "pad+contrast": Method(layout="pad", contrast=True),
     "+glrec+contrast": Method(contrast=True, placements=True),
     "pad+stripes": Method(layout="pad", region="stripes", stripes=6, contrast=True),
