@@ -366,18 +366,16 @@ def test_differences_of_several_trainings_are_pooled_over_people(run, drawn):
     assert first.tolist() == pytest.approx([100 * one["value"], 100 * one["low"], 100 * one["high"], 1], abs=1e-4)
     draw, count = np.random.default_rng(0), len(found.query)
     values = {
-        seed: {("single-shot", row): {"rank-1": draw.integers(2, size=count).astype(float)} for row in rows}
+        seed: {f"single-shot/{row}/rank-1": draw.integers(2, size=count).astype(float) for row in rows}
         for seed in (1, 2)
     }
     facts = {"task": "person", "dataset": "partial-reid", "seed": 0, "profile": "tiny", "synthetic": True}
     for seed, by in values.items():
-        more = protocols._pooled_rows(
-            found, facts | {"seed": seed, "stage": "joint", "commit": "x"}, by, run / "person"
-        )
-    pooled = next(row for row in more if row["metric"] == "rank-1 over no-crloc")
+        more = protocols._gains(found, facts | {"seed": seed, "stage": "joint", "commit": "x"}, by, run / "person")
+    pooled = next(row for row in more if row["metric"] == "rank-1 over no-crloc" and row["subset"] == "pooled")
     own = json.loads(next((run / "person").glob("partial-reid-*-seed0.json")).read_text())
     gaps = [np.subtract(*(own[f"single-shot/{row}/rank-1"] for row in rows))]
-    gaps += [np.subtract(*(by["single-shot", row]["rank-1"] for row in rows)) for by in values.values()]
+    gaps += [np.subtract(*(by[f"single-shot/{row}/rank-1"] for row in rows)) for by in values.values()]
     expected = metrics.bootstrap(np.concatenate(gaps), np.tile(found.query.identities, 3))
     assert (pooled["value"], pooled["low"], pooled["high"]) == pytest.approx(expected)
     assert (pooled["subset"], pooled["seed"], pooled["n_query"]) == ("pooled", 2, 3 * count)

@@ -185,8 +185,8 @@ def test_the_camera_rule_holds_in_both_protocols(tmp_path, tiny, dataset):
     model = PPCL(tiny, 5, "backbone").eval()
     query = matching.describe(model, found.query_bank, True).as_queries(slice(None))
     gallery = matching.describe(model, found.gallery_bank)
-    galleries, matched = protocols._matched(found, model, query, gallery)
-    ranked, distances, seen = protocols._rankings(found, galleries, matched), matched[0][0], set()
+    matched = protocols._matched(found, model, query, gallery)
+    ranked, distances, seen = protocols._rankings(found, matched), matched[0][0][2], set()
     shots = {i: columns for rows, columns in protocols.single_shots(found) for i in rows}
     for i in range(len(found.query)):
         person, camera = found.query.identities[i], found.query.cameras[i]

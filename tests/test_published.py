@@ -19,7 +19,8 @@ from ppcl.runs import reproduce
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"(?:^\|.*\n)+", README, re.M)
-OTHERS = [name.split(" (")[0].split(",")[0] for name in results.PUBLISHED.method if not name.startswith("PPCL")]
+PUBLISHED = pandas.read_csv(results.PUBLISHED).method
+OTHERS = [name.split(" (")[0].split(",")[0] for name in PUBLISHED if not name.startswith("PPCL")]
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 

@@ -54,8 +54,7 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
     path = checkpoint(run, task, method, seed)
-    wanted = recipes.method(method).stage
-    joint = wanted == "joint"
+    joint = recipes.method(method).stage == "joint"
     if not path.is_file():
         stage = f"joint --method {trained_by(method)}" if joint else "backbone"
         raise checkpoints.CheckpointError(
@@ -63,24 +62,18 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
             "--data DATA (and the run's --profile), or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
-    if not stage_on_disk.of_a_stage(header) or header.get("stage") != wanted:
-        raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of {wanted}")
+    if not stage_on_disk.of_a_stage(header) or header.get("stage") != ("joint" if joint else "backbone"):
+        raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of {method}'s")
     if not header["finished"] and joint:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
-    classes, weights = header.get("classes"), header.get("fusion_weights") if joint else {}
-    prefix = "model.backbone.classifier." if joint else "model.classifier."
-    fits = type(classes) is int and classes in checkpoints.sides(path, prefix)
-    if not fits or not isinstance(weights, dict):
-        raise checkpoints.CheckpointError(f"{path} is not a checkpoint of {header['stage']}; delete it and train again")
     try:
-        recipe = from_header(header)
-    except (KeyError, TypeError, recipes.RecipeError) as error:
+        model = PPCL(from_header(header), header["classes"], method)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise checkpoints.CheckpointError(f"{path} has a recipe that this version does not know ({error})") from None
-    model = PPCL(recipe, classes, method)
     checkpoints.load(path, model if joint else model.backbone)
     if not header["finished"]:
         warn_once(f"{path} is not finished: {method} is the state after {header['epoch']} epochs")
-    model.fusion_weights = weights
+    model.fusion_weights = header["fusion_weights"] if joint else {}
     return model.to(device).eval()
 
 
@@ -147,12 +140,7 @@ def evaluate(
         raise ValueError(
             f"{methods[0]} needs the true boxes of {dataset}'s queries, which are unknown: choose another --method"
         )
-    for (protocol, method), theirs in values.items():
-        base = "ppcl@1" if method == "oracle-placement" else "ppcl"  # that oracle has one placement
-        if method != base and (protocol, base) in values:
-            named = facts | {"protocol": protocol, "method": base}
-            found.rows += _paired_rows(found, named, values[protocol, base], theirs, method)
-    found.rows += _pooled_rows(found, facts, values, Path(run) / task)
+    found.rows += _gains(found, facts, values, Path(run) / task)
     results.add(run, found.rows, found.fingerprint)
     if lost:
         print(lost)
@@ -163,21 +151,20 @@ def evaluate(
 def _measure(
     found: Evaluation, run, facts: dict, methods: tuple[str, ...], curves: list[str], device: str, rerank: bool
 ):
-    """Measure some rows, as a job. -> their lines of the table, distances, and values by (protocol, method)."""
-    values, kept, before = {}, {}, len(found.rows)
+    """Measure some rows, as a job. -> their lines of the table, distances, and values by protocol/method/metric."""
+    rows, values, kept = [], {}, {}
     label, protocol = f"evaluating {facts['task']} on {found.dataset}", SETS[found.dataset].first_protocol
     for method in progress.bar(methods, label, quiet=found.quiet, unit="rows"):
         model = load(run, facts["task"], method, facts["seed"], device)
         if model.method.oracle and not found.knows_boxes or model.method.region == "true" and not found.knows_figures:
             continue  # the true boxes of these queries are unknown
-        own, weight = facts | {"method": method}, (matching.fusion_weight(model),) * 3
-        weighed = own | {"protocol": protocol}
-        found.rows.append(results.row(weighed, "fusion-weight", weight, len(found.query), len(found.gallery)))
+        own, weight = facts | {"method": method, "protocol": protocol}, (matching.fusion_weight(model),) * 3
+        rows.append(results.row(own, "fusion-weight", weight, len(found.query), len(found.gallery)))
         if found.pairs:
-            values |= _verify(found, own, model, kept)
+            lines, some = _verify(found, own, model, kept)
         else:
-            values |= _search(found, own, model, method in curves, kept, rerank)
-    rows, found.rows = found.rows[before:], found.rows[:before]
+            lines, some = _search(found, own, model, method in curves, kept, rerank)
+        rows, values = rows + lines, values | some
     return rows, found.distances, values
 
 
@@ -204,51 +191,49 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
 
 def _search(
     found: Evaluation, facts: dict, model: PPCL, curve: bool, kept: dict, rerank: bool
-) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+) -> tuple[list[dict], dict[str, np.ndarray]]:
     """Rank the gallery for each query; with `curve`, and where the protocol crops queries, also over the input ratio.
 
-    -> (protocol, method): values of each metric by query.
+    -> lines of the table; values by query of each protocol/method/metric.
     """
-    method = facts["method"]
+    method, rows, values = facts["method"], [], {}
     query, gallery = (_features(found, model, part, kept) for part in ("query", "gallery"))
-    values, galleries, matched = {}, *_matched(found, model, query, gallery)
+    matched = _matched(found, model, query, gallery)
     for row in (method, f"{method}+rerank") if rerank else (method,):
         if row != method:
             mine, theirs, how = query.embedding.mean(1), gallery.embedding[:, 0], model.recipe.matching
-            matched = [
-                [matching.rerank(one, mine[i], theirs[j], how) for one, (i, j) in zip(*parts, strict=True)]
-                for parts in zip(matched, galleries, strict=True)
-            ]
-        found.distances[row] = matched[0][0]
-        for protocol, ranked in _rankings(found, galleries, matched).items():
-            values[protocol, row] = _values(ranked)
+            matched = [[(i, j, matching.rerank(d, mine[i], theirs[j], how)) for i, j, d in one] for one in matched]
+        found.distances[row] = matched[0][0][2]
+        for protocol, ranked in _rankings(found, matched).items():
+            measured = {f"rank-{k}": np.mean([one.hits(k) for one in ranked], 0) for k in RANKS}  # over the galleries
+            measured["mAP"] = np.mean([one.average_precision for one in ranked], 0)
             if SETS[found.dataset].task == "face":
                 ids = found.query.identities, found.gallery.identities
-                values[protocol, row]["TAR@FAR=1e-3"] = metrics.accepted(found.distances[row], *ids, 1e-3)
-            named = facts | {"protocol": protocol, "method": row}
-            found.rows += _retrieval_rows(found, named, values[protocol, row], ranked)
+                measured["TAR@FAR=1e-3"] = metrics.accepted(found.distances[row], *ids, 1e-3)
+            rows += _retrieval_rows(found, facts | {"protocol": protocol, "method": row}, measured, ranked)
+            values |= {f"{protocol}/{row}/{metric}": value for metric, value in measured.items()}
     if found.knows_boxes:
-        found.rows += known_truth.rows(found, facts | {"protocol": "truth"}, model, query, gallery)
+        rows += known_truth.rows(found, facts | {"protocol": "truth"}, model, query, gallery)
     if curve and found.query.boxes is not None:
-        found.rows += _ratio_curve(found, facts, model, gallery)
-    return values
+        rows += _ratio_curve(found, facts, model, gallery)
+    return rows, values
 
 
-def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-    """Verify LFW's pairs. -> (protocol, method): accuracy by fold."""
+def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Verify LFW's pairs. -> lines of the table; accuracy by fold."""
     method, pairs = facts["method"], found.pairs
     pictures = _features(found, model, "query", kept)
     first, second = torch.from_numpy(pairs.first), torch.from_numpy(pairs.second)
     found.distances[method] = matching.match_pairs(model, pictures, first, second).cpu().numpy()
     judged = metrics.verification(-found.distances[method], pairs.same, pairs.folds)
-    facts, counts = facts | {"protocol": "verification"}, (len(pairs.same), len(found.gallery))
+    counts = len(pairs.same), len(found.gallery)
     measured = {"accuracy": metrics.bootstrap(judged.accuracy, range(pairs.folds))}
     for rate in (1e-3, 1e-2):
         if rate * (~pairs.same).sum() >= FEWEST:
             tar = metrics.tar_interval(-found.distances[method], pairs.same, rate, pairs.folds)
             measured[f"TAR@FAR=1e-{round(-np.log10(rate))}"] = tar
-    found.rows += [results.row(facts, metric, interval, *counts) for metric, interval in measured.items()]
-    return {("verification", method): {"accuracy": judged.accuracy}}
+    rows = [results.row(facts, metric, interval, *counts) for metric, interval in measured.items()]
+    return rows, {f"verification/{method}/accuracy": judged.accuracy}
 
 
 def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.Features) -> list[dict]:
@@ -268,34 +253,34 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
     return rows
 
 
-def _matched(found: Evaluation, model: PPCL, query, gallery) -> tuple[list, list[list[np.ndarray]]]:
-    """The galleries of the set's protocols, and a row's distances in each; the first is the whole gallery.
+def _matched(found: Evaluation, model: PPCL, query, gallery) -> list[list[tuple[np.ndarray, ...]]]:
+    """The galleries of the set's protocols with a row's distances; the first is the whole gallery.
 
-    A gallery is a list of (queries, pictures), as indices: queries of different cameras may have different pictures.
+    A gallery is a list of (queries, pictures, distances), the first two as indices: queries of different cameras may
+    have different pictures.
     """
     everything = np.arange(len(found.query)), np.arange(len(gallery))
     if SETS[found.dataset].protocol == "standard":
-        return [[everything]], [[matching.match(model, query, gallery).cpu().numpy()]]
-    whole, galleries, matched = np.empty(tuple(map(len, everything)), np.float32), [], []
+        return [[(*everything, matching.match(model, query, gallery).cpu().numpy())]]
+    whole, single = np.empty(tuple(map(len, everything)), np.float32), []
     for rows, columns in single_shots(found):
         places = [torch.from_numpy(some).to(gallery.embedding.device) for some in (everything[1], *columns)]
         first, *each = matching.match_within(model, query.as_queries(torch.from_numpy(rows)), gallery, places)
         whole[rows] = first.cpu().numpy()
-        galleries.append([(rows, some) for some in columns])
-        matched.append([one.cpu().numpy() for one in each])
-    return [[everything], *zip(*galleries, strict=True)], [[whole], *zip(*matched, strict=True)]
+        single.append([(rows, some, one.cpu().numpy()) for some, one in zip(columns, each, strict=True)])
+    return [[(*everything, whole)], *zip(*single, strict=True)]
 
 
-def _rankings(found: Evaluation, galleries: list, matched: list[list[np.ndarray]]) -> dict[str, list]:
+def _rankings(found: Evaluation, matched: list[list[tuple[np.ndarray, ...]]]) -> dict[str, list[metrics.Ranking]]:
     """Rankings by protocol, one for each of its galleries."""
-    halves, ranked = (found.query, found.gallery), []
-    for parts in zip(galleries, matched, strict=True):
+    ranked = []
+    for parts in matched:
         rankings = []
-        for places, distances in zip(*parts, strict=True):
-            facts = [half.identities[some] for half, some in zip(halves, places, strict=True)]
-            facts += [cameras[some] for cameras, some in zip(found.cameras, places, strict=False)]
-            rankings.append(metrics.cmc_map(distances, *facts))
-        ranked.append(metrics.Ranking.joined(rankings, np.argsort(np.concatenate([rows for rows, _ in parts[0]]))))
+        for i, j, distances in parts:
+            cameras = [some[places] for some, places in zip(found.cameras, (i, j), strict=False)]
+            ids = found.query.identities[i], found.gallery.identities[j]
+            rankings.append(metrics.cmc_map(distances, *ids, *cameras))
+        ranked.append(metrics.Ranking.joined(rankings, np.argsort(np.concatenate([rows for rows, *_ in parts]))))
     if SETS[found.dataset].protocol == "standard":
         return {"standard": ranked}
     return {"single-shot": ranked[1:], "all-shot": ranked[:1]}
@@ -318,12 +303,6 @@ def single_shots(found: Evaluation) -> Iterator[tuple[np.ndarray, list[np.ndarra
         yield query[cameras == camera], [places[some] for some in metrics.single_shot_columns(people[places])]
 
 
-def _values(ranked: list[metrics.Ranking]) -> dict[str, np.ndarray]:
-    """Values of each metric by query `(Q,)`, averaged over the protocol's galleries; NaN without a valid match."""
-    found = {f"rank-{k}": np.mean([one.hits(k) for one in ranked], 0) for k in RANKS}
-    return found | {"mAP": np.mean([one.average_precision for one in ranked], 0)}
-
-
 def _retrieval_rows(found: Evaluation, facts: dict, values: dict, ranked: list[metrics.Ranking]) -> list[dict]:
     rows = []
     gallery = len(set(found.gallery.identities)) if facts["protocol"] == "single-shot" else len(found.gallery)
@@ -338,50 +317,42 @@ def _retrieval_rows(found: Evaluation, facts: dict, values: dict, ranked: list[m
     return rows
 
 
-def _paired_rows(found: Evaluation, facts: dict, mine: dict, theirs: dict, other: str) -> list[dict]:
-    rows = []
-    counts = len(found.query) if found.pairs is None else len(found.pairs.same), len(found.gallery)
-    for metric in ("rank-1", "mAP", "accuracy"):
-        if metric in mine:
-            units = found.query.identities if found.pairs is None else range(found.pairs.folds)
-            interval = metrics.bootstrap(mine[metric] - theirs[metric], units)
-            rows.append(results.row(facts, f"{metric} over {other}", interval, *counts))
-    return rows
+def _gains(found: Evaluation, facts: dict, values: dict[str, np.ndarray], folder: Path) -> list[dict]:
+    """Rows `<metric> over <row>`: `ppcl` above each other row on the same queries, or folds, by a paired bootstrap.
 
-
-def _pooled_rows(found: Evaluation, facts: dict, values: dict, folder: Path) -> list[dict]:
-    """Rows of subset `pooled`: `ppcl` over each other row, over all trainings (seeds) evaluated on these pictures.
-
-    The run folder keeps values by query, one file for each seed. The bootstrap resamples people; a resampled person
-    brings the queries of all trainings.
+    Subset `pooled`: over all trainings (seeds) evaluated on these pictures; a resampled person brings the queries of
+    all of them. For these the run folder keeps values by query, one file for each seed.
     """
-    stem, mine = f"{found.dataset}-{found.fingerprint}-seed", {}
-    for (protocol, method), by_metric in values.items():
-        mine |= {
-            f"{protocol}/{method}/{name}": by_metric[name].tolist() for name in ("rank-1", "mAP") if name in by_metric
-        }
-    if not mine:
-        return []
-    path, kept = folder / f"{stem}{facts['seed']}.json", {}
-    for one in sorted(folder.glob(f"{stem}*.json")):
-        try:
-            kept[one] = dict(json.loads(one.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ValueError(f"{one} is damaged ({error}): delete it and evaluate again") from None
-    kept[path] = kept.get(path, {}) | mine
-    write_text(path, json.dumps(kept[path]))
-    rows, last = [], max(int(one.stem.removeprefix(stem)) for one in kept)
-    for key in mine if len(kept) > 1 else ():
-        protocol, method, metric = key.split("/")
-        base = f"{protocol}/ppcl/{metric}"
-        pairs = [(one[base], one[key]) for one in kept.values() if base in one and key in one]
-        if method != "ppcl" and len(pairs) > 1:
-            ours, theirs = np.array(pairs, float).swapaxes(0, 1)
-            interval = metrics.bootstrap((ours - theirs).ravel(), np.tile(found.query.identities, len(pairs)))
-            named = facts | {"protocol": protocol, "method": "ppcl", "seed": last}
-            counts = ours.size, len(found.gallery)
-            rows.append(results.row(named, f"{metric} over {method}", interval, *counts, subset="pooled"))
+    mine = {key: value.tolist() for key, value in values.items() if key.endswith(("/rank-1", "/mAP", "/accuracy"))}
+    groups, rows = {"all": {facts["seed"]: mine}}, []
+    if found.pairs:
+        units = range(found.pairs.folds)
+    else:
+        units, stem = found.query.identities, f"{found.dataset}-{found.fingerprint}-seed"
+        kept = {int(one.stem.removeprefix(stem)): _kept_values(one) for one in folder.glob(f"{stem}*.json")}
+        kept[facts["seed"]] = kept.get(facts["seed"], {}) | mine
+        write_text(folder / f"{stem}{facts['seed']}.json", json.dumps(kept[facts["seed"]]))
+        groups |= {"pooled": dict(sorted(kept.items()))} if len(kept) > 1 else {}
+    for subset, trainings in groups.items():
+        for key in mine:
+            protocol, method, metric = key.split("/")
+            base = "ppcl@1" if method == "oracle-placement" else "ppcl"  # that oracle has one placement
+            other = f"{protocol}/{base}/{metric}"
+            pairs = [(one[other], one[key]) for one in trainings.values() if {other, key} <= one.keys()]
+            if method != base and len(pairs) > (subset == "pooled"):
+                ours, theirs = np.array(pairs, float).swapaxes(0, 1)
+                interval = metrics.bootstrap((ours - theirs).ravel(), np.tile(units, len(pairs)))
+                named = facts | {"protocol": protocol, "method": base, "seed": max(trainings)}
+                counts = len(found.pairs.same) if found.pairs else ours.size, len(found.gallery)
+                rows.append(results.row(named, f"{metric} over {method}", interval, *counts, subset))
     return rows
+
+
+def _kept_values(path: Path) -> dict[str, list[float]]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and evaluate again") from None
 
 
 def cmc_bands(found: Evaluation, methods: list[str], length: int = 20) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +18,10 @@ COLUMNS = (
 ).split(",")
 FIGURES = Path(__file__).parents[2] / "figures"  # the committed run's table, `results.csv`, lies there
 ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
+PUBLISHED = FIGURES / "published.csv"  # others' numbers with their sources, never in one table with ours
 DRAWINGS = "drawings.csv"  # in figures/: rows on people of several draws, whose number stands in the column of seeds
 README_ROWS = ("backbone", "backbone+crops+pad", "+glrec@7", "same-location", "no-crloc", "ppcl")
 KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile", "synthetic"]
-
-# Published numbers with their sources; they never share a table with numbers from drawn pictures.
-_LIGHT_REID = "table in light-reid's examples/occluded_reid README"
-_PARTIAL_REPO = "README of lingxiao-he/Partial-Person-ReID"
-_PAPER = "from memory of later papers' tables; not checked against the paper"
-PUBLISHED = pandas.DataFrame(
-    [
-        ("DSR (CVPR 2018)", 50.7, 70.0, 58.8, 67.2, _LIGHT_REID),
-        ("DSR, authors' later figures", 73.7, None, 64.3, None, _PARTIAL_REPO),
-        ("VPM (CVPR 2019)", 67.7, 81.9, 65.5, 74.8, _LIGHT_REID),
-        ("PGFA (ICCV 2019)", 68.0, 80.0, 69.1, 80.9, _LIGHT_REID),
-        ("FPR (ICCV 2019)", 81.0, None, 68.1, None, _PARTIAL_REPO),
-        ("HOReID (CVPR 2020)", 85.3, 91.0, 72.6, 86.4, _LIGHT_REID),
-        ("FastReID-DSR", 82.7, None, 73.1, None, _PARTIAL_REPO),
-        ("PPCL (CVPR 2021) (*)", 83.7, 88.7, 71.4, 85.7, _PAPER),
-    ],
-    columns=[
-        "method",
-        *(f"{s} {k}" for s in ("Partial-REID", "Partial-iLIDS") for k in ("rank-1", "rank-3")),
-        "source",
-    ],
-)
 
 
 @cache
@@ -51,16 +30,14 @@ def commit() -> str:
     here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():  # installed, perhaps inside somebody's own repository
         return "unknown"
+    git = partial(subprocess.run, capture_output=True, text=True, check=True, cwd=here)
     try:
-        ask = ["git", "-C", str(here)]
-        how = {"capture_output": True, "text": True, "check": True}
-        number = subprocess.run([*ask, "rev-parse", "--short=12", "HEAD"], **how).stdout.strip()
-        changed = subprocess.run([*ask, "status", "--porcelain", "--", "."], **how).stdout.strip()
+        number = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        return number + "-dirty" * bool(git(["git", "status", "--porcelain", "--", "."]).stdout.strip())
     except (OSError, subprocess.CalledProcessError) as error:
         why = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[0]
         print(f"git does not read {here.parent} ({why}): the results' commit is unknown", file=sys.stderr)
         return "unknown"
-    return number + ("-dirty" if changed else "")
 
 
 def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
@@ -106,12 +83,6 @@ def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFra
         if pictures:
             write_text(note, pictures + "\n")
     return table
-
-
-def measured_on(run: Path | str, task: str, dataset: str) -> set[str]:
-    """Fingerprints of the pictures, drawn ones and photographs, that the table's rows of a set were measured on."""
-    notes = [_note(run, task, dataset, drawn) for drawn in (True, False)]
-    return {note.read_text(encoding="utf-8").strip() for note in notes if note.is_file()}
 
 
 def _note(run: Path | str, task: str, dataset: str, drawn: bool) -> Path:
