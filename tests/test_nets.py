@@ -222,18 +222,6 @@ def test_weights_that_cannot_be_fetched_name_the_way_out(monkeypatch, tmp_path):
         nets.body("resnet18", "imagenet")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00" * 1000, b"PK\x03\x04 cut off"])
-def test_a_broken_download_is_named_with_the_remedy(monkeypatch, tmp_path, content):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    url = torchvision.models.ResNet18_Weights.DEFAULT.url
-    kept = tmp_path / "checkpoints" / url.rpartition("/")[2]
-    kept.parent.mkdir()
-    kept.write_bytes(content)
-    with pytest.raises(RuntimeError, match=f"{kept} is damaged.*delete it") as caught:
-        nets.body("resnet18", "imagenet")
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     "prefix", ["", "module.", "backbone.", "body.", "model.body.", "model.backbone.body.", "module.model."]
 )
@@ -262,10 +250,13 @@ def with_nan(state):
     [
         (lambda state, path: torch.save(state, path), "torch.save.*only safetensors.*save_file"),
         (lambda state, path: path.write_bytes(b"nothing"), "damaged or no safetensors file"),
-        (lambda state, path: save_file(with_nan(state), path), "0.weight has numbers that are not finite"),
-        (lambda state, path: save_file({"head.weight": torch.zeros(1)}, path), "lacks .* 0.weight first.*head.weight"),
-        (lambda state, path: save_file({}, path), "lacks .*it has none"),
-        (lambda state, path: save_file(state | {"0.weight": torch.zeros(1)}, path), r"0.weight has shape \(1,\)"),
+        (lambda state, path: save_file(with_nan(state), path), "lacks finite numbers 0.weight"),
+        (lambda state, path: save_file({"head.weight": torch.zeros(1)}, path), "lacks .* 0.weight.*head.weight"),
+        (lambda state, path: save_file({}, path), "lacks .* 0.weight.*it has none"),
+        (
+            lambda state, path: save_file(state | {"0.weight": torch.zeros(1)}, path),
+            r"0.weight.*one of shape \(1,\)",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, write, words):

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +30,10 @@ def commit() -> str:
     here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():  # installed, perhaps inside somebody's own repository
         return "unknown"
-    git = partial(subprocess.run, capture_output=True, text=True, check=True, cwd=here)
+    how = {"capture_output": True, "text": True, "check": True, "cwd": here}
     try:
-        number = git(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        return number + "-dirty" * bool(git(["git", "status", "--porcelain", "--", "."]).stdout.strip())
+        number = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **how).stdout.strip()
+        return number + "-dirty" * bool(subprocess.run(["git", "status", "--porcelain", "--", "."], **how).stdout)
     except (OSError, subprocess.CalledProcessError) as error:
         why = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[0]
         print(f"git does not read {here.parent} ({why}): the results' commit is unknown", file=sys.stderr)

@@ -21,7 +21,11 @@ class Backbone(nn.Module):
         self.channels = nets.channels(self.body, recipe.architecture)
         self.neck = nn.BatchNorm1d(self.channels)
         nn.init.zeros_(self.neck.bias).requires_grad_(False)
-        self.classifier = _classifier(recipe, self.channels, classes)
+        if recipe.softmax == "cosface":
+            self.classifier = MarginSoftmax(self.channels, classes, recipe.softmax_scale)
+        else:
+            self.classifier = nn.Linear(self.channels, classes, bias=False)
+            nn.init.normal_(self.classifier.weight, std=0.001)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the mode, except for frozen layers: their statistics stay, too."""
@@ -52,23 +56,15 @@ class Backbone(nn.Module):
 class MarginSoftmax(nn.Module):
     """Scaled cosines to one vector a class; the loss takes the margin off the true class's cosine (CosFace, 2018)."""
 
-    def __init__(self, channels: int, classes: int, margin: float, scale: float):
+    def __init__(self, channels: int, classes: int, scale: float):
         super().__init__()
-        self.margin, self.scale = margin, scale
+        self.scale = scale
         self.W = nn.Parameter(torch.randn(channels, classes))
 
     def forward(self, embedding: Tensor) -> Tensor:
         """`(B, C)` -> logits `(B, classes)`, in fp32: cosines times 64 need every digit."""
         with torch.autocast(embedding.device.type, enabled=False):
             return self.scale * (F.normalize(embedding.float(), dim=1) @ F.normalize(self.W, dim=0))
-
-
-def _classifier(recipe: BackboneStage, channels: int, classes: int) -> nn.Module:
-    if recipe.softmax == "cosface":
-        return MarginSoftmax(channels, classes, recipe.softmax_margin, recipe.softmax_scale)
-    linear = nn.Linear(channels, classes, bias=False)
-    nn.init.normal_(linear.weight, std=0.001)
-    return linear
 
 
 def on_map(visible: Tensor, cells: tuple[int, int]) -> Tensor:

@@ -5,9 +5,10 @@ also as `torchvision:NAME`; `timm:NAME` if timm is installed; or `own:NAME`, whi
 """
 
 import contextlib
-import hashlib
+import re
 from collections import OrderedDict
-from collections.abc import Callable, Container
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-WRAPPERS = ("model", "module", "backbone", "body")  # DataParallel's, other projects', our own checkpoints'
+WRAPPERS = r"^((model|module|backbone|body)\.)+"  # DataParallel's, other projects', our own checkpoints'
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names for what follows the last map
 
 
@@ -152,12 +153,6 @@ def _torchvision(name: str, weights: str) -> nn.Module:
     net = models.get_model(name)
     if weights == "imagenet":
         published = next(iter(models.get_model_weights(name)))  # IMAGENET1K_V1, the first
-        file = Path(torch.hub.get_dir(), "checkpoints", published.url.rpartition("/")[2])  # NAME-HASH.pth
-        if file.is_file():
-            with open(file, "rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            if not digest.startswith(file.stem.rpartition("-")[2]):
-                raise RuntimeError(f"{file} is damaged, probably by a broken download: delete it and start again")
         net.load_state_dict(_fetched(lambda: published.get_state_dict(check_hash=True, weights_only=True)))
     return net
 
@@ -181,10 +176,8 @@ def _fetched(fetch: Callable):
 
 def _without_dropout(net: nn.Module) -> nn.Module:
     for layer in net.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ == "StochasticDepth":
-            layer.p = 0.0
-        elif type(layer).__name__ == "DropPath":  # timm's
-            layer.drop_prob = 0.0
+        if isinstance(layer, nn.modules.dropout._DropoutNd) or type(layer).__name__ in ("StochasticDepth", "DropPath"):
+            layer.p = layer.drop_prob = 0.0  # torch's and torchvision's name, and timm's
     return net
 
 
@@ -199,27 +192,16 @@ def _load(net: nn.Module, path: str) -> None:
             why = "it was written by torch.save, and only safetensors files are read; convert one that you trust with "
             why += "safetensors.torch.save_file(torch.load(PATH, weights_only=True), NEW)"
         raise RuntimeError(f"backbone.weights={path}: {why}") from None
-    wanted = net.state_dict()
-    renamed = {own: value for name, value in found.items() if (own := _own_name(name, wanted))}
-    missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
-    if missing:
-        raise RuntimeError(
-            f"backbone.weights={path}: lacks {len(missing)} of {len(wanted)} tensors, {missing[0]} first (it has "
-            f"{next(iter(found), 'none')} …); is it another network's? Then set backbone.architecture"
-        )
-    for name, value in renamed.items():
-        if value.shape != wanted[name].shape:
-            shapes = tuple(value.shape), tuple(wanted[name].shape)
-            raise RuntimeError(f"backbone.weights={path}: {name} has shape {shapes[0]}, not {shapes[1]}")
-        if not value.isfinite().all():
-            raise RuntimeError(f"backbone.weights={path}: {name} has numbers that are not finite; use another file")
-    net.load_state_dict(renamed, strict=False)
-
-
-def _own_name(name: str, wanted: Container[str]) -> str | None:
-    """The net's own name for a tensor of a file; None if it has none."""
-    while name not in wanted:
-        head, _, name = name.partition(".")
-        if head not in WRAPPERS:
-            return None
-    return name
+    short = partial(re.sub, WRAPPERS, "")
+    own, wanted = {short(name): value for name, value in found.items()}, net.state_dict()
+    for name, value in wanted.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        there = own.get(short(name))
+        if there is None or there.shape != value.shape or not there.isfinite().all():
+            has = f"{next(iter(found), 'none')} …" if there is None else f"one of shape {tuple(there.shape)}"
+            raise RuntimeError(
+                f"backbone.weights={path}: lacks finite numbers {name} of shape {tuple(value.shape)} (it has {has})"
+                "; is it another network's? Then set backbone.architecture"
+            )
+    net.load_state_dict({name: own[short(name)] for name in wanted if short(name) in own}, strict=False)
