@@ -1,6 +1,6 @@
 """Pictures -> features, as matching needs them (METHOD.md §5)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +43,10 @@ class Features:
         return len(self.embedding)
 
     def __getitem__(self, index) -> "Features":
-        return Features(**{name: value[index] for name, value in vars(self).items()})
+        return self._changed(lambda _, value: value[index])
+
+    def _changed(self, change: Callable[[str, Tensor], Tensor]) -> "Features":
+        return Features(**{name: change(name, value) for name, value in vars(self).items()})
 
     @classmethod
     def joined(cls, batches: "Iterable[Features]", count: int) -> "Features":
@@ -63,25 +66,19 @@ class Features:
 
     def to(self, device: torch.device | str) -> "Features":
         """The same features on a device."""
-        return Features(**{name: value.to(device) for name, value in vars(self).items()})
+        return self._changed(lambda _, value: value.to(device))
 
     def as_queries(self, index: Tensor | slice) -> "Features":
         """The chosen pictures as queries, without the maps of the gallery's side."""
-        return Features(
-            **{
-                name: value.new_empty(0, *value.shape[1:]) if name in MAPS else value[index]
-                for name, value in vars(self).items()
-            }
-        )
+        return self._changed(lambda name, one: one.new_empty(0, *one.shape[1:]) if name in MAPS else one[index])
 
     def as_gallery(self, index: Tensor | slice, device: torch.device | None = None) -> "Features":
         """Only the maps of the chosen pictures, on a device; all other fields stay those of the whole gallery."""
-        maps = {name: getattr(self, name) for name in MAPS}
-        if isinstance(index, slice):
-            maps = {name: value[index] for name, value in maps.items()}
-        else:  # copies whole pictures, several times as fast as [index]
-            maps = {name: value.index_select(0, index.to(value.device)) for name, value in maps.items()}
-        return replace(self, **{name: value.to(device) for name, value in maps.items()})
+
+        def chosen(value: Tensor) -> Tensor:  # index_select copies whole pictures, several times as fast as [index]
+            return value[index] if isinstance(index, slice) else value.index_select(0, index.to(value.device))
+
+        return replace(self, **{name: chosen(getattr(self, name)).to(device) for name in MAPS})
 
     def with_truth(self, figures: Tensor, view: Tensor | None = None) -> "Features":
         """For the row `oracle-region`: points and keys say where regions truly are, in frames of the drawn figures.
@@ -92,9 +89,9 @@ class Features:
             box = geometry.compose(self.box[:, 0].to(figures), figures[:, :4])
             return replace(self, keys=torch.cat([box, figures[:, 4:]], 1)[..., None, None].to(self.box))
         part = geometry.in_figure(view.to(figures), figures).to(self.box)[:, None].repeat(1, self.box.shape[1], 1)
-        if part.shape[1] % 2 == 0:  # the second half are mirror images
-            part[:, part.shape[1] // 2 :, 0] *= -1
-            part[:, part.shape[1] // 2 :, 0] += 1
+        if part.shape[1] % 2 == 0:
+            half = part[:, part.shape[1] // 2 :, 0]  # x of the mirror images
+            half.neg_().add_(1)
         return replace(self, points=part[:, :, None])
 
 
