@@ -77,11 +77,6 @@ class Evaluation:
         """True if each query's box in the whole picture is known: it was drawn, or cropped by us."""
         return self.query.boxes is not None or (self.drawn and SETS[self.dataset].partial)
 
-    @property
-    def knows_figures(self) -> bool:
-        """True if it is known where each figure is in query and gallery."""
-        return self.drawn and not self.pairs
-
     @cached_property
     def at_ratios(self) -> tuple[datasets.PictureSet, dict[float, image_bank.ImageBank]]:
         """One query of each person, and these queries cropped to each share of the area in SHARES."""
@@ -122,12 +117,8 @@ def view_boxes(found: Evaluation) -> torch.Tensor:
     """Each query's box in its whole picture `(Q, 4)`: as we cropped it, or from the truth."""
     if found.query.boxes is not None:
         return torch.from_numpy(found.query.boxes).float()
-    return boxes(found.truth[0], "view")
-
-
-def boxes(table, prefix: str) -> torch.Tensor:
-    """The `figure` or `view` boxes `(N, 4)` of lines of the truth."""
-    return torch.tensor(table[[f"{prefix}_{side}" for side in ("cx", "cy", "w", "h")]].to_numpy(), dtype=torch.float32)
+    views = found.truth[0][[f"view_{side}" for side in ("cx", "cy", "w", "h")]]
+    return torch.tensor(views.to_numpy(), dtype=torch.float32)
 
 
 def true_pairs(found: Evaluation) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
@@ -169,20 +160,15 @@ def rows(
         measured["crloc-IoU"] = overlap, i
         measured["crloc-IoU-where-it-moved"] = overlap[far], i[far.numpy()]
         measured["constant-region-IoU"] = geometry.iou(constant.expand_as(region), region), i
-    rows, masks = [], subsets(found)
-
-    def add(metric: str, subset: str, value: np.ndarray, ids: np.ndarray) -> None:
-        counts = len(value), len(found.gallery)
-        rows.append(results.row(facts, metric, metrics.bootstrap(value, ids), *counts, subset))
-
+    rows, masks, count = [], subsets(found), len(found.gallery)
     for metric, (value, of_query) in measured.items():
         for subset, mask in masks.items():
-            kept = mask[of_query]
-            if kept.any():
-                add(metric, subset, value.numpy()[kept], found.query.identities[of_query[kept]])
+            if (kept := mask[of_query]).any():
+                interval = metrics.bootstrap(value.numpy()[kept], found.query.identities[of_query[kept]])
+                rows.append(results.row(facts, metric, interval, int(kept.sum()), count, subset))
     if "gate-accuracy" in measured:
-        right = (gallery.gate.cpu() <= 0).float().numpy()
-        add("gate-accuracy-whole", "all", right, found.gallery.identities)
+        interval = metrics.bootstrap((gallery.gate.cpu() <= 0).float().numpy(), found.gallery.identities)
+        rows.append(results.row(facts, "gate-accuracy-whole", interval, count, count))
     return rows
 
 

@@ -156,7 +156,8 @@ def _measure(
     label, protocol = f"evaluating {facts['task']} on {found.dataset}", SETS[found.dataset].first_protocol
     for method in progress.bar(methods, label, quiet=found.quiet, unit="rows"):
         model = load(run, facts["task"], method, facts["seed"], device)
-        if model.method.oracle and not found.knows_boxes or model.method.region == "true" and not found.knows_figures:
+        figures = found.drawn and not found.pairs
+        if (model.method.oracle and not found.knows_boxes) or (model.method.region == "true" and not figures):
             continue  # the true boxes of these queries are unknown
         own, weight = facts | {"method": method, "protocol": protocol}, (matching.fusion_weight(model),) * 3
         rows.append(results.row(own, "fusion-weight", weight, len(found.query), len(found.gallery)))
