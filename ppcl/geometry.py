@@ -128,13 +128,8 @@ def crop(canvas: Tensor, box: Tensor, size: tuple[int, int], padding: str = "bor
 
     `padding` (`border` or `zeros`) fills the part of the box outside the canvas.
     """
-    return F.grid_sample(canvas, sampling_grid(box, size), padding_mode=padding, align_corners=False)
-
-
-def sampling_grid(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sampling positions of `crop`: `(B, 4)` -> `(B, *size, 2)` in grid_sample's `[-1, 1]`."""
-    position = points(box, *size) * 2 - 1
-    return position.reshape(*box.shape[:-1], *size, 2)
+    position = (points(box, *size) * 2 - 1).reshape(len(box), *size, 2)
+    return F.grid_sample(canvas, position, padding_mode=padding, align_corners=False)
 
 
 def coverage(box: Tensor, size: tuple[int, int]) -> Tensor:

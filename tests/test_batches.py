@@ -191,7 +191,7 @@ def test_read_views_of_a_bank_are_crops_to_the_bit(draw):
     bank, box, index = some_pictures(draw, 30), view_boxes(11, (0.3, 1.3), 0.3, draw), torch.randint(30, (11,))
     mirrored = torch.rand(11, generator=draw) < 0.5
     found = read_views(bank, box, mirrored, index)
-    grid = geometry.sampling_grid(box, (32, 16))
+    grid = (geometry.points(box, 32, 16) * 2 - 1).unflatten(1, (32, 16))
     grid = torch.where(mirrored[:, None, None, None], grid * torch.tensor([-1.0, 1.0]), grid)
     slow = F.grid_sample(bank[index].float(), grid, padding_mode="border", align_corners=False)
     assert torch.equal(found, slow)

@@ -78,18 +78,8 @@ def padded_box(ratios: Tensor) -> Tensor:
 
 def placements(box: Tensor, shift: float, growth: float) -> Tensor:
     """Seven placements of a box: itself, shifted in x and y, grown and shrunk. `(B, 4)` -> `(B, 7, 4)`."""
-    moves = box.new_tensor(
-        [
-            [0, 0, 0, 0],
-            [shift, 0, 0, 0],
-            [-shift, 0, 0, 0],
-            [0, shift, 0, 0],
-            [0, -shift, 0, 0],
-            [0, 0, 2 * growth, 2 * growth],
-            [0, 0, -2 * growth, -2 * growth],
-        ]
-    )
-    moved = box[:, None] + moves
+    steps = [(0, 0, 0), (shift, 0, 0), (-shift, 0, 0), (0, shift, 0), (0, -shift, 0), (0, 0, growth), (0, 0, -growth)]
+    moved = box[:, None] + box.new_tensor([(x, y, 2 * side, 2 * side) for x, y, side in steps])
     return torch.cat([moved[..., :2], moved[..., 2:].clamp(0.1, 1.2)], -1)
 
 
