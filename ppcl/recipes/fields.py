@@ -21,7 +21,6 @@ Positive = Annotated[float, "a finite number above 0", lambda x: 0 < x < inf]
 Share = Annotated[float, "a share in 0 to 1", lambda x: 0 <= x <= 1]
 PartShare = Annotated[float, "0 or more and less than 1", lambda x: 0 <= x < 1]
 Step = Annotated[float, "in 0.001 to 1", lambda x: 1e-3 <= x <= 1]
-Momentum = Annotated[float, "0 or more and less than 1", lambda x: 0 <= x < 1]
 Factors = Annotated[tuple[float, float], "two rising factors above 0", lambda x: 0 < x[0] <= x[1] < inf]
 Areas = Annotated[tuple[float, float], "two rising shares in 0.01 to 1", lambda x: 0.01 <= x[0] <= x[1] <= 1]
 Grid = Annotated[tuple[int, int], "6, 12, … rows, 2 or more columns", lambda x: x[0] in range(6, 999, 6) and x[1] > 1]
@@ -63,7 +62,7 @@ class GLRecStage:
     lr: Positive = 5e-2  # §2.1
     final_lr: Number = 5e-5  # §2.1, reached linearly
     batch: Several = 128  # §2.1
-    momentum: Momentum = 0.9  # not published
+    momentum: PartShare = 0.9  # not published
     weight_decay: Number = 5e-4  # not published
     steps: Natural = 0  # stop the stage after so many steps; 0: run all epochs
     box_weight: Number = 4.0  # not published
@@ -99,7 +98,7 @@ class BackboneStage:
     weight_decay: Number = 5e-4  # not published
     steps: Natural = 0
     optimiser: Literal["adam", "sgd"] = "adam"  # §2.1; "sgd" where the face recipe says so
-    momentum: Momentum = 0.9  # not published: of SGD
+    momentum: PartShare = 0.9  # not published: of SGD
     softmax: Literal["plain", "cosface"] = "plain"  # not published: "cosface" is the margin softmax usual for faces
     softmax_margin: Number = 0.35  # not published
     softmax_scale: Number = 64.0  # not published
@@ -117,7 +116,7 @@ class JointStage:
     epochs: Count = 40  # §2.1
     lr: Positive = 5e-4  # §2.1
     optimiser: Literal["adam", "sgd"] = "adam"  # §2.1; SGD for faces, §2.2
-    momentum: Momentum = 0.9  # not published: of SGD
+    momentum: PartShare = 0.9  # not published: of SGD
     decay_epochs: Natural = 0  # §2.2 for faces: x0.1 every 5; for people not published, 0: a half cosine
     decay: Number = 0.1  # §2.2
     final_lr_fraction: Number = 0.01  # not published: where the half cosine ends

@@ -161,15 +161,14 @@ def check_processes(chosen: Recipe, stage: str, count: int, pictures: int | None
 def rows(chosen: Recipe) -> list[str]:
     """The trained rows that the recipe asks for, in the table's order."""
     wanted = [name.strip() for name in chosen.ablation.rows.split(",") if name.strip()]
-    all_rows = [(name, one) for name, one in METHODS.items() if one.stage == "joint"]
-    trained = [name for name, one in all_rows if name in CONTROLS or not one.checkpoint]
+    joint = [name for name, one in METHODS.items() if one.stage == "joint"]
+    trained = [name for name in joint if name in CONTROLS or not METHODS[name].checkpoint]
     if wanted == ["all"]:
         return trained
     for name in wanted:
-        if (used := method(name).checkpoint) and name not in CONTROLS:
-            raise RecipeError(f"row {name!r} is not trained itself: it uses the checkpoint of {used!r}")
+        used = method(name).checkpoint or "backbone"
         if name not in trained:
-            raise RecipeError(f"row {name!r} is stage 2 by itself, which every run trains: leave it out")
+            raise RecipeError(f"row {name!r} has no joint stage of its own: it uses the checkpoint of {used!r}")
     if "ppcl" not in wanted:
         raise RecipeError(f"ablation.rows={chosen.ablation.rows} must include ppcl: the figures are of that row")
     return [name for name in trained if name in wanted]
