@@ -6,28 +6,6 @@ import pytest
 from ppcl.metrics import accepted, tar_interval, verification
 
 
-def naive(scores, same, folds):
-    """Each fold's accuracy, trying every score of the other folds as the threshold."""
-    fold = np.arange(len(scores)) * folds // len(scores)
-    found = []
-    for k in range(folds):
-        best, chosen = -1.0, None
-        for threshold in sorted(set(scores[fold != k])):
-            accuracy = np.mean((scores[fold != k] >= threshold) == same[fold != k])
-            if accuracy > best:
-                best, chosen = accuracy, threshold
-        found.append(np.mean((scores[fold == k] >= chosen) == same[fold == k]))
-    return found
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_ten_folds_are_the_naive_loop(seed):
-    rng = np.random.default_rng(seed)
-    same = rng.random(200) < 0.5
-    scores = np.round(rng.normal(same * 1.0, 1), 1)  # rounded: many ties
-    np.testing.assert_allclose(verification(scores, same).accuracy, naive(scores, same, 10))
-
-
 def test_roc_by_hand():
     """Scores .9 + .8 - .7 + .6 - : after each threshold, (1/2, 0), (1/2, 1/2), (1, 1/2), (1, 1)."""
     found = verification([0.9, 0.8, 0.7, 0.6], [True, False, True, False], folds=2)
