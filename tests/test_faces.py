@@ -15,7 +15,7 @@ from ppcl import losses, matching, search
 from ppcl.data import image_bank, stage_batches
 from ppcl.data.partial_views import make_rng
 from ppcl.models.backbone import Backbone
-from ppcl.models.nets import face34
+from ppcl.models.nets import NETS
 from ppcl.recipes import METHODS, BackboneStage, RecipeError, profiles, recipe
 from ppcl.training.schedules import joint_lr, make_optimiser
 
@@ -119,7 +119,7 @@ def test_face_value_that_could_only_fail_later_is_refused(given):
 
 
 def test_face34_keeps_a_map_of_14_x_14():
-    net = face34().eval()
+    net = NETS["face34"]().eval()
     with torch.inference_mode():
         assert net(torch.zeros(1, 3, 112, 112)).shape == (1, 512, 14, 14)
     convolutions = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]

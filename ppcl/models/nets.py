@@ -41,26 +41,22 @@ class BasicBlock(nn.Module):
         return F.relu(found.add_(self.downsample(x)), inplace=True)
 
 
-def small_net() -> nn.Sequential:
-    """The demo's net: 16-32-64-128 channels, stride 8, so that 128 x 64 gives a 16 x 8 map."""
-    stem = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(True)]
-    return nn.Sequential(*stem, BasicBlock(16, 32, 2), BasicBlock(32, 64, 2), BasicBlock(64, 128, 1))
-
-
-def face34() -> nn.Sequential:
-    """34 layers for faces: stem at full resolution, 64-128-256-512 channels, so that 112 x 112 gives 512 x 14 x 14.
-
-    Such nets are trained on CASIA-WebFace with a margin softmax. The last stage keeps its size: regions are read there.
-    """
-    layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(True)]
-    before = 64
-    for after, blocks, stride in ((64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1)):
-        layers += [BasicBlock(before if i == 0 else after, after, stride if i == 0 else 1) for i in range(blocks)]
-        before = after
+def residual_net(width: int, stride: int, *stages: tuple[int, int, int]) -> nn.Sequential:
+    """A stem of `width` channels and this stride, then stages of basic blocks: (channels, blocks, stride)."""
+    layers = [nn.Conv2d(3, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
+    for after, blocks, step in stages:
+        for number in range(blocks):
+            layers.append(BasicBlock(width, after, 1 if number else step))
+            width = after
     return nn.Sequential(*layers)
 
 
-NETS: dict[str, Callable[[], nn.Module]] = {"small": small_net, "face34": face34}  # without published weights
+# Nets without published weights. `small` is the demo's: 128 x 64 gives a map of 16 x 8. `face34` has 34 layers,
+# as usual on CASIA-WebFace with a margin softmax: 112 x 112 gives 14 x 14, fine enough to read regions.
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "small": partial(residual_net, 16, 2, (32, 1, 2), (64, 1, 2), (128, 1, 1)),
+    "face34": partial(residual_net, 64, 1, (64, 3, 2), (128, 4, 2), (256, 6, 2), (512, 3, 1)),
+}
 
 
 def body(architecture: str, weights: str, stride: int = 32) -> nn.Module:
