@@ -222,6 +222,18 @@ def test_weights_that_cannot_be_fetched_name_the_way_out(monkeypatch, tmp_path):
         nets.body("resnet18", "imagenet")
 
 
+@pytest.mark.parametrize("content", [b"", b"\x00" * 1000, b"PK\x03\x04 cut off"])
+def test_a_broken_download_is_named_with_the_remedy(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+    kept = tmp_path / "checkpoints" / url.rpartition("/")[2]
+    kept.parent.mkdir()
+    kept.write_bytes(content)
+    with pytest.raises(RuntimeError, match=f"{kept} is damaged.*delete it") as caught:
+        nets.body("resnet18", "imagenet")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "prefix", ["", "module.", "backbone.", "body.", "model.body.", "model.backbone.body.", "module.model."]
 )

@@ -5,6 +5,7 @@ also as `torchvision:NAME`; `timm:NAME` if timm is installed; or `own:NAME`, whi
 """
 
 import contextlib
+import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -149,6 +150,11 @@ def _torchvision(name: str, weights: str) -> nn.Module:
     net = models.get_model(name)
     if weights == "imagenet":
         published = next(iter(models.get_model_weights(name)))  # IMAGENET1K_V1, the first
+        file = Path(torch.hub.get_dir(), "checkpoints", published.url.rpartition("/")[2])  # NAME-HASH.pth
+        if file.is_file():
+            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            if not digest.startswith(file.stem.rpartition("-")[2]):
+                raise RuntimeError(f"{file} is damaged, probably by a broken download: delete it and start again")
         net.load_state_dict(_fetched(lambda: published.get_state_dict(check_hash=True, weights_only=True)))
     return net
 
