@@ -1,9 +1,11 @@
 """The stages: a batch overfitted in each, the same bits twice and after a kill, refusals."""
 
+import copy
 import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pandas
 import pytest
@@ -471,3 +473,14 @@ def test_a_stage_and_an_evaluation_have_one_thread(small, pictures, run, drawn, 
     with pytest.raises(ValueError, match="task person, not persn"):
         evaluation.evaluate(tmp_path, "persn", "partial-ilids", drawn, ["ppcl"])
     assert torch.get_num_threads() == 3
+
+
+def test_a_field_that_is_younger_than_a_checkpoint_had_its_default():
+    chosen = recipe("person", "tiny").to_dict()
+    older = copy.deepcopy(chosen)
+    del older["data"]["folds"], older["glrec"]["crops"]
+    header = {"recipe": older, "finished": True, "epoch": 1}
+    stage_on_disk.compare(Path("old"), header, chosen, ("glrec",), "delete it", "the set")
+    chosen["data"]["folds"] = "1,2"
+    with pytest.raises(checkpoints.CheckpointError, match='another recipe .data.folds is "" there, "1,2" here'):
+        stage_on_disk.compare(Path("old"), header, chosen, ("glrec",), "delete it", "the set")

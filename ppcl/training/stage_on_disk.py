@@ -47,6 +47,9 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
         raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
     parts = ("task", "data", "input", "augmentation", "selection", *parts)
     mine, theirs = ({part: whole.get(part) for part in parts} for whole in (recipe, found["recipe"]))
+    for part, known in Recipe().to_dict().items():
+        if isinstance(theirs.get(part), dict):  # a field that is younger than the checkpoint had its default's effect
+            theirs[part] = known | theirs[part]
     difference = first_difference(mine, theirs)
     if not difference and "pictures" in facts and facts["pictures"] != found.get("pictures"):
         raise CheckpointError(
