@@ -79,12 +79,12 @@ def picture_names(folder: Path) -> list[str]:
 
     A link that leads nowhere and a pipe are among them: opening them says what they are, and no count is wrong unseen.
     """
-    return sorted(one.name for one in _entries(folder) if _ending(one.name) in SUFFIXES and not os.path.isdir(one.path))
+    return sorted(one.name for one in _entries(folder) if _ending(one.name) in SUFFIXES and not _is_folder(one))
 
 
 def people(folder: Path) -> list[Path]:
     """The folders of identities in a folder by name; hidden ones are none."""
-    return [folder / name for name in sorted(one.name for one in _entries(folder) if os.path.isdir(one.path))]
+    return [folder / name for name in sorted(one.name for one in _entries(folder) if _is_folder(one))]
 
 
 def left_out(name: str, top: Path, folders: list[Path]) -> tuple[str, ...]:
@@ -123,7 +123,12 @@ def _is_picture(path: str) -> bool:
 
 
 def _ending(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    return name[name.rfind(".") :].lower() if "." in name else ""
+
+
+def _is_folder(one: os.DirEntry) -> bool:
+    """True for a folder and a link to one; asks the disk for links alone."""
+    return one.is_dir(follow_symlinks=False) or (one.is_symlink() and os.path.isdir(one.path))
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
