@@ -43,6 +43,8 @@ LAST = "import_module load_state_dict_from_url all_gather_object broadcast_objec
 KEYWORDS = {"shell", "allow_pickle", "weights_only", "trust_remote_code"}
 ALLOWED = {
     "__init__.__getattr__: importlib.import_module": "the library's own parts, each by a name that stands in the file",
+    "nets._torchvision: torch.hub": "the same",
+    "nets._torchvision: torch.hub.get_dir": "the folder of torchvision's kept weights, whose hashes are checked",
     "nets._torchvision: published.get_state_dict(weights_only)": "torchvision's own way, with nothing but tensors",
     "nets._timm: timm": "timm's own way, where it is installed and a recipe names one of its nets",
     "nets._timm: timm.create_model(pretrained)": "the same",

@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"(?:^\|.*\n)+", README, re.M)
 PUBLISHED = pandas.read_csv(results.PUBLISHED).method
 OTHERS = [name.split(" (")[0].split(",")[0] for name in PUBLISHED if not name.startswith("PPCL")]
-ORACLE = "ppcl@true-region"
+CONTROLS, ORACLE = "controls.csv", "ppcl@true-region"
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
@@ -49,7 +49,7 @@ def test_no_output_of_a_notebook_shares_drawn_and_published_numbers(path):
             assert not shared(text), text[:200]
 
 
-@pytest.mark.parametrize("name", ["results.csv", results.ABLATIONS, results.DRAWINGS, results.CONTROLS])
+@pytest.mark.parametrize("name", ["results.csv", results.ABLATIONS, results.DRAWINGS, CONTROLS])
 def test_every_committed_number_has_its_interval(name):
     table = results.read(ROOT / "figures", name)
     assert len(table) > 100 and table[["value", "low", "high"]].notna().all(axis=None)
@@ -83,7 +83,7 @@ def test_every_number_with_an_interval_in_the_readmes_text_is_a_committed_one():
     faces = results.over_draws(trained[trained.task == "face"]).loc["partial-lfw"]
     whole = demo[(demo.protocol == "input-ratio") & (demo.subset == "1.0") & (demo.metric == "rank-1")]
     whole = 100 * whole.set_index("method")[["value", "low", "high"]]
-    controls = committed(results.CONTROLS)
+    controls = committed(CONTROLS)
     controls = controls[(controls.protocol == "single-shot") & (controls.subset == "all")]
     controls = 100 * controls.set_index(["metric", "dataset", "method"])[["value", "low", "high"]]
     same, true = (controls.loc[f"rank-1 over {row}"].xs("ppcl", level=1) for row in ("trained-same-location", ORACLE))

@@ -324,4 +324,4 @@ def test_rows_that_share_a_checkpoint_differ_in_nothing_that_is_trained():
             used = recipes.METHODS[row.checkpoint]
             assert not used.checkpoint, name
             assert (row.views, row.layout, row.triplet) == (used.views, used.layout, used.triplet), name
-            assert row.region == used.region or row.region in ("same", "untrained", "cells", "embedding"), name
+            assert row.region == used.region or row.region in ("same", "untrained", "true", "cells", "embedding"), name

@@ -19,8 +19,6 @@ COLUMNS = (
 FIGURES = Path(__file__).parents[2] / "figures"  # the committed run's table, `results.csv`, lies there
 ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
 PUBLISHED = FIGURES / "published.csv"  # others' numbers with their sources, never in one table with ours
-CONTROLS = "controls.csv"  # in figures/: controls on the demo's draw, and how far `ppcl` is above them
-PHOTOGRAPHS = "photographs.csv"  # in figures/: rows on CUHK03's test people
 DRAWINGS = "drawings.csv"  # in figures/: rows on people of several draws, whose number stands in the column of seeds
 README_ROWS = ("backbone", "backbone+crops+pad", "+glrec@7", "same-location", "no-crloc", "ppcl")
 KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile", "synthetic"]
@@ -85,6 +83,12 @@ def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFra
         if pictures:
             write_text(note, pictures + "\n")
     return table
+
+
+def measured_on(run: Path | str, task: str, dataset: str) -> set[str]:
+    """Fingerprints of the pictures, drawn ones and photographs, that the table's rows of a set were measured on."""
+    notes = [_note(run, task, dataset, drawn) for drawn in (True, False)]
+    return {note.read_text(encoding="utf-8").strip() for note in notes if note.is_file()}
 
 
 def _note(run: Path | str, task: str, dataset: str, drawn: bool) -> Path:

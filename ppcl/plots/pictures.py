@@ -7,7 +7,6 @@ import textwrap
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
@@ -175,24 +174,3 @@ def overview(queries, boxes, partial, gallery, order, regions, correct) -> Figur
     one, heads = slice(i, i + 1), ("a partial\npicture", "→ placed\nby GLRec", "→ located\nby CRLoc: 1st", "2nd", "3rd")
     lists = order[one, :3], regions[one, :1], correct[one, :3]
     return ranking(queries[one], boxes[one], torch.ones(1), gallery, *lists, heads=heads)
-
-
-@styled()
-def expected_points(canvases, points: Tensor, columns: dict[str, tuple], grid: tuple[int, int]) -> Figure:
-    """Where CRLoc expects each point of a query's region in gallery pictures, a row a query.
-
-    canvases: queries on the canvas; points `(Q, K, 2)`, the grid in their regions; columns: for each head the pictures
-    `(Q, 3, H, W)`, the expected positions `(Q, K, 2)` and boxes `(Q, 4)` by meaning. Points of one row of the grid have
-    one colour, from yellow at the top to violet.
-    """
-    colours = colormaps["plasma_r"](np.linspace(0.1, 0.9, grid[0])).repeat(grid[1], 0)
-    cells = {"query": (canvases, points, {})} | columns
-    figure, axes = board(len(points), len(cells), _aspect(canvases[0]), 0, heads=tuple(cells), explained=True)
-    for column, (pictures, places, boxes) in zip(axes.T, cells.values(), strict=True):
-        for i, one in enumerate(column):
-            show(one, pictures[i])
-            one.scatter(*places[i].cpu().T, s=14, c=colours, ec="black", lw=0.5, zorder=3, clip_on=False)
-            for meaning, box in boxes.items():
-                outline(one, box[i], meaning)
-    legend(figure, [meaning for meaning in BOXES if any(meaning in boxes for _, _, boxes in columns.values())])
-    return figure
