@@ -57,6 +57,22 @@ def test_every_committed_number_has_its_interval(name):
     assert table.synthetic.all() and (table.n_query > 0).all()
 
 
+def test_the_photographs_table_holds_what_readme_and_notebook_say():
+    """Photographs have a table of their own, and never share one with drawings."""
+    table = results.read(ROOT / "figures", "photographs.csv")
+    assert not table.synthetic.any() and table[["value", "low", "high"]].notna().all(axis=None)
+    assert ((table.low <= table.value + 1e-6) & (table.value <= table.high + 1e-6)).all()
+    chosen = table[(table.dataset == "partial-cuhk03") & (table.metric == "rank-1") & (table.subset == "all")]
+    chosen = 100 * chosen[chosen.protocol == "single-shot"].set_index("method")[["value", "low", "high"]]
+    text = " ".join(README.split())
+    found = re.search(r"rank-1 is ([\d.]+) % for `ppcl`, ([\d.]+) % for the padded baseline and ([\d.]+) % for a", text)
+    rows = ["ppcl", "backbone+crops+pad", "stock network, stretched"]
+    assert found and [*found.groups()] == [f"{value:.1f}" for value in chosen.value[rows]]
+    cells = nbformat.read(reproduce.NOTEBOOKS / "06_ablations.ipynb", as_version=4).cells
+    told_there = next(cell.source for cell in cells if cell.source.startswith("## Photographs: CUHK03"))
+    assert all(told(chosen.loc[row]) in told_there for row in (*rows, "stage-2"))
+
+
 def told(value) -> str:
     return f"{value.value:.1f} [{value.low:.1f}, {value.high:.1f}]"
 
