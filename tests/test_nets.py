@@ -262,13 +262,10 @@ def with_nan(state):
     [
         (lambda state, path: torch.save(state, path), "torch.save.*only safetensors.*save_file"),
         (lambda state, path: path.write_bytes(b"nothing"), "damaged or no safetensors file"),
-        (lambda state, path: save_file(with_nan(state), path), "lacks finite numbers 0.weight"),
-        (lambda state, path: save_file({"head.weight": torch.zeros(1)}, path), "lacks .* 0.weight.*head.weight"),
-        (lambda state, path: save_file({}, path), "lacks .* 0.weight.*it has none"),
-        (
-            lambda state, path: save_file(state | {"0.weight": torch.zeros(1)}, path),
-            r"0.weight.*one of shape \(1,\)",
-        ),
+        (lambda state, path: save_file(with_nan(state), path), "0.weight has numbers that are not finite"),
+        (lambda state, path: save_file({"head.weight": torch.zeros(1)}, path), "lacks .* 0.weight first.*head.weight"),
+        (lambda state, path: save_file({}, path), "lacks .*it has none"),
+        (lambda state, path: save_file(state | {"0.weight": torch.zeros(1)}, path), r"0.weight has shape \(1,\)"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path, write, words):

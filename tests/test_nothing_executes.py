@@ -224,6 +224,7 @@ STAGES = {
     "people of another kind": {"classes": "all"},
     "no people": {"classes": 0},
     "people in halves": {"classes": 5.0},
+    "weights of another kind": {"fusion_weights": 3},
 }
 
 
@@ -237,12 +238,23 @@ def test_a_stage_whose_header_lies_is_refused(kind, tmp_path):
     save_file(tensors, path, metadata={"ppcl": json.dumps(facts)})
     assert evaluation.load(tmp_path, "person").classes == 5
     save_file(tensors, path, metadata={"ppcl": json.dumps(facts | STAGES[kind])})
-    with pytest.raises(checkpoints.CheckpointError) as caught:
+    words = "not a checkpoint of joint" if STAGES[kind].keys() & {"classes", "fusion_weights"} else None
+    with pytest.raises(checkpoints.CheckpointError, match=words) as caught:
         evaluation.load(tmp_path, "person")
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     if STAGES[kind].keys() & {"epoch", "step", "finished"} or kind == "recipe of another kind":
         with pytest.raises(checkpoints.CheckpointError, match="no stage's checkpoint"):
             stage_on_disk.Stage(tmp_path, recipe("person", "tiny"), PICTURES, "joint", 0, "ppcl")
+
+
+def test_people_of_whom_a_file_has_no_numbers_are_none(tmp_path):
+    path, facts = evaluation.checkpoint(tmp_path, "person", "ppcl"), {"classes": 10**12, "fusion_weights": {}}
+    facts |= {"stage": "joint", "recipe": recipe("person", "tiny").to_dict(), "epoch": 1, "finished": True}
+    path.parent.mkdir(parents=True)
+    empty = {"model.backbone.classifier.weight": torch.zeros(10**12, 0)}
+    save_file(empty, path, metadata={"ppcl": json.dumps(facts | {"format": 1})})
+    with pytest.raises(checkpoints.CheckpointError, match="not a checkpoint of joint"):
+        evaluation.load(tmp_path, "person")
 
 
 def test_pip_finds_nothing_broken():

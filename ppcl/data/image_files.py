@@ -13,6 +13,7 @@ from .reading import Cut, DataError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")  # by content; some of Pillow's others start Ghostscript
 MAX_PIXELS = 64_000_000  # larger pictures are refused before they are decoded, so Pillow's own warning is not needed
+MAX_SCANS = 100  # of a progressive JPEG; encoders write about ten, and each takes as long to decode as a picture
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata: the pixels are read, or the file is refused
 
@@ -30,11 +31,16 @@ def open_picture(source: Path | str | Cut | io.BytesIO | Image.Image) -> Image.I
             if not source.width * source.height:
                 raise DataError("it has no pixels")
             return rgb(ImageOps.exif_transpose(source))
-        if not isinstance(source, io.BytesIO) and not stat.S_ISREG(os.stat(source).st_mode):  # a pipe would wait
+        in_memory = isinstance(source, io.BytesIO)
+        if not in_memory and not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for its writer
             raise DataError(f"{source}: not a file; remove it, or give a picture")
         with Image.open(source, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise DataError(f"{source}: {picture.width} x {picture.height} pixels are too many; scale it down")
+            if "progressive" in picture.info:
+                content = source.getvalue() if in_memory else Path(source).read_bytes()
+                if content.count(b"\xff\xda") > MAX_SCANS:
+                    raise DataError(f"{source}: more than {MAX_SCANS} JPEG scans; save it again")
             ImageOps.exif_transpose(picture, in_place=True)
             return rgb(picture)
     except DataError:

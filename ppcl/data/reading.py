@@ -151,7 +151,7 @@ def subfolder(folder: Path, names: str) -> Path | None:
     for name in names.split("/"):
         if name == ".":
             continue
-        same = [one for one in _entries(folder) if one.name.lower() == name.lower() and os.path.isdir(one.path)]
+        same = [one for one in _entries(folder) if one.name.lower() == name.lower() and _is_folder(one)]
         if not same:
             return None
         folder /= min(same, key=lambda one: (one.name != name, one.name)).name

@@ -100,6 +100,12 @@ def _read(path: Path | str, whole: bool = True) -> tuple[dict, dict[str, Tensor]
     return found, tensors
 
 
+def sides(path: Path | str, prefix: str) -> list[int]:
+    """Return the side lengths of those tensors that are not empty and whose names begin with `prefix`."""
+    tensors = _read(path)[1].items()
+    return [side for name, value in tensors if name.startswith(prefix) and value.numel() for side in value.shape]
+
+
 def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict:
     """Load a checkpoint into a model, and into the optimiser if the file has its state; -> the header's values."""
     found, whole = _read(path)

@@ -66,14 +66,20 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of {method}'s")
     if not header["finished"] and joint:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
+    classes, weights = header.get("classes"), header.get("fusion_weights") if joint else {}
+    prefix = "model.backbone.classifier." if joint else "model.classifier."
+    fits = type(classes) is int and classes in checkpoints.sides(path, prefix)
+    if not fits or not isinstance(weights, dict):
+        raise checkpoints.CheckpointError(f"{path} is not a checkpoint of {header['stage']}; delete it and train again")
     try:
-        model = PPCL(from_header(header), header["classes"], method)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        recipe = from_header(header)
+    except (KeyError, TypeError, recipes.RecipeError) as error:
         raise checkpoints.CheckpointError(f"{path} has a recipe that this version does not know ({error})") from None
+    model = PPCL(recipe, classes, method)
     checkpoints.load(path, model if joint else model.backbone)
     if not header["finished"]:
         warn_once(f"{path} is not finished: {method} is the state after {header['epoch']} epochs")
-    model.fusion_weights = header["fusion_weights"] if joint else {}
+    model.fusion_weights = weights
     return model.to(device).eval()
 
 
@@ -229,10 +235,10 @@ def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> tuple[li
     judged = metrics.verification(-found.distances[method], pairs.same, pairs.folds)
     counts = len(pairs.same), len(found.gallery)
     measured = {"accuracy": metrics.bootstrap(judged.accuracy, range(pairs.folds))}
-    for rate in (1e-3, 1e-2):
-        if rate * (~pairs.same).sum() >= FEWEST:
-            tar = metrics.tar_interval(-found.distances[method], pairs.same, rate, pairs.folds)
-            measured[f"TAR@FAR=1e-{round(-np.log10(rate))}"] = tar
+    for rate in ("1e-3", "1e-2"):
+        if float(rate) * (~pairs.same).sum() >= FEWEST:
+            tar = metrics.tar_interval(-found.distances[method], pairs.same, float(rate), pairs.folds)
+            measured[f"TAR@FAR={rate}"] = tar
     rows = [results.row(facts, metric, interval, *counts) for metric, interval in measured.items()]
     return rows, {f"verification/{method}/accuracy": judged.accuracy}
 

@@ -6,9 +6,8 @@ also as `torchvision:NAME`; `timm:NAME` if timm is installed; or `own:NAME`, whi
 
 import contextlib
 import hashlib
-import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-WRAPPERS = r"^((model|module|backbone|body)\.)+"  # DataParallel's, other projects', our own checkpoints'
+WRAPPERS = ("model", "module", "backbone", "body")  # DataParallel's, other projects', our own checkpoints'
 HEADS = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names for what follows the last map
 
 
@@ -152,7 +151,8 @@ def _torchvision(name: str, weights: str) -> nn.Module:
         published = next(iter(models.get_model_weights(name)))  # IMAGENET1K_V1, the first
         file = Path(torch.hub.get_dir(), "checkpoints", published.url.rpartition("/")[2])  # NAME-HASH.pth
         if file.is_file():
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            with open(file, "rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
             if not digest.startswith(file.stem.rpartition("-")[2]):
                 raise RuntimeError(f"{file} is damaged, probably by a broken download: delete it and start again")
         net.load_state_dict(_fetched(lambda: published.get_state_dict(check_hash=True, weights_only=True)))
@@ -194,16 +194,27 @@ def _load(net: nn.Module, path: str) -> None:
             why = "it was written by torch.save, and only safetensors files are read; convert one that you trust with "
             why += "safetensors.torch.save_file(torch.load(PATH, weights_only=True), NEW)"
         raise RuntimeError(f"backbone.weights={path}: {why}") from None
-    short = partial(re.sub, WRAPPERS, "")
-    own, wanted = {short(name): value for name, value in found.items()}, net.state_dict()
-    for name, value in wanted.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        there = own.get(short(name))
-        if there is None or there.shape != value.shape or not there.isfinite().all():
-            has = f"{next(iter(found), 'none')} …" if there is None else f"one of shape {tuple(there.shape)}"
-            raise RuntimeError(
-                f"backbone.weights={path}: lacks finite numbers {name} of shape {tuple(value.shape)} (it has {has})"
-                "; is it another network's? Then set backbone.architecture"
-            )
-    net.load_state_dict({name: own[short(name)] for name in wanted if short(name) in own}, strict=False)
+    wanted = net.state_dict()
+    renamed = {own: value for name, value in found.items() if (own := _own_name(name, wanted))}
+    missing = [name for name in wanted if name not in renamed and not name.endswith("num_batches_tracked")]
+    if missing:
+        raise RuntimeError(
+            f"backbone.weights={path}: lacks {len(missing)} of {len(wanted)} tensors, {missing[0]} first (it has "
+            f"{next(iter(found), 'none')} …); is it another network's? Then set backbone.architecture"
+        )
+    for name, value in renamed.items():
+        if value.shape != wanted[name].shape:
+            shapes = tuple(value.shape), tuple(wanted[name].shape)
+            raise RuntimeError(f"backbone.weights={path}: {name} has shape {shapes[0]}, not {shapes[1]}")
+        if not value.isfinite().all():
+            raise RuntimeError(f"backbone.weights={path}: {name} has numbers that are not finite; use another file")
+    net.load_state_dict(renamed, strict=False)
+
+
+def _own_name(name: str, wanted: Container[str]) -> str | None:
+    """The net's own name for a tensor of a file; None if it has none."""
+    while name not in wanted:
+        head, _, name = name.partition(".")
+        if head not in WRAPPERS:
+            return None
+    return name
