@@ -82,7 +82,8 @@ class Stage:
         self.facts = {"stage": name, "task": recipe.task, "seed": seed, "pictures": data.pictures}
         self.facts |= {} if name == "glrec" else {"classes": data.classes}
         self.facts |= {"method": row} if row else {}
-        self.epochs, self.per_epoch = how.epochs, max(1, len(data.train) // how.batch)
+        count = len(data.train) if name == "glrec" else int((data.labels >= 0).sum())
+        self.epochs, self.per_epoch = how.epochs, max(1, count // how.batch)
         self.total = min(how.steps or math.inf, how.epochs * self.per_epoch)
         self.begun, self.finished, self.step = False, False, 0
         self.saved = -math.inf  # time of the last save; the first epoch is always saved
