@@ -1,7 +1,9 @@
 """The losses: placement and gate, identity, triplet, PP-Cycle, geometry, PP-Triplet.
 
-The supplement does not give their form; they are reconstructed in METHOD.md §1 and §4. Each loss is a mean over
-samples, so the size of the batch does not change its scale. A stage minimises the sum of weighted terms, kept by name.
+The supplement does not give their form; they are reconstructed in METHOD.md §1 and §4, the contrast term is ours. Each
+loss is a mean, so the size of the batch does not change its scale: over samples, for `batch_hard` over the anchors with
+a loss above 0, for `located` over the samples with a known region. A stage minimises the sum of weighted terms, kept by
+name. Boxes are (cx, cy, w, h) in fractions of the canvas; a batch of the joint stage has P identities, 4P pictures.
 """
 
 import math
@@ -22,7 +24,10 @@ Terms = dict[str, Tensor]
 
 
 def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe: GLRecStage) -> tuple[Terms, Terms]:
-    """Weighted terms and accuracy of GLRec: boxes and true boxes `(B, 4)`, gate logits and partial mask `(B,)`."""
+    """Weighted terms of GLRec; measures: mean IoU of the partial views, and the gate's accuracy, 0 to 1.
+
+    Predicted box and true box `target` `(B, 4)`; gate logits `(B,)`, positive: partial; mask `partial` `(B,)`.
+    """
     weight = torch.full_like(gate, recipe.whole_weight).masked_fill(partial, 1.0)
     box_loss = (geometry.corner_distance(box, target) * weight).mean()
     gate_loss = F.binary_cross_entropy_with_logits(gate, partial.float())
@@ -83,9 +88,10 @@ def true_region(region: Tensor, placed: Tensor, crop: Tensor, view_a: Tensor, vi
 
 
 def by_figures(batch: JointBatch, placed: Tensor, region: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """True location of regions `(A, 4)` of views a `(A,)` in views b `(B,)` of any figures: `(B, A, 4)`, clipped.
+    """True location of regions `(A, 4)` of pictures a in each of the pictures b: `(B, A, 4)`, clipped to the canvas.
 
-    `placed` `(4P, 4)`: location of each view on its canvas. For the row `oracle-region`, on drawn pictures.
+    a `(A,)` and b `(B,)` are indices into the batch, of one person or not: a region keeps its place on the drawn body.
+    `placed` `(4P, 4)`: box of each picture on its canvas. For the row `oracle-region`, on drawn pictures.
     """
     seen = geometry.compose(batch.crop[a], geometry.compose(geometry.invert(placed[a]), region))
     part = geometry.in_figure(geometry.compose(batch.view[a], seen), batch.figure[a])

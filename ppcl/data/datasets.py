@@ -1,7 +1,7 @@
 """Data sets below a folder -> pictures with identity and camera; what is there, and what is missing.
 
-Everything is read from base names, sorted, never from full paths: digits in a folder's name are no identity, and
-the file system's order decides nothing.
+Identity and camera are read from a file's name or, in sets with a folder for each identity, from that folder's name;
+folders further up do not matter, nor does the file system's order. Errors are DataError, with folder and remedy.
 """
 
 import hashlib

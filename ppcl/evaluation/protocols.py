@@ -112,7 +112,9 @@ def evaluate(
     With several methods `ppcl` is also compared with each other row, query by query: metric `rank-1 over <row>`. Where
     the protocol crops the queries, their boxes are saved in the run folder, and a single method, or those of CURVES,
     are measured over the input ratio. Queries without a match are reported in one line. `rerank` adds a row `…+rerank`
-    for each method (METHOD.md §9).
+    for each method (METHOD.md §9). All values are fractions, 0 to 1. Raises RecipeError if set and task do not match,
+    or for `rerank` of pairs; CheckpointError if a row is not trained; DataError for missing pictures; ValueError if
+    nothing can be measured.
     """
     if dataset in SETS and not SETS[dataset].of(task):
         raise recipes.RecipeError(f"{dataset} belongs to task {SETS[dataset].task}, not {task}")

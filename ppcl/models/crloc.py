@@ -15,7 +15,11 @@ MIN_HALF, MAX_HALF = 0.06, 0.6  # half-sizes in fractions of the canvas; the who
 
 
 class CRLoc(nn.Module):
-    """Points of p attend to b by appearance and by a positional prior; a box is fitted to their expected positions."""
+    """Points of p attend to b by appearance and by a positional prior; a box is fitted to their expected positions.
+
+    `channels`: C of the maps. The recipe gives D, the channels of φ, the grid of K points (rows, columns), and τ and σ
+    at the start. Cells less visible than `min_visible` (0 to 1) are left out; without `prior` position does not count.
+    """
 
     def __init__(self, channels: int, recipe: JointStage, min_visible: float = 0.3, prior: bool = True):
         super().__init__()
@@ -115,7 +119,7 @@ def fit(moments: Tensor, sharp: Tensor, region: Tensor, grid: tuple[int, int]) -
 def stripes(features: Tensor, region: Tensor, grid: tuple[int, int], count: int = 3) -> Tensor:
     """Region descriptor: map `(B, C, h, w)` sampled at a grid in the region `(B, 4)`, averaged in horizontal stripes.
 
-    -> `(B, count, C)`, neither whitened nor normalised (see `describe_stripes`).
+    -> `(B, count, C)`, not normalised (see `describe_stripes`). `count` divides the rows of the grid.
     """
     weights = stripe_weights(region, grid, tuple(features.shape[-2:]), count)
     return weights @ features.float().flatten(2).transpose(1, 2)

@@ -1,9 +1,13 @@
-"""The three training stages, one visible loop each; they resume after the last saved epoch, or step if interrupted.
+"""The three training stages, one loop each.
 
-`train_glrec`, `train_backbone` and `train_joint` each take the recipe, the training pictures and the run folder and
-return the path of a finished checkpoint. A finished stage is left as it is, an unfinished one resumes. After the joint
-stage the fusion weight is chosen on training identities that are held out of all three stages. Under torchrun the same
-loops run in every process: its networks process its share of a batch, the losses use the whole batch (processes.py).
+`train_glrec`, `train_backbone` and `train_joint` take the recipe, the training pictures and the run folder, and return
+the path of the finished checkpoint. A finished stage is not trained again. An interrupted one resumes at its last step
+after a signal, at its last save after a crash. After the joint stage the fusion weight is chosen on training identities
+that are held out of all three stages. Under torchrun every process runs the same loop: it computes the networks on its
+share of a batch, and the losses on the whole batch (processes.py).
+
+All raise CheckpointError if the folder holds a stage of another recipe or of other pictures, BusyError if another
+process trains it, FloatingPointError if a loss is not finite.
 """
 
 import resource
