@@ -70,7 +70,7 @@ def test_the_photographs_table_holds_what_readme_and_notebook_say():
     assert found and [*found.groups()] == [f"{value:.1f}" for value in chosen.value[rows]]
     cells = nbformat.read(reproduce.NOTEBOOKS / "06_ablations.ipynb", as_version=4).cells
     told_there = next(cell.source for cell in cells if cell.source.startswith("## Photographs: CUHK03"))
-    assert all(told(chosen.loc[row]) in told_there for row in (*rows, "stage-2"))
+    assert all(told(chosen.loc[row]) in told_there for row in (*rows, "stage-2", "trained-same-location"))
 
 
 def told(value) -> str:
@@ -103,6 +103,11 @@ def test_every_number_with_an_interval_in_the_readmes_text_is_a_committed_one():
     controls = controls[(controls.protocol == "single-shot") & (controls.subset == "all")]
     controls = 100 * controls.set_index(["metric", "dataset", "method"])[["value", "low", "high"]]
     same, true = (controls.loc[f"rank-1 over {row}"].xs("ppcl", level=1) for row in ("trained-same-location", ORACLE))
+    of_faces = (demo.dataset == "partial-lfw") & (demo.protocol == "single-shot") & (demo.subset == "all")
+    located = demo[of_faces & (demo.metric == "rank-1 over no-crloc")].iloc[0]
+    photographs = committed("photographs.csv")
+    photographs = photographs[(photographs.protocol == "single-shot") & (photographs.subset == "all")]
+    photographs = photographs.set_index(["dataset", "metric"])[["value", "low", "high"]].sort_index()
     expected = [
         told(results.over_draws(drawn, metric="mAP").loc["partial-ilids", "no-crloc"]),
         *(told(same.loc[name]) for name in sets),
@@ -110,6 +115,8 @@ def test_every_number_with_an_interval_in_the_readmes_text_is_a_committed_one():
         *(told(truer.loc[name, "no-cycle"]) for name in sets),
         *(told(whole.loc[name]) for name in ("backbone", "backbone+crops+pad", "ppcl")),
         *(told(faces.loc[name]) for name in ("backbone+crops+pad", "same-location", "no-stripes")),
+        told(100 * located[["value", "low", "high"]]),
+        told(100 * photographs.loc["partial-cuhk03", "rank-1 over trained-same-location"]),
     ]
     text = " ".join(re.sub(r"^\|.*\n", "", README, flags=re.M).split())
     assert re.findall(r"\d+\.\d \[-?\d+\.\d, \d+\.\d\]", text) == expected
@@ -117,7 +124,7 @@ def test_every_number_with_an_interval_in_the_readmes_text_is_a_committed_one():
     people = demo[(demo.dataset == "market1501") & (demo.metric == "rank-1")].set_index("method")
     for name, words in (("ppcl", "`ppcl` is {} %"), ("backbone+crops+pad", "baseline {} %"), ("no-crloc", "c` {} %")):
         assert words.format(f"{100 * people.value[name]:.1f}") in text
-    assert set(people.n_query) == {120} and "(120 queries)" in text
+    assert set(people.n_query) == {120} and "(120 queries, one draw)" in text
     moved = results.over_draws(drawn, "truth", "crloc-IoU-where-it-moved")
     assert all(moved.loc[name, "no-cycle"].low < 0 < moved.loc[name, "no-cycle"].high for name in sets)
     beside = results.over_draws(drawn)
