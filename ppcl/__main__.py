@@ -294,7 +294,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.debug:
             raise
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error = RuntimeError("no room left on the disk: free some and start again, finished work is kept")
+            where = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
+            error = RuntimeError(f"{where}no room left on the disk: free some and start again, finished work is kept")
         elif isinstance(error, OSError) and error.filename:
             name = printable(os.fsdecode(error.filename))
             error = RuntimeError(f"{name}: {error.strerror.lower()}; give another folder or file")

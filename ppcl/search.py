@@ -157,7 +157,8 @@ def _gallery(
         problems, uncut = kept["problems"], kept["uncut"]
         if len(problems) != len(files) or problems.count("") != len(found):
             raise checkpoints.CheckpointError(f"{folder} is damaged; delete it")
-        if any(not _look(file)[0] for file, problem in zip(files, problems, strict=True) if problem):
+        problems = [problem and _look(file)[0] for file, problem in zip(files, problems, strict=True)]
+        if problems.count("") != len(found):
             raise checkpoints.CheckpointError(f"{folder} is stale (a picture can be read now)")
     except checkpoints.CheckpointError as error:
         if folder.exists():

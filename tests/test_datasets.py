@@ -81,7 +81,7 @@ def cuhk03(top, ending="png"):
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 @pytest.mark.parametrize("top", ["cuhk03-np", "CUHK03-NP/cuhk03-np"])
 @pytest.mark.parametrize("boxes, folder", [("detected", "detected"), ("labelled", "labeled"), ("labelled", "labelled")])
-def test_cuhk03_has_its_boxes_chosen_by_the_recipe(tmp_path, boxes, folder, top, ending):
+def test_cuhk03_has_its_boxes_chosen_by_the_recipe(tmp_path, capsys, boxes, folder, top, ending):
     cuhk03(tmp_path / top / folder, ending)
     chosen = recipe("person", "tiny", **{"data.cuhk03": boxes})
     train = datasets.training_set("person", tmp_path, chosen.data)
@@ -95,7 +95,14 @@ def test_cuhk03_has_its_boxes_chosen_by_the_recipe(tmp_path, boxes, folder, top,
     assert [row["published"] for row in rows] == {"detected": [7365, 1400, 5332], "labelled": [7368, 1400, 5328]}[boxes]
     other = recipe("person", "tiny", **{"data.cuhk03": "labelled" if boxes == "detected" else "detected"})
     with pytest.raises(DataError, match=f"which holds {folder} .*data.cuhk03=detected or labelled"):
-        datasets.evaluation_sets("cuhk03", tmp_path, other)
+        datasets.training_set("person", tmp_path, other.data)
+    query, gallery = datasets.evaluation_sets("cuhk03", tmp_path, other)  # a run of other boxes is tested on these
+    assert query.folder.parent == gallery.folder.parent == tmp_path / top / folder
+    assert f"cuhk03: the {boxes} boxes are searched, no others lie below" in capsys.readouterr().err
+    first = datasets.contents(tmp_path)
+    assert first["pictures"] == {f"cuhk03/{part} ({boxes})": 4 for part in ("train", "query", "gallery")}
+    (query.folder / query.paths[0].name).write_bytes(b"another")
+    assert datasets.contents(tmp_path)["sha256"] != first["sha256"]
 
 
 def test_training_set_is_chosen_where_several_lie(tmp_path, capsys):
@@ -365,7 +372,7 @@ def test_people_numbered_zero_are_counted(tmp_path, part):
         "-1_c1s1_000001_00.jpg",
     )
     (note,) = datasets.read("market1501", part, tmp_path).notes
-    assert "1 pictures are left out, such as 0000_c1s1_000001_00.jpg: identity 0" in note
+    assert "1 picture is left out, such as 0000_c1s1_000001_00.jpg: identity 0" in note
 
 
 @pytest.mark.parametrize(
@@ -454,6 +461,21 @@ def test_a_test_of_one_person_is_refused(tmp_path, folder, name):
     words = "read as pictures of 'face'.*rename" if "face" in name else "shows one person"
     with pytest.raises(DataError, match=words):
         datasets.evaluation_sets("partial-lfw" if "face" in name else "partial-ilids", tmp_path)
+
+
+@pytest.mark.parametrize("names, told", [("man_001 woman_002 man_003", True), ("man_001 woman_001 man_002", False)])
+def test_numbers_that_may_be_the_people_are_told(tmp_path, names, told):
+    for half in ("probe", "gallery"):
+        fill(tmp_path / "Partial-LFW" / half, *(f"{name}.jpg" for name in names.split()))
+    query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path)
+    assert len(set(gallery.identities)) == 2 and query.notes == ()
+    said = "partial-lfw/gallery: 3 pictures such as man_001.jpg are read as of 2 people, for names are <person>_<number>"
+    assert [note.startswith(said) for note in gallery.notes] == [True] * told
+
+
+def test_where_a_set_is_from_is_said_in_whole_sentences():
+    for one in SETS.values():
+        assert one.how_to_get[-1].isalnum() and ",," not in one.how_to_get, one.how_to_get
 
 
 @pytest.mark.parametrize("task", ["person", "face"])

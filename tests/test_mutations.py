@@ -1040,6 +1040,10 @@ def test_rank_leaves_out_what_cannot_be_read_and_ranks_the_rest(tmp_path, comman
         table = ranked(tmp_path / "out")
         assert sorted(table.gallery) == good or top == 1
         assert table.distance.astype(float).is_monotonic_increasing
+    moved = gallery.rename(tmp_path / "moved")
+    status, out, error = command(*arguments[:4], moved / good[0], "--gallery", moved, "--out", tmp_path / "out")
+    assert status == 0 and error == "" and "described again" not in out
+    assert all(f"{moved / path.name}: " in out for path in bad) and str(gallery / "bad") not in out
     best = table.gallery[0]  # the query itself, or another picture of the same pixels
     assert READ[list(READ)[good.index(best)]][1] == READ["JPEG"][1]
 

@@ -168,6 +168,16 @@ def test_stages_of_other_training_pictures_are_refused_by_name(run, data, capsys
         assert status == 1 and len(lines) == 1 and "the pictures of market1501/train changed since" in lines[0]
 
 
+def test_another_set_that_is_chosen_now_is_named_with_the_one_that_was_trained_on(run, data, capsys, tmp_path):
+    copy, other = shutil.copytree(run, tmp_path / "run"), tmp_path / "other"
+    for name in "abcdefghij":
+        shutil.copytree(data / TRAIN, other / "identities" / name)
+    for command in (["train", "glrec"], ["train", "backbone"], ["reproduce", "--task", "person", "--only", "02"]):
+        status, lines = failure(capsys, [*command, "--run", str(copy), "--data", str(other), *FAST])
+        assert status == 1 and len(lines) == 1 and "was trained on market1501/train, and now own/train" in lines[0]
+        assert "--set data.training=market1501, or use another --run" in lines[0]
+
+
 def test_the_datas_hash_tells_one_changed_byte_and_one_other_name(drawn, tmp_path):
     hashes = [reproduce.datasets.contents(drawn)["sha256"]]
     shutil.copytree(drawn, tmp_path / "data")

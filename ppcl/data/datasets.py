@@ -22,9 +22,9 @@ from ..drawn.records import NOTE, finished, occupied, truth, unfinished
 from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
 from .fingerprint import digests, fingerprint, kept_below
-from .layouts import is_made, lies, part_folder, record, tops
+from .layouts import is_made, lies, part_folder, record, tops, variants
 from .partial_protocol import composed, pairs_places, read_pairs
-from .reading import SUFFIXES, DataError, PictureSet, left_out, listing, people, picture_names, pictures
+from .reading import SUFFIXES, DataError, PictureSet, counted, left_out, listing, people, picture_names, pictures
 from .sets import SETS, DataSet, sets_of
 
 __all__ = ["SUFFIXES", "DataError", "PictureSet", "left_out", "pictures", "truth"]
@@ -47,7 +47,7 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
     files = [each for each in map(pictures, folders) if each]  # `decoded`, which is ours, is no identity
     if not files:
         kind = "pictures" if found.pattern else "<identity>/<picture>"
-        raise DataError(f"{dataset}: {folder} holds no {kind} ({listing(folder)} lies there); {found.how_to_get}")
+        raise DataError(f"{dataset}: {folder} holds no {kind} (it has {listing(folder)}); {found.how_to_get}")
     name = f"{dataset}/{part}"
     if found.pattern:
         some = _named(found, part, folder, files[0])
@@ -71,17 +71,20 @@ def _named(found: DataSet, part: str, folder: Path, files: list[Path]) -> Pictur
     identities = [_hash(one["person"]) >> 1 if "person" in one else int(one["identity"]) for one in groups]
     identities = np.array(identities, np.int64)
     cameras = np.array([int(one.get("camera") or side) for one in groups], np.int64)
-    if "person" in groups[0] and part == "gallery" and len(set(identities)) == 1 < len(files):
-        raise DataError(
-            f"{found.name}/{part}: {files[0]} and all others are read as pictures of {groups[0]['person']!r}, for "
-            "names are <person>_<number>.jpg; if the numbers are the people, rename them (001.jpg)"
-        )
     some, lowest = PictureSet(f"{found.name}/{part}", folder, tuple(files), identities, cameras), 0
+    people, numbers = len(set(identities)), {one.get("number") or "" for one in groups}
+    if part == "gallery" and people < len(files) == len(numbers - {""}):  # each number is there once
+        why = "for names are <person>_<number>.jpg; if the numbers are the people, rename them (001.jpg)"
+        if people == 1:
+            who = groups[0]["person"]
+            raise DataError(f"{some.name}: {files[0]} and all others are read as pictures of {who!r}, {why}")
+        note = f"{some.name}: {len(files)} pictures such as {files[0].name} are read as of {people} people, {why}"
+        some = replace(some, notes=(note,))
     if found.distractors and part != "gallery":
         lowest = 1
         if nobody := some.keep(identities == 0).paths:
             why = "identity 0 is for distractors, in the gallery; number people from 1 on"
-            note = f"{some.name}: {len(nobody)} pictures are left out, such as {nobody[0].name}: {why}"
+            note = f"{some.name}: {counted(nobody)} left out, such as {nobody[0].name}: {why}"
             some = replace(some, notes=(note,))
     some = some.keep(identities >= lowest)
     if not len(some):
@@ -117,7 +120,14 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
     identities of either task, have no test halves: there people are drawn by lot. Raises DataError where a half is
     missing or they share nobody.
     """
-    recipe, found = recipe or Recipe(), record(dataset)
+    recipe = recipe or Recipe()
+    found = record(dataset, settings=recipe.data)
+    if found.variants and not lies(found, "query", data):
+        for other in variants(found):  # a run that was trained on one is tested on the one that is there
+            if lies(record(dataset, settings=other), "query", data):
+                variant = {dataset: getattr(other, dataset)}
+                warn_once(f"{dataset}: the {variant[dataset]} boxes are searched, no others lie below {data}")
+                recipe = replace(recipe, data=replace(recipe.data, **variant))
     if not is_made(found, data):
         if recipe.data.folds and found.made_from == trained_on(recipe.task, data, recipe.data).name:
             raise DataError(
@@ -302,7 +312,7 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
     rows = []
     for one in _offered(data, task):
         lying = SETS[one.made_from] if one.made_from else one
-        settings = [Data(**{lying.name: variant}) for variant in lying.variants] or [Data()]
+        settings = variants(lying)
         there = [
             how for how in settings if any(lies(record(lying.name, settings=how), part, data) for part in lying.parts)
         ]
@@ -363,10 +373,12 @@ def contents(data: Path | str) -> dict:
     Pictures that no test or training can use are among them.
     """
     counts, known = {}, {}
-    for one in SETS.values():
+    sets = [(record(name, settings=how), how) for name, one in SETS.items() for how in variants(one)]
+    for one, how in sets:
         for part in ["train"] if one.split else one.parts:  # both parts of own people lie in one folder
             if lies(one, part, data):
                 name, folder = f"{one.name}/{'all' if one.split else part}", part_folder(one, part, data)
+                name += f" ({getattr(how, one.name)})" if one.variants else ""
                 files = _files(one, folder)
                 pairs = [path for path in pairs_places(folder, data) if path.is_file()] if part == "all" else []
                 counts[name] = len(files)

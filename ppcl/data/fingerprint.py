@@ -52,7 +52,8 @@ def digests(paths: Sequence[Path | str], kept: Path | None = None) -> np.ndarray
     found[known] = table[row[known], 4:]
     new = np.flatnonzero(~known & (keys[:, 0] > 0))
     parts = [new[start : start + 256] for start in range(0, len(new), 256)]
-    with ThreadPoolExecutor(cores()) as pool, bar(None, "reading pictures", len(new)) as shown:
+    quiet = None if len(new) else True
+    with ThreadPoolExecutor(cores()) as pool, bar(None, "reading pictures", len(new), quiet) as shown:
         for part, values in zip(parts, pool.map(lambda part: [_digest(paths[i]) for i in part], parts), strict=True):
             found[part] = values
             shown.update(len(part))

@@ -20,6 +20,11 @@ def record(dataset: str, part: str | None = None, settings: Data | None = None) 
     return replace(found, parts=found.variants[variant]) if variant in found.variants else found
 
 
+def variants(found: DataSet) -> list[Data]:
+    """Settings that choose each variant of a set; one for a set without variants."""
+    return [Data(**{found.name: variant}) for variant in found.variants] or [Data()]
+
+
 def part_folder(found: DataSet, part: str, data: Path | str) -> Path:
     """The folder of a part of a set below `data`. Raises DataError that says how to get it where there is none."""
     data, leaves = Path(data), found.parts[part].folders

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,6 +88,11 @@ def people(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(one.name for one in _entries(folder) if _is_folder(one))]
 
 
+def counted(pictures: Sequence) -> str:
+    """`1 picture is`, or `2 pictures are`."""
+    return "1 picture is" if len(pictures) == 1 else f"{len(pictures)} pictures are"
+
+
 def left_out(name: str, top: Path, folders: list[Path]) -> tuple[str, ...]:
     """A line for each kind of picture that is not read where the pictures of `folders` are: how many, which, why."""
     beside, deeper, other = [] if top in folders else pictures(top), [], []
@@ -105,7 +111,7 @@ def left_out(name: str, top: Path, folders: list[Path]) -> tuple[str, ...]:
         f"the ending is none of {' '.join(sorted(SUFFIXES))}; rename or convert them": sorted(other),
     }
     return tuple(
-        f"{name}: {len(files)} pictures are left out, such as {files[0].relative_to(top)}: {why}"
+        f"{name}: {counted(files)} left out, such as {files[0].relative_to(top)}: {why}"
         for why, files in kinds.items()
         if files
     )

@@ -58,9 +58,10 @@ class DataSet:
             return "give your own pictures as identities/<identity>/<file> below --data"
         if self.made_from:
             return f"complete it, or remove it: it is made from {self.made_from}; {SETS[self.made_from].how_to_get}"
-        instead = f", {SETS['own'].how_to_get}," if "train" in self.parts else ","
-        drawing = f" or draw a stand-in into another, empty folder: {self.drawing('DIR')}" if self.drawn else ""
-        return f"get {self.name} from {self.source} and unpack it as {self.folders[0]}/ below --data{instead}{drawing}"
+        ways = [f"get {self.name} from {self.source} and unpack it as {self.folders[0]}/ below --data"]
+        ways += [SETS["own"].how_to_get] * ("train" in self.parts)
+        ways += [f"or draw a stand-in into another, empty folder: {self.drawing('DIR')}"] * bool(self.drawn)
+        return ", ".join(ways)
 
     def drawing(self, out) -> str:
         """The command that draws a stand-in into a folder."""
@@ -179,7 +180,7 @@ SETS = {
             "face",
             ("Partial-LFW", "Partial_LFW", "partial"),
             {"query": Part(("probe", "query"), 1000, 1000), "gallery": Part(("gallery",), 1000, 1000)},
-            pattern=r"(?P<person>(?s:.+?))(_[0-9]+)?",
+            pattern=r"(?P<person>(?s:.+?))(_(?P<number>[0-9]+))?",
             example="<person>.jpg or <person>_<number>.jpg",
             protocol="shots",
             partial=True,

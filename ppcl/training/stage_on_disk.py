@@ -52,6 +52,9 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
             theirs[part] = known | theirs[part]
     difference = first_difference(mine, theirs)
     if not difference and "pictures" in facts and facts["pictures"] != found.get("pictures"):
+        if (other := found.get("set", name)) != name:
+            remedy = f"--set data.training={other.split('/')[0]}, or use another --run"
+            raise CheckpointError(f"{path} was trained on {other}, and now {name} is chosen: {remedy}")
         raise CheckpointError(
             f"the pictures of {name} changed since {path} was trained on them: restore them, or use another --run"
         )
@@ -175,6 +178,7 @@ class Stage:
             if (log := self.path.with_name("log.jsonl")).exists():
                 flush(log)  # the log is on the disk before the checkpoint
             facts = {**self.facts, **facts, "epoch": epoch, "finished": finished, "recipe": self.recipe}
+            facts["set"] = self.data.name
             checkpoints.save(self.path, self.model, None if finished else self.optimiser, **facts)
             self.saved = time.monotonic()
 
