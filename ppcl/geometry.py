@@ -106,17 +106,13 @@ def corner_distance(a: Tensor, b: Tensor) -> Tensor:
 
 def points(box: Tensor, rows: int, columns: int) -> Tensor:
     """The cell centres of a regular grid in a box: `(…, 4)` -> `(…, rows * columns, 2)` x, y, row by row."""
-    unit = unit_grid(rows, columns, box)
+    unit = unit_grid(rows, columns, box.dtype, box.device)
     return box[..., None, :2] + unit * (box[..., None, 2:] / 2)
 
 
-def unit_grid(rows: int, columns: int, like: Tensor) -> Tensor:
-    """Cell centres in `[-1, 1]`, in half-sizes of a box: `(rows * columns, 2)` x, y, row by row; read only."""
-    return _unit_grid(rows, columns, like.dtype, like.device)
-
-
 @cache
-def _unit_grid(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def unit_grid(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Cell centres in `[-1, 1]`, in half-sizes of a box: `(rows * columns, 2)` x, y, row by row; read only, cached."""
     with torch.inference_mode(False):
         y = (torch.arange(rows, device=device, dtype=dtype) + 0.5) * (2 / rows) - 1
         x = (torch.arange(columns, device=device, dtype=dtype) + 0.5) * (2 / columns) - 1

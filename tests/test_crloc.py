@@ -143,7 +143,7 @@ def exact_moments(box, grid, draw):
 
 def unit_points_to(box, grid):
     """Where a box's own u of [-1, 1] lands: `points` are cell centres, u goes with half the side."""
-    return box[..., None, :2] + geometry.unit_grid(*grid, box) * box[..., None, 2:] / 2
+    return box[..., None, :2] + geometry.unit_grid(*grid, box.dtype, box.device) * box[..., None, 2:] / 2
 
 
 def test_fit_recovers_an_exact_box_whatever_the_weights(draw):

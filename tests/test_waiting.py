@@ -27,7 +27,7 @@ fake_tensor = pytest.importorskip("torch._subclasses.fake_tensor")
 @pytest.fixture(autouse=True)
 def made_anew():
     """No constant outlives its test: a tensor that only claims to lie on a GPU would be taken for a real one."""
-    made = geometry.constant, geometry._unit_grid
+    made = geometry.constant, geometry.unit_grid
     for one in made:
         one.cache_clear()
     yield

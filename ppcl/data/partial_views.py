@@ -78,7 +78,8 @@ def read_views(images: Tensor, boxes: Tensor, mirrored: Tensor, index: Tensor | 
     pictures at a time stay in the cache.
     """
     device, (height, width) = boxes.device, images.shape[-2:]
-    unit = [geometry.unit_grid(*cells, boxes)[:, axis] for axis, cells in enumerate(((1, width), (height, 1)))]
+    sides = (1, width), (height, 1)
+    unit = [geometry.unit_grid(*cells, boxes.dtype, device)[:, axis] for axis, cells in enumerate(sides)]
     x, y = ((boxes[:, axis, None] + unit[axis] * boxes[:, 2 + axis, None] / 2) * 2 - 1 for axis in (0, 1))
     x = torch.where(mirrored[:, None], -x, x)
     step = 4 if device.type == "cpu" else max(1, len(boxes))

@@ -105,7 +105,7 @@ def fit(moments: Tensor, sharp: Tensor, region: Tensor, grid: tuple[int, int]) -
     count = grid[0] * grid[1]
     weight = 0.7 * sharp / sharp.sum(-1, keepdim=True).clamp(min=1e-6) + 0.3 / count
     weight = (weight / weight.sum(-1, keepdim=True))[..., None, :]
-    u = geometry.unit_grid(*grid, like=moments).T
+    u = geometry.unit_grid(*grid, moments.dtype, moments.device).T
     mean_e, mean_u = (weight * expected).sum(-1, keepdim=True), (weight * u).sum(-1, keepdim=True)
     off = weight * (u - mean_u)
     spread = (off * (u - mean_u)).sum(-1).clamp(min=1e-6)
