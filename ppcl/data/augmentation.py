@@ -82,8 +82,8 @@ def augment(images: Tensor, how: Augmentation, rng: torch.Generator) -> Tensor:
     field = normal(-(-count // 8), 3, *size)  # eight pictures share a field of noise, each at its own strength
     noise = 255 * how.noise * normal(count, 1, 1, 1)
     erased, strength = choose(how.erase)
-    box = erasing_boxes(len(strength), rng)
-    box = torch.cat([box[:, :2], box[:, 2:] * strength[:, None]], 1)
+    centre = torch.rand(len(strength), 2, generator=rng, device=device)  # a box may reach beyond the picture
+    box = torch.cat([centre, uniform(0.15, 0.45, len(strength), 2, rng=rng) * strength[:, None]], 1)
     fill = 255 * torch.rand(len(strength), 3, 1, 1, generator=rng, device=device)
 
     sharp = images[blurred]
@@ -104,9 +104,3 @@ def usual_erasing(count: int, ratio: float, rng: torch.Generator) -> Tensor:
     size = torch.stack([width, area / width], 1)
     corner = torch.rand(count, 2, generator=rng, device=rng.device) * (1 - size)
     return torch.cat([corner + size / 2, size], 1)
-
-
-def erasing_boxes(count: int, rng: torch.Generator) -> Tensor:
-    """Boxes of random erasing `(count, 4)`; they may reach beyond the picture."""
-    centre = torch.rand(count, 2, generator=rng, device=rng.device)
-    return torch.cat([centre, uniform(0.15, 0.45, count, 2, rng=rng)], 1)

@@ -52,13 +52,15 @@ class Features:
     def joined(cls, batches: "Iterable[Features]", count: int) -> "Features":
         """Features of `count` pictures that come in batches; each batch is freed before the next is made.
 
-        Maps that would fill much of a GPU stay in the host's memory; `as_gallery` moves those that are matched.
+        Maps that would take more than a quarter of what is free on their GPU stay in the host's memory; `as_gallery`
+        moves those that are matched.
         """
         whole, done = {}, 0
         for batch in batches:
             for name, value in vars(batch).items():
                 if name not in whole:
-                    device = "cpu" if name in MAPS and _fills_gpu(value, count) else value.device
+                    large = name in MAPS and value.is_cuda and count * value[0].nbytes > free(value.device) / 4
+                    device = "cpu" if large else value.device
                     whole[name] = torch.empty(count, *value.shape[1:], dtype=value.dtype, device=device)
                 whole[name][done : done + len(batch)] = value
             done += len(batch)
@@ -93,11 +95,6 @@ class Features:
             half = part[:, part.shape[1] // 2 :, 0]  # x of the mirror images
             half.neg_().add_(1)
         return replace(self, points=part[:, :, None])
-
-
-def _fills_gpu(value: Tensor, count: int) -> bool:
-    """True if `count` pictures' values of this shape take more than a quarter of what is free on their GPU."""
-    return value.is_cuda and count * value[0].nbytes > free(value.device) / 4
 
 
 @torch.inference_mode()

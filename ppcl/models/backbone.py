@@ -65,8 +65,3 @@ class MarginSoftmax(nn.Module):
         """`(B, C)` -> logits `(B, classes)`, in fp32: cosines times 64 need every digit."""
         with torch.autocast(embedding.device.type, enabled=False):
             return self.scale * (F.normalize(embedding.float(), dim=1) @ F.normalize(self.W, dim=0))
-
-
-def on_map(visible: Tensor, cells: tuple[int, int]) -> Tensor:
-    """Visible share of each cell of a feature map: mask `(B, 1, H, W)` -> `(B, 1, h, w)`."""
-    return F.adaptive_avg_pool2d(visible, cells)

@@ -4,11 +4,12 @@ import copy
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import geometry
 from ..recipes import METHODS, Recipe
-from .backbone import Backbone, on_map
+from .backbone import Backbone
 from .crloc import CRLoc
 from .glrec import GLRec, padded_box, rectify
 
@@ -63,7 +64,7 @@ class PPCL(nn.Module):
         """A layout -> feature map `(B, C, h, w)`, its visibility `(B, 1, h, w)`, pooled features `(B, C)`."""
         canvas = layout.canvas.contiguous(memory_format=torch.channels_last)
         features = self.backbone(canvas)
-        visible = on_map(layout.visible, tuple(features.shape[-2:]))
+        visible = F.adaptive_avg_pool2d(layout.visible, tuple(features.shape[-2:]))  # share of each cell
         return features, visible, self.backbone.pool(features, visible)
 
     def described(self, features: Tensor) -> Tensor:
