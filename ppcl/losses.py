@@ -38,11 +38,9 @@ def placement(box: Tensor, gate: Tensor, target: Tensor, partial: Tensor, recipe
 
 def recognition(logits: Tensor, pooled: Tensor, labels: Tensor, recipe: BackboneStage) -> tuple[Terms, Terms]:
     """Weighted terms and accuracy of the backbone: logits `(B, classes)`, pooled `(B, C)`, labels `(B,)`."""
-    terms = {"identity": identity(logits, labels, recipe)}
     triplet = batch_hard(pooled, labels, recipe.margin) if recipe.triplet_weight else pooled.new_zeros(())
-    return terms | {"triplet": recipe.triplet_weight * triplet}, {
-        "accuracy": (logits.argmax(1) == labels).float().mean()
-    }
+    terms = {"identity": identity(logits, labels, recipe), "triplet": recipe.triplet_weight * triplet}
+    return terms, {"accuracy": (logits.argmax(1) == labels).float().mean()}
 
 
 def identity(logits: Tensor, labels: Tensor, recipe: BackboneStage) -> Tensor:
