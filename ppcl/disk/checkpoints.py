@@ -129,9 +129,7 @@ def load(path: Path | str, model: torch.nn.Module, optimiser: torch.optim.Optimi
         for parameter, state in optimiser.state.items():  # fused steps need the parameter's strides (channels_last)
             for slot, value in state.items():
                 if value.shape == parameter.shape:
-                    state[slot] = torch.empty_strided(
-                        value.shape, parameter.stride(), dtype=value.dtype, device=value.device
-                    ).copy_(value)
+                    state[slot] = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
     return found
 
 
