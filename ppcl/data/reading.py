@@ -97,10 +97,9 @@ def left_out(name: str, top: Path, folders: list[Path]) -> tuple[str, ...]:
     """A line for each kind of picture that is not read where the pictures of `folders` are: how many, which, why."""
     beside, deeper, other = [] if top in folders else pictures(top), [], []
     for folder in folders:
+        linked = folder != top and folder.is_symlink()  # that may lead anywhere
         for one in _entries(folder):
-            if one.is_dir(follow_symlinks=False) and (
-                folder == top or not folder.is_symlink()
-            ):  # that may lead anywhere
+            if one.is_dir(follow_symlinks=False) and not linked:
                 inside = (path for path in Path(one.path).rglob("*") if _ending(path.name) in SUFFIXES)
                 deeper += [path for path in inside if not re.search(r"/[.@]|/__MACOSX", str(path))]
             elif _ending(one.name) not in SUFFIXES and os.path.isfile(one.path) and _is_picture(one.path):

@@ -77,10 +77,7 @@ def _cuhk03(boxes: tuple[str, ...], train: int, gallery: int) -> dict[str, Part]
     }
 
 
-_CUHK03 = {
-    "detected": _cuhk03(("detected",), 7365, 5332),
-    "labelled": _cuhk03(("labeled", "labelled"), 7368, 5328),
-}
+_CUHK03 = {"detected": _cuhk03(("detected",), 7365, 5332), "labelled": _cuhk03(("labeled", "labelled"), 7368, 5328)}
 # Digits are ASCII's, and no more of them than an int64 holds.
 _MARKET = r"(?P<identity>-1|[0-9]{4,18})_c(?P<camera>[0-9]{1,18})s[0-9]+_[0-9]+_[0-9]+(?i:\.jpe?g)?"  # one: .jpg.jpg
 
