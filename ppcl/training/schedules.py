@@ -16,20 +16,19 @@ def glrec_lr(recipe: Recipe, epoch: int) -> float:
 
 def backbone_lr(recipe: Recipe, epoch: int) -> float:
     """Supplement §2.1: x0.1 every 40 epochs; or a half cosine. A linear warm-up may come first."""
-    stage = recipe.backbone
-    warm = min(1.0, (epoch + 1) / (stage.warmup_epochs + 1))
-    if not stage.decay_epochs:
-        return stage.lr * warm * 0.5 * (1 + math.cos(math.pi * epoch / stage.epochs))
-    return stage.lr * warm * stage.decay ** (epoch // stage.decay_epochs)
+    return _decaying(recipe.backbone, epoch, 1, recipe.backbone.epochs)
 
 
 def joint_lr(recipe: Recipe, step: int, per_epoch: int, total: int) -> float:
     """Faces: x0.1 every 5 epochs (§2.2); people: a half cosine (not published). A warm-up may come first."""
-    stage = recipe.joint
+    return _decaying(recipe.joint, step, per_epoch, total, recipe.joint.final_lr_fraction)
+
+
+def _decaying(stage: BackboneStage | JointStage, step: int, per_epoch: int, total: int, low: float = 0.0) -> float:
+    """Rate of one of `total` steps; `low`: where the half cosine ends, as a share of the first rate."""
     warm = min(1.0, (step + 1) / (stage.warmup_epochs * per_epoch + 1))
     if stage.decay_epochs:
         return stage.lr * warm * stage.decay ** (step // per_epoch // stage.decay_epochs)
-    low = stage.final_lr_fraction
     return stage.lr * warm * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * step / total)))
 
 
