@@ -2,7 +2,6 @@
 
 import json
 import platform
-import resource
 from importlib import metadata
 from pathlib import Path
 
@@ -68,8 +67,3 @@ def record(run: Path, recipe: recipes.Recipe, where: str, seed: int, **facts) ->
             facts["peak_memory_mib"] = max(known.get("peak_memory_mib", 0), facts["peak_memory_mib"])
         facts["seconds"] = known.get("seconds", {}) | facts.get("seconds", {})
         write_text(run / "manifest.json", json.dumps(known | facts, indent=1) + "\n")
-
-
-def peak_memory() -> int:
-    """The largest resident set of a notebook's process so far, MiB."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from ..evaluation import results
 from ..models import nets
 from ..training import stage_on_disk
 from . import report
-from .manifest import ReproduceError, device, manifest, of_profile, peak_memory, record
+from .manifest import ReproduceError, device, manifest, of_profile, record
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -320,7 +321,7 @@ def _execute(path: Path, run: Path, parameters: dict, label: str, stamp: dict, c
     draft.unlink()
     seconds = round(time.time() - began, 1)
     progress.say(f"{label}: {seconds:.0f} s")
-    return seconds, peak_memory()
+    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024  # of the notebooks' processes so far
 
 
 def _short(path: Path) -> str:
