@@ -19,7 +19,7 @@ from . import __version__, evaluation, geometry, matching, plots
 from .data import datasets, fingerprint, image_bank, image_files
 from .data.reading import Cut
 from .disk import checkpoints, progress
-from .disk.files import given_path, printable, warn_once, write_text
+from .disk.files import given_path, printable, write_text
 from .evaluation import known_truth
 from .jobs import cores, one_thread
 from .matching import kept_features
@@ -132,8 +132,7 @@ def gallery_files(folder: Path) -> list[Path]:
     if not files:
         kinds = ", ".join(sorted(datasets.SUFFIXES))
         raise datasets.DataError("; ".join([f"{folder} holds no photographs ({kinds})", *notes]))
-    for note in notes:
-        warn_once(note)
+    datasets.tell(notes)
     return files
 
 

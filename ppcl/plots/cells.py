@@ -59,9 +59,8 @@ def judge(axes: Axes, correct: bool) -> None:
     axes.set_axis_on()
     axes.set_frame_on(True)
     axes.spines[:].set_visible(False)
-    axes.patch.set(
-        ec=colour, lw=5.6, ls="-" if correct else (0, (1, 0.5))
-    )  # behind the picture: its outer half remains
+    # The frame lies behind the picture: its outer half remains.
+    axes.patch.set(ec=colour, lw=5.6, ls="-" if correct else (0, (1, 0.5)))
     sign = axes.text(0.06, 0.02, "✓" if correct else "✗", color=colour, fontsize=11, fontweight="bold", va="top")
     sign.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
 

@@ -116,9 +116,8 @@ def method_curves(panels: dict[str, dict[str, tuple]], x: str, y: str, scale: st
         for method, (at, values) in methods.items():
             band, look = 100 * values.reshape(len(at), -1), _look(method)
             one.plot(at, band[:, 0], markevery=0.2, **look)
-            one.fill_between(
-                at, band[:, 0 if len(band[0]) < 3 else 1], band[:, -1], color=look["color"], alpha=0.12, lw=0
-            )
+            low, high = band[:, len(band[0]) // 3], band[:, -1]  # the values themselves where there is no interval
+            one.fill_between(at, low, high, color=look["color"], alpha=0.12, lw=0)
         one.set(title=name, xlabel=x, xscale=scale)
         if scale == "linear":
             one.locator_params(axis="x", integer=True)
@@ -148,15 +147,12 @@ def by_subset(
             look = _look(method, None if joined else "none")
             one.errorbar(x, points.value, spread, capsize=2, elinewidth=1, **look)
         alike = f", n = {counts.iloc[0]}" if counts.nunique() == 1 else ""
-        one.set(title=name + alike + _seeds(rows.seed.nunique()), xlabel=label, xlim=(-0.6, len(there) - 0.4))
+        seeds = f", mean of {rows.seed.nunique()} seeds" if rows.seed.nunique() > 1 else ""
+        one.set(title=name + alike + seeds, xlabel=label, xlim=(-0.6, len(there) - 0.4))
         one.set_xticks(range(len(there)), there if alike else [f"{one}\nn = {counts[one]}" for one in there])
     axes[0].set_ylabel(value)
     _legend(figure, axes)
     return figure
-
-
-def _seeds(count: int) -> str:
-    return f", mean of {count} seeds" if count > 1 else ""
 
 
 @styled()
@@ -174,9 +170,8 @@ def forest(table: pandas.DataFrame, label: str, zero: bool = True) -> Figure:
             spans = zero and not (row.low > 0 or row.high < 0)
             one.plot([row.low, row.high], [y, y], color=PALETTE[0], lw=1.4, ls=":" if spans else "-")
             one.plot(row.value, y, "o", ms=5, color=PALETTE[0], mfc="white" if spans else PALETTE[0])
-            text = f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]" + (
-                f" ({row.seeds:.0f})" if "seeds" in row else ""
-            )
+            seeds = f" ({row.seeds:.0f})" if "seeds" in row else ""
+            text = f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]{seeds}"
             one.annotate(text, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5)
         one.set(title=title, xlabel=label, yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
         one.grid(axis="y", visible=False)
