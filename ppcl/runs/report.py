@@ -1,6 +1,5 @@
 """A run as pages to read: `report/index.html` and each executed notebook beside it, complete without a network."""
 
-import json
 import re
 from html import escape
 from pathlib import Path
@@ -10,6 +9,7 @@ from PIL import Image
 
 from ..disk.files import write_text
 from ..evaluation import results
+from .manifest import manifest
 
 
 def write(run: Path | str, *private: Path) -> Path:
@@ -18,8 +18,7 @@ def write(run: Path | str, *private: Path) -> Path:
 
     run = Path(run).resolve()
     pages = [_page(path, [run, *private]) for path in sorted(run.glob("notebooks/[!.]*.ipynb"))]
-    path, rows = run / "manifest.json", results.read(run)
-    facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    facts, rows = manifest(run), results.read(run)
     seconds = {name: f", {one:.0f} s" for name, one in facts.get("seconds", {}).items()}
     parts = [f"# ppcl: {escape(run.name)}"]
     for name, shown in results.summary(rows).items():
