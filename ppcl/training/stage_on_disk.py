@@ -113,8 +113,8 @@ class Stage:
 
     def steps(
         self, batches: Callable[[torch.Generator], Iterator[Tensor]], quiet: bool | None
-    ) -> Iterator[tuple[int, int, Tensor, torch.Generator]]:
-        """Yield (epoch, step, index, rng) of the steps still to do; log, save and stop between them.
+    ) -> Iterator[tuple[int, Tensor, torch.Generator]]:
+        """Yield (step, index, rng) of the steps still to do; log, save and stop between them.
 
         batches(rng): the batches of an epoch, as indices `(B,)` of training pictures. The step's own rng, on the
         stage's device, depends on (seed, stage, epoch, step) alone.
@@ -125,7 +125,7 @@ class Stage:
             for index in islice(batches(rng), self.step - before, self.total - before):
                 self.index = index
                 rng = make_rng(self.seed, self.name, epoch, self.step, device=self.data.device)
-                yield epoch, self.step, index, rng
+                yield self.step, index, rng
                 if self.step % LOG_EVERY == 0:
                     self._log(epoch)
                 self.step += 1

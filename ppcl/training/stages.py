@@ -52,8 +52,8 @@ def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int =
         optimiser = make_optimiser(model.parameters(), how)
         stage.resume(model, optimiser)
 
-        for epoch, _, index, rng in stage.steps(lambda rng: shuffled_batches(len(data.train), how.batch, rng), quiet):
-            set_lr(optimiser, glrec_lr(recipe, epoch))
+        for step, index, rng in stage.steps(lambda rng: shuffled_batches(len(data.train), how.batch, rng), quiet):
+            set_lr(optimiser, glrec_lr(recipe, step // stage.per_epoch))
             pictures, ratios, box, partial = glrec_batch(data.train, index, recipe, rng)
             with autocast(device):
                 predicted = model(share(pictures), share(ratios))
@@ -77,11 +77,9 @@ def train_backbone(
         optimiser = make_optimiser([p for p in model.parameters() if p.requires_grad], how)
         stage.resume(model, optimiser)
 
-        labels, each = torch.from_numpy(data.labels).to(device), how.batch // how.identities
-        for epoch, _, index, rng in stage.steps(
-            lambda rng: identity_batches(data.labels, how.identities, each, rng), quiet
-        ):
-            set_lr(optimiser, backbone_lr(recipe, epoch))
+        labels, k = torch.from_numpy(data.labels).to(device), how.batch // how.identities  # k pictures of each identity
+        for step, index, rng in stage.steps(lambda rng: identity_batches(data.labels, how.identities, k, rng), quiet):
+            set_lr(optimiser, backbone_lr(recipe, step // stage.per_epoch))
             views = backbone_batch(data.train, index, recipe, rng)
             with autocast(device):
                 pooled = model(share(views).contiguous(memory_format=torch.channels_last)).float().mean((2, 3))
@@ -125,9 +123,7 @@ def train_joint(
         stage.resume(model, optimiser)
 
         labels = torch.from_numpy(data.labels).to(device)
-        for _, step, index, rng in stage.steps(
-            lambda rng: identity_batches(data.labels, how.identities, 4, rng), quiet
-        ):
+        for step, index, rng in stage.steps(lambda rng: identity_batches(data.labels, how.identities, 4, rng), quiet):
             set_lr(optimiser, joint_lr(recipe, step, stage.per_epoch, stage.total))
             batch = joint_batch(data, labels, index, recipe, method, rng)
             pictures, ratios, partial = (share(each, 4) for each in (batch.pictures, batch.ratios, batch.partial))
