@@ -25,7 +25,6 @@ def choose_fusion(model: PPCL, data: TrainingData, asked: str = "") -> tuple[dic
     found = matching.describe(model, gallery)
     for row in rows:
         as_row, method = model.as_row(row), METHODS[row]
-        regions = method.region != "none"
         query = matching.describe(as_row, queries, several=True, boxes=box if method.oracle else None)
         theirs = found
         if method.region == "true":
@@ -33,7 +32,7 @@ def choose_fusion(model: PPCL, data: TrainingData, asked: str = "") -> tuple[dic
             mine, other = (data.figures[-len(data.heldout_ids) :][part] for part in parts)
             query, theirs = query.with_truth(mine, box), found.with_truth(other)
         overall = matching.global_distances(query, theirs)
-        region = matching.region_distances(as_row, query, theirs) if regions else overall
+        region = overall if method.region == "none" else matching.region_distances(as_row, query, theirs)
         tried = {"none": grid[:1], "embedding": grid[-1:]}.get(method.region, grid)
         maps = [metrics.cmc_map(matching.fuse(overall, region, w).cpu(), query_ids, gallery_ids).mAP for w in tried]
         best = int(np.nanargmax(maps)) if np.isfinite(maps).any() else 0
