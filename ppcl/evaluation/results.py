@@ -21,6 +21,7 @@ ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
 PUBLISHED = FIGURES / "published.csv"  # others' numbers with their sources, never in one table with ours
 DRAWINGS = "drawings.csv"  # in figures/: rows on people of several draws, whose number stands in the column of seeds
 README_ROWS = ("backbone", "backbone+crops+pad", "+glrec@7", "same-location", "no-crloc", "ppcl")
+SHOWN = ("rank-1", "rank-3", "rank-5", "mAP")  # columns of a wide table, unless others are asked for
 KEY = ["task", "dataset", "protocol", "subset", "method", "stage", "metric", "seed", "profile", "synthetic"]
 
 
@@ -100,13 +101,7 @@ def as_csv(table: pandas.DataFrame) -> str:
     return table.to_csv(index=False, float_format="%.6f")
 
 
-def wide(
-    table: pandas.DataFrame,
-    dataset: str,
-    protocol: str,
-    metrics=("rank-1", "rank-3", "rank-5", "mAP"),
-    subset: str = "all",
-):
+def wide(table: pandas.DataFrame, dataset: str, protocol: str, metrics=SHOWN, subset: str = "all") -> pandas.DataFrame:
     """One line a method, one column a measured metric, each `value [low, high]` in per cent, mean over seeds."""
     chosen = table[(table.dataset == dataset) & (table.protocol == protocol) & (table.subset == subset)]
     chosen = chosen[chosen.metric.isin(metrics)]
