@@ -25,7 +25,7 @@ from . import losses, matching, metrics, training
 from .data import image_bank
 from .data.augmentation import shifted_crops
 from .data.partial_views import make_rng
-from .disk.files import write_text
+from .disk.files import read_json, write_text
 from .evaluation import results
 from .jobs import cores, one_thread
 from .matching.features import STRIPES, Features, gram_matrix
@@ -80,8 +80,7 @@ def bench(path: Path | str | None = None, sizes: Sizes | None = None, device: st
 
 def read(path: Path | str = RECORD) -> dict[str, dict]:
     """Recorded entries by machine; none if the file is not there."""
-    path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(Path(path))
 
 
 def machine(device: str = "cpu") -> str:

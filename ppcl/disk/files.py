@@ -70,6 +70,17 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_json(path: Path, remedy: str = "delete it", kind: type[Exception] = ValueError) -> dict:
+    """The table in a JSON file; empty if there is none yet. Raises `kind` with the remedy if the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not isinstance(found, dict):
+            raise ValueError("no table of facts")
+    except ValueError as error:
+        raise kind(f"{path} is damaged ({error}): {remedy}") from None
+    return found
+
+
 def as_json(value) -> str:
     """Return JSON text; NaN and infinities, which JSON does not have, become null."""
     return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)

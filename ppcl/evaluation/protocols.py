@@ -15,7 +15,7 @@ from .. import jobs, matching, metrics, recipes
 from ..data import datasets, partial_protocol, stage_batches
 from ..data.sets import SETS
 from ..disk import checkpoints, progress
-from ..disk.files import warn_once, write_text
+from ..disk.files import read_json, warn_once, write_text
 from ..models.ppcl import PPCL
 from ..recipes import CONTROLS, METHODS, Recipe, trained_by
 from ..training import stage_on_disk
@@ -338,7 +338,8 @@ def _gains(found: Evaluation, facts: dict, values: dict[str, np.ndarray], folder
         units = range(found.pairs.folds)
     else:
         units, stem = found.query.identities, f"{found.dataset}-{found.fingerprint}-seed"
-        kept = {int(one.stem.removeprefix(stem)): _kept_values(one) for one in folder.glob(f"{stem}*.json")}
+        again = "delete it and evaluate again"
+        kept = {int(one.stem.removeprefix(stem)): read_json(one, again) for one in folder.glob(f"{stem}*.json")}
         kept[facts["seed"]] = kept.get(facts["seed"], {}) | mine
         write_text(folder / f"{stem}{facts['seed']}.json", json.dumps(kept[facts["seed"]]))
         groups |= {"pooled": dict(sorted(kept.items()))} if len(kept) > 1 else {}
@@ -355,13 +356,6 @@ def _gains(found: Evaluation, facts: dict, values: dict[str, np.ndarray], folder
                 counts = len(found.pairs.same) if found.pairs else ours.size, len(found.gallery)
                 rows.append(results.row(named, f"{metric} over {method}", interval, *counts, subset))
     return rows
-
-
-def _kept_values(path: Path) -> dict[str, list[float]]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and evaluate again") from None
 
 
 def cmc_bands(found: Evaluation, methods: list[str], length: int = 20) -> dict[str, np.ndarray]:

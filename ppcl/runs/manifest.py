@@ -9,7 +9,7 @@ import torch
 
 from .. import recipes
 from ..disk import locks
-from ..disk.files import write_text
+from ..disk.files import read_json, write_text
 from ..evaluation import results
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pillow", "matplotlib", "safetensors")
@@ -35,14 +35,7 @@ def versions() -> dict[str, str]:
 
 def manifest(run: Path) -> dict:
     """A run's `manifest.json`; empty if there is none yet. Raises ReproduceError if it is damaged."""
-    path = run / "manifest.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise ReproduceError(f"{path} is damaged ({error}): delete it") from None
-    if not isinstance(found, dict):
-        raise ReproduceError(f"{path} is damaged (no table of facts): delete it")
-    return found
+    return read_json(run / "manifest.json", kind=ReproduceError)
 
 
 def of_profile(run: Path, profile: str) -> dict:
