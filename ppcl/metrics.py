@@ -147,11 +147,9 @@ def verification(scores, same, folds: int = 10) -> Verification:
         np.mean((scores[fold == k] >= _best_threshold(scores[fold != k], same[fold != k])) == same[fold == k])
         for k in range(folds)
     ]
-    values = np.unique(scores)[::-1]
-    accepted = [
-        np.concatenate([[0], np.searchsorted(np.sort(-scores[kind]), -values, "right")]) for kind in (~same, same)
-    ]
-    return Verification(np.array(right), accepted[0] / (~same).sum(), accepted[1] / same.sum())
+    thresholds = -np.unique(scores)[::-1]
+    counts = (np.searchsorted(np.sort(-scores[kind]), thresholds, "right") for kind in (~same, same))
+    return Verification(np.array(right), *(np.append(0, count) / count[-1] for count in counts))
 
 
 def _best_threshold(scores: np.ndarray, same: np.ndarray) -> float:
