@@ -15,8 +15,6 @@ from .paint import Noise
 from .records import Picture, claim, draw_pictures, spread
 from .scene import draw_background, draw_occluder, jpeg, make_camera, make_canvas, record
 
-Box = tuple[float, float, float, float]
-
 MARKET, REID, ILIDS = "market1501", "partial-reid", "partial-ilids"
 FOLDERS = {MARKET: "Market-1501-v15.09.15", REID: "Partial-REID_Dataset", ILIDS: "Partial_iLIDS"}
 
@@ -74,7 +72,7 @@ def _plan(scale: Scale) -> Iterator[Picture]:
             yield Picture(ILIDS, f"{folder}/{person + 1:03d}.jpg", person + 1, (6, person, number), number, kind)
 
 
-def _draw_crop(rng: Rng, kind: str, probe: bool) -> Box:
+def _draw_crop(rng: Rng, kind: str, probe: bool) -> tuple[float, float, float, float]:
     """Draw the crop of a partial picture: left, top, width, height in fractions of the whole picture.
 
     Supplement §3: Partial-REID shows nearly half of a person, Partial-iLIDS (`probe`) upper bodies.
