@@ -7,7 +7,6 @@ checkpoint stay the same. They may be deleted at any time.
 import errno
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from .data.reading import Cut
 from .disk import checkpoints, progress
 from .disk.files import given_path, printable, write_text
 from .evaluation import known_truth
-from .jobs import cores, one_thread
+from .jobs import in_threads, one_thread
 from .matching import kept_features
 from .models.ppcl import PPCL
 from .recipes import Recipe
@@ -163,8 +162,7 @@ def _gallery(
         if folder.exists():
             print(printable(f"{str(error).partition(';')[0]}: the gallery is described again"))
         found = None
-        with ThreadPoolExecutor(cores()) as pool:
-            looked = list(progress.bar(pool.map(_look, files), "opening the gallery", len(files)))
+        looked = [*in_threads(_look, files, "opening the gallery")]
         problems = [problem for problem, _ in looked]
         uncut = sum(bool(image_files.central_box(size, model.recipe.data.uncut)) for _, size in looked)
     bad = [problem for problem in problems if problem]

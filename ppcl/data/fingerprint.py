@@ -10,14 +10,12 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from ..disk.files import replacing, warn_once
-from ..disk.progress import bar
-from ..jobs import cores
+from ..jobs import in_threads
 
 SETTLED = 2 * 10**9  # nanoseconds: file times are coarse, so the digest of a file that is younger is not kept
 _EMPTY = np.empty((0, 6), np.uint64)
@@ -51,12 +49,8 @@ def digests(paths: Sequence[Path | str], kept: Path | None = None) -> np.ndarray
     found = np.zeros((len(keys), 2), np.uint64)
     found[known] = table[row[known], 4:]
     new = np.flatnonzero(~known & (keys[:, 0] > 0))
-    parts = [new[start : start + 256] for start in range(0, len(new), 256)]
-    quiet = None if len(new) else True
-    with ThreadPoolExecutor(cores()) as pool, bar(None, "reading pictures", len(new), quiet) as shown:
-        for part, values in zip(parts, pool.map(lambda part: [_digest(paths[i]) for i in part], parts), strict=True):
-            found[part] = values
-            shown.update(len(part))
+    read = in_threads(lambda i: _digest(paths[i]), new, "reading pictures", quiet=len(new) == 0 or None, part=256)
+    found[new] = np.fromiter(read, np.dtype((np.uint64, 2)), len(new))
     lasting = new[keys[new, 3] < began - SETTLED]
     if kept and len(lasting):
         added = np.concatenate([keys[lasting], found[lasting]], 1)

@@ -3,7 +3,6 @@
 import math
 import os
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape
@@ -16,14 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..disk.files import replacing, warn_once
-from ..disk.progress import bar
 from ..geometry import constant
-from ..jobs import cores
+from ..jobs import in_threads
 from .image_files import central_box, cut, open_picture
 from .reading import Cut, DataError
 
 KEPT = 1 << 28  # bytes; a larger bank is kept on the disk if the caller names a file for it
-PART = 32  # pictures that a thread decodes at a time
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's weights want them
 
 
@@ -142,13 +139,7 @@ def _decode(pictures: list, images: np.ndarray, ratios: np.ndarray, label: str, 
         images[index] = np.asarray(resized).transpose(2, 0, 1)
         return None
 
-    parts = [range(start, min(start + PART, len(pictures))) for start in range(0, len(pictures), PART)]
-    problems = []
-    with ThreadPoolExecutor(cores()) as pool, bar(None, label, len(pictures), quiet) as shown:
-        for part, found in zip(parts, pool.map(lambda part: [*map(decode, part)], parts), strict=True):
-            problems += filter(None, found)
-            shown.update(len(part))
-    if problems:
+    if problems := [*filter(None, in_threads(decode, range(len(pictures)), label, quiet))]:
         raise DataError(f"{len(problems)} unreadable picture(s): " + "; ".join(map(str, problems)))
     if uncut.any() and not quiet:
         side = pictures[uncut.argmax()].uncut
