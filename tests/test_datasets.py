@@ -469,7 +469,7 @@ def test_numbers_that_may_be_the_people_are_told(tmp_path, names, told):
         fill(tmp_path / "Partial-LFW" / half, *(f"{name}.jpg" for name in names.split()))
     query, gallery = datasets.evaluation_sets("partial-lfw", tmp_path)
     assert len(set(gallery.identities)) == 2 and query.notes == ()
-    said = "partial-lfw/gallery: 3 pictures such as man_001.jpg are read as of 2 people, for names are <person>_<number>"
+    said = "partial-lfw/gallery: 3 pictures such as man_001.jpg are read as of 2 people, for names"
     assert [note.startswith(said) for note in gallery.notes] == [True] * told
 
 
