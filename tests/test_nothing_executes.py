@@ -27,7 +27,7 @@ from ppcl.recipes import recipe
 from ppcl.training import stage_on_disk
 
 ROOT = Path(ppcl.__file__).resolve().parent.parent
-PICTURES = SimpleNamespace(name="market1501/train", train=range(60), pictures="", classes=5)
+PICTURES = SimpleNamespace(name="market1501/train", train=range(60), labels=torch.zeros(60), pictures="", classes=5)
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 EXECUTING = "pickle cPickle _pickle dill cloudpickle marshal shelve joblib yaml code codeop runpy imp ctypes".split()

@@ -269,7 +269,7 @@ def test_content_is_on_the_disk_before_its_name_and_the_log_before_the_checkpoin
     for module in (files, stage_on_disk):
         monkeypatch.setattr(module, "flush", lambda path: (seen.append(path.name), flush(path)))
     monkeypatch.setattr(os, "replace", lambda *names: (seen.append("named"), replace(*names)))
-    pictures = SimpleNamespace(train=range(60), pictures="", classes=5)
+    pictures = SimpleNamespace(train=range(60), labels=torch.zeros(60), pictures="", classes=5, name="market1501/train")
     stage = stage_on_disk.Stage(tmp_path, tiny, pictures, "joint", 0, "ppcl")
     stage.resume(untrained, torch.optim.SGD(untrained.parameters(), 0.1))
     seen.clear()
