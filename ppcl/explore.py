@@ -268,8 +268,9 @@ def panel(described: Described, names=()) -> None:
             crop, rows_ = tuple(edge.value for edge in edges), [name for name in trained if name in chosen.value]
             state["figure"], lines = look(described, state["choice"], crop, rows_)
             drawing.value, message.value = jpeg(state["figure"]), ""
-            how = {"index": False, "float_format": "{:.3f}".format, "na_rep": "", "border": 0, "classes": "ppcl"}
-            ranking.value = STYLE + lines.to_html(**how)
+            ranking.value = STYLE + lines.to_html(
+                index=False, float_format="{:.3f}".format, na_rep="", border=0, classes="ppcl"
+            )
 
     def choose(choice: Choice) -> None:
         state.update(choice=choice, busy=True)  # the four edges move at once

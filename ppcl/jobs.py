@@ -61,6 +61,8 @@ def _text(path: str) -> str:
 
 def in_threads(work: Callable, items: Sequence, label: str, quiet: bool | None = None, part: int = 32) -> Iterator:
     """Results of `work` on each item, in order, with a bar: a thread for each core takes `part` items at a time."""
+    if not len(items):
+        return  # no threads, and no bar of nothing
     parts = (items[start : start + part] for start in range(0, len(items), part))
     with ThreadPoolExecutor(cores()) as pool, progress.bar(None, label, len(items), quiet) as shown:
         for found in pool.map(lambda part: [work(one) for one in part], parts):

@@ -453,7 +453,7 @@ def test_check_counts_queries_without_a_match(tmp_path, cameras, lost):
     assert datasets.available(tmp_path) == ([] if lost else ["market1501", "partial-market1501"])
 
 
-@pytest.mark.parametrize("folder, name", [("Probe", "001"), ("Partial-LFW/probe", "face_001")])
+@pytest.mark.parametrize("folder, name", [("Probe", "001"), *(("Partial-LFW/probe", f"face{n}") for n in ("_001", ""))])
 def test_a_test_of_one_person_is_refused(tmp_path, folder, name):
     top = tmp_path / ("Partial-LFW" if "LFW" in folder else "Partial_iLIDS")
     for half in ("probe", "gallery"):

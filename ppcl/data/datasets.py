@@ -72,14 +72,15 @@ def _named(found: DataSet, part: str, folder: Path, files: list[Path]) -> Pictur
     identities = np.array(identities, np.int64)
     cameras = np.array([int(one.get("camera") or side) for one in groups], np.int64)
     some, lowest = PictureSet(f"{found.name}/{part}", folder, tuple(files), identities, cameras), 0
-    people, numbers = len(set(identities)), {one.get("number") or "" for one in groups}
-    if part == "gallery" and people < len(files) == len(numbers - {""}):  # each number is there once
+    people = len(set(identities))
+    if "person" in groups[0] and part == "gallery" and people < len(files):
         why = "for names are <person>_<number>.jpg; if the numbers are the people, rename them (001.jpg)"
         if people == 1:
             who = groups[0]["person"]
             raise DataError(f"{some.name}: {files[0]} and all others are read as pictures of {who!r}, {why}")
-        note = f"{some.name}: {len(files)} pictures such as {files[0].name} are read as of {people} people, {why}"
-        some = replace(some, notes=(note,))
+        if len({one["number"] for one in groups} - {None}) == len(files):  # as many numbers as pictures
+            note = f"{some.name}: {len(files)} pictures such as {files[0].name} are read as of {people} people, {why}"
+            some = replace(some, notes=(note,))
     if found.distractors and part != "gallery":
         lowest = 1
         if nobody := some.keep(identities == 0).paths:
@@ -122,12 +123,12 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
     """
     recipe = recipe or Recipe()
     found = record(dataset, settings=recipe.data)
-    if found.variants and not lies(found, "query", data):
-        for other in variants(found):  # a run that was trained on one is tested on the one that is there
-            if lies(record(dataset, settings=other), "query", data):
-                variant = {dataset: getattr(other, dataset)}
-                warn_once(f"{dataset}: the {variant[dataset]} boxes are searched, no others lie below {data}")
-                recipe = replace(recipe, data=replace(recipe.data, **variant))
+    if found.variants and not lies(found, "query", data):  # a run that was trained on one is tested on what is there
+        there = [how for how in variants(found) if lies(record(dataset, settings=how), "query", data)]
+        if there:
+            variant = getattr(there[0], dataset)
+            warn_once(f"{dataset}: the {variant} boxes are searched, no others lie below {data}")
+            recipe = replace(recipe, data=replace(recipe.data, **{dataset: variant}))
     if not is_made(found, data):
         if recipe.data.folds and found.made_from == trained_on(recipe.task, data, recipe.data).name:
             raise DataError(

@@ -49,7 +49,7 @@ def digests(paths: Sequence[Path | str], kept: Path | None = None) -> np.ndarray
     found = np.zeros((len(keys), 2), np.uint64)
     found[known] = table[row[known], 4:]
     new = np.flatnonzero(~known & (keys[:, 0] > 0))
-    read = in_threads(lambda i: _digest(paths[i]), new, "reading pictures", quiet=len(new) == 0 or None, part=256)
+    read = in_threads(lambda i: _digest(paths[i]), new, "reading pictures", part=256)
     found[new] = np.fromiter(read, np.dtype((np.uint64, 2)), len(new))
     lasting = new[keys[new, 3] < began - SETTLED]
     if kept and len(lasting):

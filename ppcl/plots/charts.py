@@ -116,7 +116,7 @@ def method_curves(panels: dict[str, dict[str, tuple]], x: str, y: str, scale: st
         for method, (at, values) in methods.items():
             band, look = 100 * values.reshape(len(at), -1), _look(method)
             one.plot(at, band[:, 0], markevery=0.2, **look)
-            low, high = band[:, len(band[0]) // 3], band[:, -1]  # the values themselves where there is no interval
+            low, high = band[:, 1 if band.shape[1] == 3 else 0], band[:, -1]  # the values where there is no interval
             one.fill_between(at, low, high, color=look["color"], alpha=0.12, lw=0)
         one.set(title=name, xlabel=x, xscale=scale)
         if scale == "linear":

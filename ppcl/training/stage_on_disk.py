@@ -178,7 +178,7 @@ class Stage:
             if (log := self.path.with_name("log.jsonl")).exists():
                 flush(log)  # the log is on the disk before the checkpoint
             facts = {**self.facts, **facts, "epoch": epoch, "finished": finished, "recipe": self.recipe}
-            facts["set"] = self.data.name
+            facts |= {"set": self.data.name}  # for a message: the pictures' hash decides
             checkpoints.save(self.path, self.model, None if finished else self.optimiser, **facts)
             self.saved = time.monotonic()
 
