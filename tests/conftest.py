@@ -28,7 +28,7 @@ def pytest_xdist_auto_num_workers(config):
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """A folder with the three sets, drawn at the tiny scale. Read it, write nothing into it."""
+    """A folder with the four sets, drawn at the tiny scale. Read it, write nothing into it."""
     folder = tmp_path_factory.mktemp("drawn")
     draw_people(folder, seed=0, scale="tiny", quiet=True)
     return folder

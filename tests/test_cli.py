@@ -185,7 +185,7 @@ def test_data_check_counts_and_says_drawn(capsys, drawn):
     assert main(["data", "check", "--data", str(drawn), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {(r["dataset"], r["part"]) for r in rows} >= {("market1501", "train"), ("partial-ilids", "gallery")}
-    people = ("market1501", "partial-reid", "partial-ilids")
+    people = ("market1501", "partial-reid", "partial-ilids", "occluded-reid")
     assert all(r["status"] == ("drawn" if r["dataset"] in people else "missing") for r in rows)
     train = next(r for r in rows if r["part"] == "train")
     assert (train["pictures"], train["identities"]) == (60, 10)

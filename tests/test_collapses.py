@@ -29,7 +29,7 @@ SHORT = {
 def learned(tmp_path_factory):
     """(run folder, data folder, recipe, training pictures) of a short training."""
     folder = tmp_path_factory.mktemp("learned")
-    scale = people.Scale((80, 640), (4, 4, 12), 2, 1, (40, 2, 2, 1), 40)
+    scale = people.Scale((80, 640), (4, 4, 12), 2, 1, (40, 2, 2, 1), 40, (2, 1, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(people.SCALES, "short", scale)
         people.draw_people(folder / "data", 0, "short", quiet=True)

@@ -13,7 +13,7 @@ from ppcl.data.sets import SETS
 from ppcl.recipes import Data, recipe
 
 MARKET = "Market-1501-v15.09.15"
-PEOPLE = ["market1501", "partial-reid", "partial-ilids"]  # drawn
+PEOPLE = ["market1501", "partial-reid", "partial-ilids", "occluded-reid"]  # drawn
 
 
 def fill(folder, *names):
@@ -166,6 +166,25 @@ def test_case_of_folders_and_suffixes_does_not_matter(tmp_path):
     assert query.folder == top / "probe"
 
 
+@pytest.mark.parametrize("name", ["{}.tif", "{}.jpg", "{0:.3}/{0}.tif"])
+@pytest.mark.parametrize("folder", ["Occluded_REID", "OccludedREID", "OccludedREID/Occluded_REID"])
+def test_occluded_reid_in_both_forms(tmp_path, folder, name):
+    for part, stems in (("occluded", ["001_01", "002_03"]), ("whole", ["001_01", "002_01", "002_02"])):
+        for stem in stems:
+            file = tmp_path / folder / f"{part}_body_images" / name.format(stem)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), "gray").save(file)
+    query, gallery = datasets.evaluation_sets("occluded-reid", tmp_path)
+    assert query.identities.tolist() == [1, 2] and gallery.identities.tolist() == [1, 2, 2]
+    assert query.cameras.tolist() == [0, 0] and gallery.cameras.tolist() == [1, 1, 1] and not query.notes
+    rows = [row for row in datasets.check(tmp_path) if row["dataset"] == "occluded-reid"]
+    assert [row["pictures"] for row in rows] == [2, 3] and {row["status"] for row in rows} == {"differs"}
+    assert datasets.available(tmp_path) == ["occluded-reid"] and datasets.contents(tmp_path)["pictures"] == {
+        "occluded-reid/query": 2,
+        "occluded-reid/gallery": 3,
+    }
+
+
 # --- traps seen in public loaders ---
 
 
@@ -290,6 +309,8 @@ def test_check_of_drawn_data(drawn):
         ("partial-reid", "occluded"): (6, 6),
         ("partial-ilids", "query"): (8, 8),
         ("partial-ilids", "gallery"): (8, 8),
+        ("occluded-reid", "query"): (6, 6),
+        ("occluded-reid", "gallery"): (6, 6),
     }
     assert datasets.available(drawn) == PEOPLE
     faces = datasets.check(drawn, "face")

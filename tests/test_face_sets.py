@@ -229,7 +229,8 @@ def test_people_and_faces_in_one_folder_in_either_order(drawn, faces, tmp_path):
     ]
     table, parts = datasets.truth(tmp_path / "a"), [datasets.truth(folder) for folder in (drawn, faces)]
     assert len(table) == sum(map(len, parts)) and set(table.index) == {name for part in parts for name in part.index}
-    assert datasets.available(tmp_path / "a") == ["market1501", "partial-reid", "partial-ilids", "lfw", "partial-lfw"]
+    there = ["market1501", "partial-reid", "partial-ilids", "occluded-reid", "lfw", "partial-lfw"]
+    assert datasets.available(tmp_path / "a") == there
 
 
 def test_nothing_is_drawn_among_ones_own_pictures(tmp_path):

@@ -66,8 +66,9 @@ def _boards():
         yield plots.located(bank, whole, partial, bank, {"truth": whole, "p": whole, "q": whole}, torch.arange(4))
         yield plots.ranking(bank[:2], whole, partial, bank, np.arange(8).reshape(2, 4) % 4, whole.expand(2, 6, 4))
         yield plots.placements(bank, whole, whole, torch.arange(4))
-        points, maps = torch.rand(3, 2), torch.rand(3, 4, 4)
-        yield plots.attention(bank.images[0], points, bank.images[1], maps)
+        points, boxes = torch.rand(2, 6, 2), {"q": whole, "truth": whole}
+        columns = {"right picture,\nbefore training": (bank.images[2:4], points, boxes)}
+        yield plots.expected_points(list(bank.images[:2]), points, columns, (3, 2))
     pictures = [picture.permute(1, 2, 0).numpy() for picture in _bank().images[:5]]
     group = {"partial": pictures, "whole": pictures, "boxes": whole[:5] * torch.tensor([1, 1, 0.5, 0.5])}
     yield plots.figure_one({"Partial-REID": group, "Partial-iLIDS": group, "Partial-LFW": group})

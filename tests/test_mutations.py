@@ -137,6 +137,8 @@ PARTS = {  # dataset, part -> its folder, its files
     ),
     ("partial-ilids", "query"): ("Partial_iLIDS/Probe", ["001.jpg", "002.jpg"]),
     ("partial-ilids", "gallery"): ("Partial_iLIDS/Gallery", ["001.jpg", "002.jpg"]),
+    ("occluded-reid", "query"): ("Occluded_REID/occluded_body_images", ["001_01.jpg", "002_02.jpg"]),
+    ("occluded-reid", "gallery"): ("Occluded_REID/whole_body_images", ["001/001_01.jpg", "002/002_01.jpg"]),
     ("casia-webface", "train"): (
         "CASIA-WebFace",
         [f"{person:07d}/00{number}.jpg" for person in range(40, 47) for number in (1, 2)],

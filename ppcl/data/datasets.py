@@ -43,14 +43,14 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
             f"{dataset}: its drawing in {data} has not come to its end; the same command finishes it: "
             f"{found.drawing(data)} {how}"
         )
-    folders = [folder] if found.pattern else people(folder)
+    folders = _folders(found, folder)
     files = [each for each in map(pictures, folders) if each]  # `decoded`, which is ours, is no identity
     if not files:
         kind = "pictures" if found.pattern else "<identity>/<picture>"
         raise DataError(f"{dataset}: {folder} holds no {kind} (it has {listing(folder)}); {found.how_to_get}")
     name = f"{dataset}/{part}"
     if found.pattern:
-        some = _named(found, part, folder, files[0])
+        some = _named(found, part, folder, [path for each in files for path in each])
     else:  # an identity's number is its folder's rank
         identities = np.repeat(np.arange(len(files)), [len(each) for each in files])
         paths = tuple(path for each in files for path in each)
@@ -390,8 +390,17 @@ def contents(data: Path | str) -> dict:
 
 def _files(found: DataSet, folder: Path) -> list[str]:
     """All pictures of a part: those of its folder, or of the identities' folders in it."""
-    folders = [folder] if found.pattern else people(folder)
+    folders = _folders(found, folder)
     return [f"{each}/{name}" for each in folders for name in picture_names(each)]  # text: paths take twice as long
+
+
+def _folders(found: DataSet, folder: Path) -> list[Path]:
+    """The folders whose pictures are a part's: people's, or the part's own, unless it holds nothing but folders.
+
+    Occluded-REID is in circulation in both forms.
+    """
+    inside = people(folder)
+    return [folder] if found.pattern and (not inside or picture_names(folder)) else inside
 
 
 def ready(recipe: Recipe, data: Path | str, run: Path | str = "", quiet: bool | None = None) -> Path:

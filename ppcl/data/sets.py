@@ -48,7 +48,7 @@ class DataSet:
     @property
     def summary(self) -> tuple[str, ...]:
         """Metrics in a run's summary and the README's tables."""
-        shots = ("rank-1", "mAP", *["TAR@FAR=1e-3"] * (self.task == "face"))
+        shots = ("rank-1", *["mAP"] * self.partial, *["TAR@FAR=1e-3"] * (self.task == "face"))
         return {"standard": ("rank-1",), "shots": shots, "verification": ("accuracy",)}.get(self.protocol, ())
 
     @property
@@ -140,6 +140,20 @@ SETS = {
             partial=True,
             drawn="people",
             source="the repository lingxiao-he/Partial-Person-ReID",
+        ),
+        DataSet(
+            "occluded-reid",
+            "person",
+            ("Occluded_REID", "OccludedREID", "Occluded-REID"),
+            {
+                "query": Part(("occluded_body_images",), 1000, 200),
+                "gallery": Part(("whole_body_images",), 1000, 200),
+            },
+            pattern=r"(?P<identity>[0-9]{1,18})_[0-9]{1,18}",
+            example="001_01.tif",
+            protocol="shots",
+            drawn="people",
+            source="the repository tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets",
         ),
         *(  # our protocol, METHOD.md §10
             DataSet(

@@ -1,4 +1,4 @@
-"""Drawn people in the layouts of Market-1501, Partial-REID and Partial-iLIDS.
+"""Drawn people in the layouts of Market-1501, Partial-REID, Partial-iLIDS and Occluded-REID.
 
 METHOD.md §7 says which properties of the drawings make a model useful on photographs.
 """
@@ -15,8 +15,9 @@ from .paint import Noise
 from .records import Picture, claim, draw_pictures, spread
 from .scene import draw_background, draw_occluder, jpeg, make_camera, make_canvas, record
 
-MARKET, REID, ILIDS = "market1501", "partial-reid", "partial-ilids"
+MARKET, REID, ILIDS, OCCLUDED = "market1501", "partial-reid", "partial-ilids", "occluded-reid"
 FOLDERS = {MARKET: "Market-1501-v15.09.15", REID: "Partial-REID_Dataset", ILIDS: "Partial_iLIDS"}
+FOLDERS |= {OCCLUDED: "Occluded_REID"}
 
 CAMERAS = 6  # Market-1501
 MARKET_SIZE = (64, 128)  # pixels, Market-1501
@@ -25,19 +26,19 @@ RATIO, RATIO_SPREAD, RATIO_RANGE = 0.47, 0.10, (0.36, 0.62)  # width / height of
 STRETCH = 1.3  # factor on the width of people, for the half-widths 0.15-0.21 of METHOD.md §7
 MARGIN = (-0.01, 0.06)  # METHOD.md §7: above the head and below the soles, in body heights
 FIGURE_WIDTH = 0.32  # nominal width of a body frame with arms, in body heights
-OCCLUDED = 0.25  # METHOD.md §7: share of Market pictures with an occluder; the partial sets are cropped instead
+OCCLUDED_SHARE = 0.25  # METHOD.md §7: share of Market pictures with an occluder; the partial sets are cropped instead
 COVER = {"usual": (0.10, 0.30), "occluded": (0.25, 0.50)}  # share of the picture that an occluder hides; a choice
 PARTS = {"left": 0.22, "right": 0.22, "upper": 0.22, "lower": 0.22, "random": 0.12}  # shares of crops; a choice
-REID_FOLDERS = {"whole": "whole_body_images", "partial": "partial_body_images", "occluded": "occluded_body_images"}
 
 # train: identities, pictures; test: identities, query pictures, their gallery pictures; distractors, junk: pictures;
-# reid: identities, whole, partial and occluded pictures of each; ilids: identities, a probe and gallery picture each
-Scale = namedtuple("Scale", "train test distractors junk reid ilids")
+# reid: identities, whole, partial and occluded pictures of each; ilids: identities, a probe and gallery picture each;
+# occluded: identities, whole and occluded pictures of each
+Scale = namedtuple("Scale", "train test distractors junk reid ilids occluded")
 SCALES = {
-    "demo": Scale((240, 1920), (60, 120, 360), 40, 20, (120, 5, 5, 1), 238),
+    "demo": Scale((240, 1920), (60, 120, 360), 40, 20, (120, 5, 5, 1), 238, (200, 1, 1)),
     # the published counts: 19,732 gallery files are 13,115 of the 750 identities, 2,798 distractors and 3,819 junk
-    "market": Scale((751, 12936), (750, 3368, 13115), 2798, 3819, (60, 5, 5, 5), 119),
-    "tiny": Scale((10, 60), (6, 6, 18), 3, 2, (6, 2, 2, 1), 8),
+    "market": Scale((751, 12936), (750, 3368, 13115), 2798, 3819, (60, 5, 5, 5), 119, (200, 5, 5)),
+    "tiny": Scale((10, 60), (6, 6, 18), 3, 2, (6, 2, 2, 1), 8, (6, 1, 1)),
 }
 
 
@@ -60,16 +61,20 @@ def _plan(scale: Scale) -> Iterator[Picture]:
     yield from (market("bounding_box_test", 0, 3, person, 0) for person in range(scale.distractors))
     yield from (market("bounding_box_test", -1, 4, person, 0, kind="junk") for person in range(scale.junk))
 
-    people, *counts = scale.reid
-    for person in range(people):
-        for block, ((kind, folder), count) in enumerate(zip(REID_FOLDERS.items(), counts, strict=True)):
-            for i in range(count):
-                file, key = f"{folder}/{person + 1:03d}_{i + 1:03d}.jpg", (5, person, 100 * block + i)
-                camera = int(kind == "whole")  # the set has no cameras: 1 is the gallery, 0 the queries
-                yield Picture(REID, file, person + 1, key, camera, kind)
+    def reid(dataset: str, key: int, kinds: tuple[str, ...], people: int, *counts: int) -> Iterator[Picture]:
+        """Yield pictures of kinds, one folder each."""
+        for person in range(people):
+            for block, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
+                for i in range(count):
+                    file = f"{kind}_body_images/{person + 1:03d}_{i + 1:03d}.jpg"
+                    camera = int(kind == "whole")  # the sets have no cameras: 1 is the gallery, 0 the queries
+                    yield Picture(dataset, file, person + 1, (key, person, 100 * block + i), camera, kind)
+
+    yield from reid(REID, 5, ("whole", "partial", "occluded"), *scale.reid)
     for person in range(scale.ilids):
         for number, (folder, kind) in enumerate((("Probe", "upper"), ("Gallery", "whole"))):
             yield Picture(ILIDS, f"{folder}/{person + 1:03d}.jpg", person + 1, (6, person, number), number, kind)
+    yield from reid(OCCLUDED, 7, ("whole", "occluded"), *scale.occluded)
 
 
 def _draw_crop(rng: Rng, kind: str, probe: bool) -> tuple[float, float, float, float]:
@@ -115,7 +120,7 @@ def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, 
             y1 = size[1] if kind == "lower" else min(size[1], y0 + round(h * size[1]))
         elif kind == "occluded":
             cover = rng.uniform(*COVER["occluded"])
-        if market and rng.random() < OCCLUDED:
+        if market and rng.random() < OCCLUDED_SHARE:
             cover = rng.uniform(*COVER["usual"])
 
     def render() -> bytes:
@@ -134,7 +139,7 @@ def _prepare(picture: Picture, rng: Rng, seed: int, noise: Noise) -> tuple[str, 
 
 
 def draw_people(out: Path, seed: int = 0, scale: str = "demo", quiet: bool | None = None) -> None:
-    """Draw the three sets and the table of their true boxes in `out`; the same `seed` and `scale` give the same bytes.
+    """Draw the four sets and the table of their true boxes in `out`; the same `seed` and `scale` give the same bytes.
 
     Existing pictures are kept. Raises DataError for a negative seed, for a scale that is not in `SCALES`, and for a
     folder that holds photographs or people drawn with another seed or scale.

@@ -3,4 +3,4 @@
 from .cells import BOXES, board, judge, legend, outline, pixels, placed, show
 from .charts import PALETTE, by_subset, curves, forest, gate_histogram, live_curves, method_curves, speed
 from .figure_style import caption, note, notebook_picture, save, styled
-from .pictures import attention, figure_one, grid, located, overview, partial_views, placements, ranking, sketch
+from .pictures import expected_points, figure_one, grid, located, overview, partial_views, placements, ranking, sketch

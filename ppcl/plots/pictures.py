@@ -7,13 +7,12 @@ import textwrap
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from .. import geometry
 from .cells import BOXES, LINE, TITLE, board, judge, legend, outline, pixels, placed, show
-from .charts import PALETTE
 from .figure_style import styled
 
 
@@ -92,18 +91,23 @@ def located(queries, boxes: Tensor, partial, gallery, regions: dict, chosen, bac
 
 
 @styled()
-def attention(query: Tensor, points: Tensor, gallery: Tensor, maps: Tensor) -> Figure:
-    """Points `(K, 2)` of a query's canvas, and the attention of each over a gallery picture: maps `(K, h, w)`."""
-    heads = "query", *(f"point {k + 1}" for k in range(len(points)))
-    figure, axes = board(1, len(heads), _aspect(query), heads=heads)
-    show(axes[0, 0], query)
-    for k, (one, (x, y), weights) in enumerate(zip(axes[0, 1:], points.cpu(), maps.cpu(), strict=True)):
-        heat = torch.nn.functional.interpolate(weights[None, None] / weights.max(), gallery.shape[-2:], mode="bilinear")
-        share = 0.9 * heat[0, 0, :, :, None].numpy() ** 0.7
-        show(one, (1 - share) * 0.6 * pixels(gallery) + share * np.array(PALETTE[8]))
-        for on, sign in ((axes[0, 0], str(k + 1)), (one, "+")):
-            text = on.text(x, y, sign, color="white", fontsize=8, ha="center", va="center", fontweight="bold")
-            text.set_path_effects([withStroke(linewidth=2, foreground="black")])
+def expected_points(canvases, points: Tensor, columns: dict[str, tuple], grid: tuple[int, int]) -> Figure:
+    """Where CRLoc expects each point of a query's region in gallery pictures, a row a query.
+
+    canvases: queries on the canvas; points `(Q, K, 2)`, the grid in their regions; columns: for each head the pictures
+    `(Q, 3, H, W)`, the expected positions `(Q, K, 2)` and boxes `(Q, 4)` by meaning. Points of one row of the grid have
+    one colour, from yellow at the top to violet.
+    """
+    colours = colormaps["plasma_r"](np.linspace(0.1, 0.9, grid[0])).repeat(grid[1], 0)
+    cells = {"query": (canvases, points, {})} | columns
+    figure, axes = board(len(points), len(cells), _aspect(canvases[0]), 0, heads=tuple(cells), explained=True)
+    for column, (pictures, places, boxes) in zip(axes.T, cells.values(), strict=True):
+        for i, one in enumerate(column):
+            show(one, pictures[i])
+            one.scatter(*places[i].cpu().T, s=14, c=colours, ec="black", lw=0.5, zorder=3, clip_on=False)
+            for meaning, box in boxes.items():
+                outline(one, box[i], meaning)
+    legend(figure, [meaning for meaning in BOXES if any(meaning in boxes for _, _, boxes in columns.values())])
     return figure
 
 
