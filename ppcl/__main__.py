@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import io
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from . import __version__
 from .data.sets import TESTS
+from .disk import progress
 from .disk.files import as_json, given_path, printable, write_text
 from .recipes import METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
@@ -307,33 +307,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-class Output(io.FileIO):
-    """Standard output or error whose reader may leave (`… | head -1`): the rest is discarded, the work goes on."""
-
-    lost = False
-
-    def write(self, data) -> int:
-        """Write, or discard; a full disk is raised once."""
-        try:
-            return len(data) if self.lost else super().write(data)
-        except OSError as error:
-            self.lost = True
-            if error.errno != errno.EPIPE:
-                raise
-            return len(data)
-
-
 def prepare_process() -> None:
     """Set up a process started by a shell: standard streams that may be closed, SIGTERM like Ctrl-C, a home folder."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by `>&-`; the file takes its free number
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
-            setattr(sys, f"__{name}__", getattr(sys, name))
-    for name in ("stdout", "stderr"):
-        old = getattr(sys, name)
-        raw = io.BufferedWriter(Output(old.fileno(), "w", closefd=False))
-        how = {"line_buffering": old.line_buffering, "write_through": old.write_through}
-        setattr(sys, name, io.TextIOWrapper(raw, encoding=old.encoding, errors="backslashreplace", **how))
+    progress.prepare_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if os.path.expanduser("~") == "~":  # no HOME, and a user whom the system does not know: Jupyter wants a name
         os.environ["HOME"] = "/"

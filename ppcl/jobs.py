@@ -112,8 +112,9 @@ def run(jobs: dict[str, Job], count: int, done: Callable = lambda name, result: 
     context = multiprocessing.get_context("spawn")
     life, end = context.Pipe(duplex=False)  # workers read from it until this process ends or closes it
     gpus = _gpus() or [None]
+    own = [(life, gpus[number % len(gpus)]) for number in range(min(count, len(jobs)))]
     # A pool for each worker: one pool of several does not notice a death right after a start.
-    free = [ProcessPoolExecutor(1, context, _begin, (life, gpus[number % len(gpus)])) for number in range(count)]
+    free = [ProcessPoolExecutor(1, context, _begin, each) for each in own]
     pools, waiting, running = [*free], dict(jobs), {}
     try:
         with progress.followed():
@@ -154,6 +155,7 @@ def _gpus() -> list[str]:
 
 def _begin(life, gpu: str | None) -> None:
     """Prepare a worker: one thread, its own GPU, and a watcher that ends it when the parent closes `life` or ends."""
+    progress.prepare_streams()
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

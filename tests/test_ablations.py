@@ -16,6 +16,7 @@ from ppcl import evaluation, geometry, matching
 from ppcl.__main__ import main
 from ppcl.data import datasets, stage_batches
 from ppcl.disk import checkpoints
+from ppcl.disk.checkpoints import CheckpointError
 from ppcl.disk.files import as_json
 from ppcl.evaluation import known_truth, results
 from ppcl.models.crloc import stripe_weights
@@ -113,6 +114,36 @@ def test_the_oracle_lies_where_the_truth_says(run, small, drawn):
     assert {"rank-1", "crloc-IoU"} <= {row["metric"] for row in rows} and "glrec-IoU" not in {r["metric"] for r in rows}
     against = [row["method"] for row in found.rows if row["metric"] == "rank-1 over oracle-placement"]
     assert set(against) == {"ppcl@1"}  # it has one placement, too
+
+
+@pytest.mark.parametrize(
+    "to, given",
+    [("person/joint/no-prior/seed0", {"method": "no-prior"}), ("person/joint/ppcl/seed7", {"seed": 7})]
+    + [("face/joint/ppcl/seed0", {"task": "face"})],
+)
+def test_a_checkpoint_in_anothers_place_is_refused(run, tmp_path, to, given):
+    source, target = run / "person/joint/ppcl/seed0/checkpoint.safetensors", tmp_path / to / "checkpoint.safetensors"
+    target.parent.mkdir(parents=True)
+    shutil.copy(source, target)
+    (key,) = given
+    with pytest.raises(CheckpointError, match=f"{to}.*{key} is .* there, .*{given[key]}.* here.*move it"):
+        evaluation.load(tmp_path, **given)
+
+
+def test_the_librarys_own_run_has_one_row():
+    with pytest.raises(CheckpointError, match="comes with ppcl of seed 0 alone: give --run for backbone"):
+        evaluation.load(method="backbone")
+
+
+def test_rank_leaves_out_a_querys_own_camera():
+    def some(identities, cameras):
+        paths = (None,) * len(identities)
+        return datasets.PictureSet("market1501/query", None, paths, np.array(identities), np.array(cameras))
+
+    found = known_truth.Evaluation("market1501", None, some([1, 2], [1, 1]), some([1, 1, 2], [1, 2, 2]), (8, 4))
+    distances, ranking = found.rank(torch.tensor([[0.1, 0.5, 0.2], [0.4, 0.3, 0.9]]))
+    assert distances.isinf().tolist() == [[True, False, False], [False] * 3]
+    assert ranking.hits(1).tolist() == [0, 0] and ranking.hits(2).tolist() == [1, 0] and ranking.hits(3)[1] == 1
 
 
 def test_rows_that_share_features_are_measured_as_alone(run, drawn, monkeypatch):
@@ -389,3 +420,19 @@ def test_differences_of_several_trainings_are_pooled_over_people(run, drawn):
     with pytest.raises(ValueError, match=f"{damaged.name} is damaged"):
         evaluation.evaluate(run, "person", "partial-reid", drawn, ["ppcl"], quiet=True)
     damaged.unlink()
+
+
+@pytest.mark.parametrize("to", ["1.5", "x", ""])
+@pytest.mark.parametrize("column", ["seed", "value", "n_query", "synthetic", "method"])
+def test_a_table_with_a_wrong_field_is_damaged(tmp_path, column, to):
+    """Also one that was cut off: nothing is added to it."""
+    facts = dict.fromkeys(results.COLUMNS, "a") | {"synthetic": True, "seed": 0, "profile": "tiny"}
+    results.add(tmp_path, [results.row(facts, "rank-1", (0.5, 0.4, 0.6), 6, 6)])
+    table = pandas.read_csv(tmp_path / "results.csv", dtype=str, keep_default_na=False)
+    table[column] = to
+    table.to_csv(tmp_path / "results.csv", index=False)
+    if (column, to) in [("value", "1.5"), ("value", ""), ("method", "x"), ("method", "1.5")]:
+        assert len(results.read(tmp_path)) == 1
+    else:
+        with pytest.raises(ValueError, match="results.csv is damaged .*: delete it and evaluate again"):
+            results.read(tmp_path)

@@ -361,6 +361,44 @@ def test_keep_filters_everything_alike(tmp_path):
 # --- what is left out is said ---
 
 
+def test_junk_is_counted(tmp_path):
+    market(tmp_path / MARKET)
+    fill(tmp_path / MARKET / "bounding_box_test", "-1_c1s1_000001_00.jpg", "-1_c2s1_000001_00.jpg")
+    (note,) = datasets.read("market1501", "gallery", tmp_path).notes
+    junk = "2 pictures are left out, such as -1_c1s1_000001_00.jpg: -1 is junk"
+    assert note == f"market1501/gallery: {junk}"
+    rows = [row for row in datasets.check(tmp_path) if (row["dataset"], row["part"]) == ("market1501", "gallery")]
+    assert junk in rows[0]["note"]
+
+
+def test_people_with_one_picture_are_counted(tmp_path):
+    data = folders_of_people(tmp_path, {f"person {i}": 3 if i % 3 == 0 else 1 for i in range(60)})
+    test = datasets.read("own", "test", data)
+    counts = np.unique(test.identities, return_counts=True)[1]
+    query, gallery = datasets.evaluation_sets("own", data)
+    said = f"own/test: {(counts == 1).sum()} of {len(counts)} people have one picture and are not tested"
+    assert said in query.notes and len(gallery) == (counts > 1).sum() > 1
+
+
+@pytest.mark.parametrize(
+    "make, there, also",
+    [(market, MARKET, "market1501"), (ilids, "Partial_iLIDS", "PartialiLIDS")],
+)
+def test_a_second_folder_of_a_set_is_named(tmp_path, capsys, make, there, also):
+    make(tmp_path / there)
+    make(tmp_path / also)
+    dataset = "market1501" if make is market else "partial-ilids"
+    assert datasets.read(dataset, "query", tmp_path).folder.parent.name == there
+    said = capsys.readouterr().err
+    assert f"{there}/" in said and f"and {tmp_path / also}/" in said and "is not: move one of them away" in said
+
+
+@pytest.mark.parametrize("task, chosen", [("face", "lfw"), ("face", "partial-lfw"), ("person", "partial-reid")])
+def test_a_set_without_training_pictures_is_not_trained_on(tmp_path, task, chosen):
+    with pytest.raises(DataError, match=f"data.training={chosen}: unknown training set"):
+        datasets.trained_on(task, tmp_path, Data(training=chosen))
+
+
 @pytest.mark.parametrize("dataset", ["market1501", "partial-reid", "own", "lfw"])
 @pytest.mark.parametrize("kind", ["deeper", "ending", "no ending"])
 def test_pictures_that_are_not_read_are_counted(tmp_path, capsys, dataset, kind):
@@ -392,8 +430,8 @@ def test_people_numbered_zero_are_counted(tmp_path, part):
         "0000_c1s1_000001_00.jpg",
         "-1_c1s1_000001_00.jpg",
     )
-    (note,) = datasets.read("market1501", part, tmp_path).notes
-    assert "1 picture is left out, such as 0000_c1s1_000001_00.jpg: identity 0" in note
+    note, junk = datasets.read("market1501", part, tmp_path).notes
+    assert "1 picture is left out, such as 0000_c1s1_000001_00.jpg: identity 0" in note and junk.endswith("is junk")
 
 
 @pytest.mark.parametrize(

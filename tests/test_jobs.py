@@ -12,6 +12,8 @@ import pytest
 from ppcl import jobs
 from ppcl.jobs import Job
 
+POOL = jobs.ProcessPoolExecutor
+
 
 def note(folder, name, wait=0.0):
     """Write when a job begins and ends. -> its process and threads."""
@@ -136,3 +138,19 @@ def test_fewer_jobs_where_memory_is_short(monkeypatch, free, limit, count):
     monkeypatch.setenv(jobs.JOBS, "0")
     with pytest.raises(ValueError, match="PPCL_JOBS=0 is no number of jobs"):
         jobs.default()
+
+
+@pytest.mark.parametrize("streams", ["| true", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/null"])
+def test_jobs_end_whatever_their_standard_streams_are(streams):
+    two = "{name: jobs.Job(print, ('a … b' * 9999,)) for name in 'ab'}"
+    code = f"from ppcl import jobs; jobs.progress.prepare_streams(); jobs.run({two}, 2)"
+    command = f'{sys.executable} -c "{code}" {streams}; exit ${{PIPESTATUS[0]}}'
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(["bash", "-c", command], env=ascii_only, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr
+
+
+def test_no_more_workers_than_jobs(monkeypatch):
+    begun = []
+    monkeypatch.setattr(jobs, "ProcessPoolExecutor", lambda *given: begun.append(given) or POOL(*given))
+    assert jobs.run({name: Job(os.getpid) for name in "ab"}, 400).keys() == {*"ab"} and len(begun) == 2

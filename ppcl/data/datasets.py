@@ -87,7 +87,10 @@ def _named(found: DataSet, part: str, folder: Path, files: list[Path]) -> Pictur
             why = "identity 0 is for distractors, in the gallery; number people from 1 on"
             note = f"{some.name}: {counted(nobody)} left out, such as {nobody[0].name}: {why}"
             some = replace(some, notes=(note,))
-    some = some.keep(identities >= lowest)
+    if junk := some.keep(some.identities < 0).paths:
+        note = f"{some.name}: {counted(junk)} left out, such as {junk[0].name}: -1 is junk"
+        some = replace(some, notes=(*some.notes, note))
+    some = some.keep(some.identities >= lowest)
     if not len(some):
         raise DataError(f"{found.name}: {folder} holds nothing but junk (-1) pictures; {found.how_to_get}")
     return some
@@ -240,7 +243,7 @@ def trained_on(task: str, data: Path | str, settings: Data | None = None) -> Dat
     chosen = next(iter(folded), "auto") if settings.training == "auto" else settings.training
     if chosen in known:
         return known[chosen]
-    if chosen != "auto" and chosen not in SETS:  # another task's set is none of this task's business
+    if chosen != "auto" and (chosen not in SETS or SETS[chosen].of(task)):  # another task's set concerns that task
         raise DataError(f"data.training={chosen}: unknown training set; choose auto, {', '.join(known)}")
     there = [name for name in known if lies(record(name, settings=settings), "train", data)]
     if len(there) > 1:

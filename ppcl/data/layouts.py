@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ..disk.files import warn_once
 from ..recipes import Data
 from .reading import DataError, listing, people, pictures, subfolder
 from .sets import RESERVED, SETS, DataSet
@@ -31,8 +32,11 @@ def part_folder(found: DataSet, part: str, data: Path | str) -> Path:
     if not data.is_dir():
         raise DataError(f"{data} is not a folder; {found.how_to_get}")
     places = list(tops(found, data))
-    if folder := next(filter(None, (subfolder(top, leaf) for top in places for leaf in leaves)), None):
-        return folder
+    if folders := [*filter(None, (subfolder(top, leaf) for top in places for leaf in leaves))]:
+        for other in folders[1:]:
+            if other != folders[0] and other not in folders[0].parents:
+                warn_once(f"{found.name}: {folders[0]} is read, and {other} is not: move one of them away")
+        return folders[0]
     wanted = found.folders[:1] if leaves == (".",) else leaves
     top = places[0] if places else data
     remark = _misnamed(found, data)

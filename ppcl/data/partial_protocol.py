@@ -116,9 +116,12 @@ def by_lot(
     Raises DataError if nobody has two.
     """
     groups = [np.flatnonzero(whole.identities == person) for person in np.unique(whole.identities)]
-    groups = [group for group in groups if len(group) > 1]
+    people, groups = len(groups), [group for group in groups if len(group) > 1]
     if not groups:
         raise DataError(f"{whole.folder} has one picture of each person: partial queries cannot be made from it")
+    if single := people - len(groups):
+        note = f"{whole.name}: {single} of {people} people have one picture and are not tested"
+        whole = replace(whole, notes=(*whole.notes, note))
     rng = partial_views.make_rng(protocol.seed, "partial-lfw")
     query, gallery = [], []
     for i in sorted(torch.randperm(len(groups), generator=rng)[: protocol.people].tolist()):

@@ -72,6 +72,13 @@ class Evaluation:
         """The lines of `truth.csv` for query and gallery, in their order; drawn sets have them."""
         return tuple(datasets.truth_of(part, self.data) for part in (self.query, self.gallery))
 
+    def rank(self, distances: torch.Tensor) -> tuple[torch.Tensor, metrics.Ranking]:
+        """Distances `(Q, G)` to the whole gallery, infinite where the set's camera rule leaves a pair out; ranking."""
+        ids, distances = (self.query.identities, self.gallery.identities), distances.cpu()
+        if self.cameras:
+            distances[torch.from_numpy(metrics.same_camera(*ids, *self.cameras))] = torch.inf
+        return distances, metrics.cmc_map(distances, *ids, *self.cameras)
+
     @property
     def knows_boxes(self) -> bool:
         """True if each query's box in the whole picture is known: it was drawn, or cropped by us."""

@@ -55,7 +55,9 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
     path = checkpoint(run, task, method, seed)
     joint = recipes.method(method).stage == "joint"
-    if not path.is_file():
+    if not path.exists():
+        if Path(run) == BOX:
+            raise checkpoints.CheckpointError(f"the library comes with ppcl of seed 0 alone: give --run for {method}")
         stage = f"joint --method {trained_by(method)}" if joint else "backbone"
         raise checkpoints.CheckpointError(
             f"{path} does not exist: make it by python -m ppcl train {stage} --task {task} --seed {seed} --run {run} "
@@ -64,6 +66,9 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
     header = checkpoints.header(path)
     if not stage_on_disk.of_a_stage(header) or header.get("stage") != ("joint" if joint else "backbone"):
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of {method}'s")
+    facts = {"task": task} | ({"method": trained_by(method), "seed": seed} if joint else {})
+    if other := checkpoints.first_difference(facts, {key: header.get(key) for key in facts}):
+        raise checkpoints.CheckpointError(f"{path} is not what its folder says ({other}): move it where it belongs")
     if not header["finished"] and joint:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
     classes, weights = header.get("classes"), header.get("fusion_weights") if joint else {}
@@ -248,7 +253,7 @@ def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> tuple[li
 def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.Features) -> list[dict]:
     """Rows of protocol `input-ratio`: one query of each person, cropped to each share 0.1, 0.2, …, 1 of its area."""
     (query, banks), ids, rows = found.at_ratios, found.gallery.identities, []
-    facts, counts = facts | {"protocol": "input-ratio"}, (len(query), len(found.gallery))
+    facts = facts | {"protocol": "input-ratio"}
     for share, bank in banks.items():
         described = matching.describe(model, bank, several=True)
         distances = matching.match(model, described, gallery).cpu().numpy()
@@ -257,7 +262,7 @@ def _ratio_curve(found: Evaluation, facts: dict, model: PPCL, gallery: matching.
         if not cameras:
             values["TAR@FAR=1e-3"] = metrics.accepted(distances, query.identities, ids, 1e-3)
         for metric, value in values.items():
-            interval = metrics.bootstrap(value, query.identities)
+            interval, counts = metrics.bootstrap(value, query.identities), (int((~np.isnan(value)).sum()), len(ids))
             rows.append(results.row(facts, metric, interval, *counts, subset=f"{share:.1f}"))
     return rows
 
@@ -339,7 +344,8 @@ def _gains(found: Evaluation, facts: dict, values: dict[str, np.ndarray], folder
     else:
         units, stem = found.query.identities, f"{found.dataset}-{found.fingerprint}-seed"
         again = "delete it and evaluate again"
-        kept = {int(one.stem.removeprefix(stem)): read_json(one, again) for one in folder.glob(f"{stem}*.json")}
+        seeds = {one.stem.removeprefix(stem): one for one in folder.glob(f"{stem}*.json")}
+        kept = {int(number): read_json(one, again) for number, one in seeds.items() if number.isdecimal()}
         kept[facts["seed"]] = kept.get(facts["seed"], {}) | mine
         write_text(folder / f"{stem}{facts['seed']}.json", json.dumps(kept[facts["seed"]]))
         groups |= {"pooled": dict(sorted(kept.items()))} if len(kept) > 1 else {}

@@ -16,6 +16,8 @@ from ..recipes import METHODS, TASKS
 COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
 ).split(",")
+TYPES = dict.fromkeys(COLUMNS, str) | dict.fromkeys(["value", "low", "high"], float)
+TYPES |= dict.fromkeys(["n_query", "n_gallery", "seed"], int) | {"synthetic": bool}
 FIGURES = Path(__file__).parents[2] / "figures"  # the committed run's table, `results.csv`, lies there
 ABLATIONS = "ablations.csv"  # in figures/: the whole ablation table, over seeds
 PUBLISHED = FIGURES / "published.csv"  # others' numbers with their sources, never in one table with ours
@@ -47,11 +49,13 @@ def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
     if not path.is_file():
         return pandas.DataFrame(columns=COLUMNS)
     try:
-        table = pandas.read_csv(path, dtype={"subset": str, "commit": str})
+        table = pandas.read_csv(path, dtype=TYPES)
     except ValueError as error:  # empty, no table, no text
         raise ValueError(f"{path} is damaged ({error}): delete it and evaluate again") from None
     if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(f"{path} is no table of results (no column {missing[0]}): delete it and evaluate again")
+    if len(torn := table[table[KEY].isna().any(axis=1)]):
+        raise ValueError(f"{path} is damaged (line {torn.index[0] + 2} is torn): delete it and evaluate again")
     return table
 
 
@@ -74,8 +78,8 @@ def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFra
         if pictures:
             task, dataset, drawn = fresh.loc[0, ["task", "dataset", "synthetic"]]
             note = _note(run, task, dataset, drawn)
-            if note.is_file() and note.read_text(encoding="utf-8").strip() != pictures:
-                old = (table.task == task) & (table.dataset == dataset) & (table.synthetic == drawn)
+            old = (table.task == task) & (table.dataset == dataset) & (table.synthetic == drawn)
+            if old.any() and not (note.is_file() and note.read_text(encoding="utf-8").strip() == pictures):
                 table = table[~old]
                 print(f"{path}: {old.sum()} rows of {dataset} are removed: they were measured on other pictures")
         table = pandas.concat([table, fresh]) if len(table) else fresh

@@ -42,8 +42,8 @@ def start(kind: str) -> None:
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if not given.get(name):
             raise RuntimeError(f"WORLD_SIZE is set, but {name} is not: start with torchrun, or unset WORLD_SIZE")
-        if name != "MASTER_ADDR" and not given[name].isdecimal():
-            raise RuntimeError(f"{name} is {given[name]!r}, not a number: start with torchrun, or unset WORLD_SIZE")
+        if name != "MASTER_ADDR" and not (given[name].isdecimal() and int(given[name]) < 1 << 16):
+            raise RuntimeError(f"{name} is {given[name]!r}, no number below 65536: use torchrun, or unset WORLD_SIZE")
     own = None
     if kind == "cuda":
         local, there = int(given["LOCAL_RANK"]), torch.cuda.device_count()
