@@ -74,7 +74,7 @@ class Output(io.FileIO):
 
 
 def prepare_streams() -> None:
-    """Standard streams of a process that a shell or another process started: they may be closed, or plain ASCII."""
+    """Prepare the standard streams of a process that another one started: they may be closed, or plain ASCII."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by `>&-`; the file takes its free number
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))

@@ -67,7 +67,7 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
     if not stage_on_disk.of_a_stage(header) or header.get("stage") != ("joint" if joint else "backbone"):
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of {method}'s")
     facts = {"task": task} | ({"method": trained_by(method), "seed": seed} if joint else {})
-    if other := checkpoints.first_difference(facts, {key: header.get(key) for key in facts}):
+    if other := checkpoints.first_difference(facts, {key: header.get(key, facts[key]) for key in facts}):
         raise checkpoints.CheckpointError(f"{path} is not what its folder says ({other}): move it where it belongs")
     if not header["finished"] and joint:
         raise checkpoints.CheckpointError(f"{path} is not finished: start its training again, it resumes")
