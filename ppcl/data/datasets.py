@@ -87,9 +87,6 @@ def _named(found: DataSet, part: str, folder: Path, files: list[Path]) -> Pictur
             why = "identity 0 is for distractors, in the gallery; number people from 1 on"
             note = f"{some.name}: {counted(nobody)} left out, such as {nobody[0].name}: {why}"
             some = replace(some, notes=(note,))
-    if junk := some.keep(some.identities < 0).paths:
-        note = f"{some.name}: {counted(junk)} left out, such as {junk[0].name}: -1 is junk"
-        some = replace(some, notes=(*some.notes, note))
     some = some.keep(some.identities >= lowest)
     if not len(some):
         raise DataError(f"{found.name}: {folder} holds nothing but junk (-1) pictures; {found.how_to_get}")
@@ -356,6 +353,9 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
         if row["status"] == "differs":
             row["note"] = f"published: {published[0]} of {published[1]} people"
         notes = [*some.notes]
+        names = map(os.path.basename, _files(found, folder)) if found.distractors and not made else ()
+        if junk := [name for name in names if name.startswith("-1")]:
+            notes.append(f"{counted(junk)} junk, such as {junk[0]}, and left out")
         try:
             if part in ("query", "test"):
                 notes.append(without_match(found.name, *evaluation_sets(found.name, data, recipe)))

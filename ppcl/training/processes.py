@@ -43,7 +43,8 @@ def start(kind: str) -> None:
         if not given.get(name):
             raise RuntimeError(f"WORLD_SIZE is set, but {name} is not: start with torchrun, or unset WORLD_SIZE")
         if name != "MASTER_ADDR" and not (given[name].isdecimal() and int(given[name]) < 1 << 16):
-            raise RuntimeError(f"{name} is {given[name]!r}, no number below 65536: use torchrun, or unset WORLD_SIZE")
+            remedy = "start with torchrun, or unset WORLD_SIZE"
+            raise RuntimeError(f"{name} is {given[name]!r}, not a number below 65536: {remedy}")
     own = None
     if kind == "cuda":
         local, there = int(given["LOCAL_RANK"]), torch.cuda.device_count()
