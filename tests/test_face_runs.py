@@ -190,8 +190,8 @@ def test_reproduce_runs_faces_before_people_and_measures_at_the_end(monkeypatch,
     monkeypatch.setattr(reproduce, "_execute", execute)
     reproduce.reproduce("tiny", run=tmp_path / "a", data=both)
     numbers = [path.name[:2] for path in reproduce.notebooks()]
-    assert numbers[-1] == "08" and len(done) == 2 * len(numbers)
-    assert done[:-2] == [(number, task) for task in ("face", "person") for number in numbers[:-1]]
+    assert "08" in numbers and len(done) == 2 * len(numbers)
+    assert done[:-2] == [(number, task) for task in ("face", "person") for number in numbers if number != "08"]
     assert done[-2:] == [("08", "face"), ("08", "person")]
     done.clear()
     own = shutil.copytree(drawn, tmp_path / "own", ignore=shutil.ignore_patterns("drawn.txt"))
