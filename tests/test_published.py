@@ -172,7 +172,8 @@ def test_the_librarys_weights_rank_without_a_run(task, drawn, faces, tmp_path, c
     call = ["rank", "--task", task, "--query", query, "--gallery", query.parent, "--out", tmp_path, "--top", "1"]
     assert main([str(word) for word in call]) == 0
     assert pandas.read_csv(tmp_path / "ranking.csv").gallery.tolist() == [query.name]
-    assert len(list((tmp_path / task / "galleries").iterdir())) == 2  # digests and features, kept outside the library
+    # Features are kept outside the library, and digests, unless the pictures are only seconds old.
+    assert len(list((tmp_path / task / "galleries").iterdir())) in (1, 2)
     assert {one.name for one in evaluation.BOX.rglob("*") if one.is_file()} == {
         path.name
     } and path.read_bytes() == before
