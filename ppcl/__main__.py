@@ -10,8 +10,7 @@ from pathlib import Path
 
 from . import __version__
 from .data.sets import TESTS
-from .disk import progress
-from .disk.files import as_json, given_path, printable, write_text
+from .disk.files import as_json, given_path, prepare_streams, printable, write_text
 from .recipes import METHODS, PROFILES, TASKS, RecipeError, check_processes, method, parse_overrides, recipe
 
 STAGES = ("glrec", "backbone", "joint")
@@ -309,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def prepare_process() -> None:
     """Set up a process started by a shell: standard streams that may be closed, SIGTERM like Ctrl-C, a home folder."""
-    progress.prepare_streams()
+    prepare_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if os.path.expanduser("~") == "~":  # no HOME, and a user whom the system does not know: Jupyter wants a name
         os.environ["HOME"] = "/"

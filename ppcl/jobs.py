@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .disk import progress
+from .disk.files import prepare_streams
 
 JOBS = "PPCL_JOBS"  # environment variable: number of parallel jobs where none is given
 MEMORY = 3 << 29  # free bytes for each job, enough for the demo's
@@ -155,7 +156,7 @@ def _gpus() -> list[str]:
 
 def _begin(life, gpu: str | None) -> None:
     """Prepare a worker: one thread, its own GPU, and a watcher that ends it when the parent closes `life` or ends."""
-    progress.prepare_streams()
+    prepare_streams()
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

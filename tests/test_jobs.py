@@ -143,7 +143,7 @@ def test_fewer_jobs_where_memory_is_short(monkeypatch, free, limit, count):
 @pytest.mark.parametrize("streams", ["| true", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/null"])
 def test_jobs_end_whatever_their_standard_streams_are(streams):
     two = "{name: jobs.Job(print, ('a … b' * 9999,)) for name in 'ab'}"
-    code = f"from ppcl import jobs; jobs.progress.prepare_streams(); jobs.run({two}, 2)"
+    code = f"from ppcl import jobs; jobs.prepare_streams(); jobs.run({two}, 2)"
     command = f'{sys.executable} -c "{code}" {streams}; exit ${{PIPESTATUS[0]}}'
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
     ended = subprocess.run(["bash", "-c", command], env=ascii_only, stderr=subprocess.PIPE, text=True)

@@ -48,19 +48,18 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
     if not files:
         kind = "pictures" if found.pattern else "<identity>/<picture>"
         raise DataError(f"{dataset}: {folder} holds no {kind} (it has {listing(folder)}); {found.how_to_get}")
-    name = f"{dataset}/{part}"
+    name, paths = f"{dataset}/{part}", tuple(path for each in files for path in each)
     if found.pattern:
-        some = _named(found, part, folder, [path for each in files for path in each])
+        some = _named(found, part, folder, paths)
     else:  # an identity's number is its folder's rank
         identities = np.repeat(np.arange(len(files)), [len(each) for each in files])
-        paths = tuple(path for each in files for path in each)
         some = PictureSet(name, folder, paths, identities, np.zeros_like(identities))
         some = _own_part(some, part) if found.split else some
     notes = left_out(dataset if found.split else name, folder, folders)  # both parts of own people lie in one folder
     return replace(some, uncut=(settings or Data()).uncut, kept=kept_below(data), notes=some.notes + notes)
 
 
-def _named(found: DataSet, part: str, folder: Path, files: list[Path]) -> PictureSet:
+def _named(found: DataSet, part: str, folder: Path, files: tuple[Path, ...]) -> PictureSet:
     """Pictures whose names hold the identity and perhaps the camera; else queries are camera 0, others 1."""
     named = [re.fullmatch(found.pattern, path.stem) for path in files]
     if wrong := [path for path, match in zip(files, named, strict=True) if match is None]:
@@ -71,7 +70,7 @@ def _named(found: DataSet, part: str, folder: Path, files: list[Path]) -> Pictur
     identities = [_hash(one["person"]) >> 1 if "person" in one else int(one["identity"]) for one in groups]
     identities = np.array(identities, np.int64)
     cameras = np.array([int(one.get("camera") or side) for one in groups], np.int64)
-    some, lowest = PictureSet(f"{found.name}/{part}", folder, tuple(files), identities, cameras), 0
+    some, lowest = PictureSet(f"{found.name}/{part}", folder, files, identities, cameras), 0
     people = len(set(identities))
     if "person" in groups[0] and part == "gallery" and people < len(files):
         why = "for names are <person>_<number>.jpg; if the numbers are the people, rename them (001.jpg)"
@@ -331,13 +330,15 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
     row |= {"published": published[0], "published_identities": published[1], "status": "", "note": ""}
     bare = partial(re.sub, rf"^{found.name}(/\w+)?: ", "")  # a note without its set, which the row names
     recipe = Recipe(task="face" if found.task == "face" else "person", data=settings)
+    files: list[str] = []
     try:
         if made := not found.split and is_made(found, data):
             row |= {"status": "made", "note": f"made from {found.made_from}"}
         else:
             folder = part_folder(found, part, data)
             row["folder"] = folder.relative_to(data).as_posix()
-            row["pictures"] = 0 if found.split else len(_files(found, folder))
+            files = [] if found.split else _files(found, folder)
+            row["pictures"] = len(files)
         if made or part == "query":
             some = evaluation_sets(found.name, data, recipe)[part == "gallery"]
         else:
@@ -353,8 +354,8 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
         if row["status"] == "differs":
             row["note"] = f"published: {published[0]} of {published[1]} people"
         notes = [*some.notes]
-        names = map(os.path.basename, _files(found, folder)) if found.distractors and not made else ()
-        if junk := [name for name in names if name.startswith("-1")]:
+        names = map(os.path.basename, files)
+        if junk := [name for name in names if found.distractors and name.startswith("-1")]:
             notes.append(f"{counted(junk)} junk, such as {junk[0]}, and left out")
         try:
             if part in ("query", "test"):

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import json
 import os
 import platform
@@ -124,3 +125,32 @@ def _alive(process: int) -> bool:
     except (PermissionError, OverflowError):
         pass
     return True
+
+
+class Output(io.FileIO):
+    """Standard output or error whose reader may leave (`… | head -1`): the rest is discarded, the work goes on."""
+
+    lost = False
+
+    def write(self, data) -> int:
+        """Write, or discard; a full disk is raised once."""
+        try:
+            return len(data) if self.lost else super().write(data)
+        except OSError as error:
+            self.lost = True
+            if error.errno != errno.EPIPE:
+                raise
+            return len(data)
+
+
+def prepare_streams() -> None:
+    """Prepare the standard streams of a process that another one started: they may be closed, or plain ASCII."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by `>&-`; the file takes its free number
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
+            setattr(sys, f"__{name}__", getattr(sys, name))
+    for name in ("stdout", "stderr"):
+        old = getattr(sys, name)
+        raw = io.BufferedWriter(Output(old.fileno(), "w", closefd=False))
+        how = {"line_buffering": old.line_buffering, "write_through": old.write_through}
+        setattr(sys, name, io.TextIOWrapper(raw, encoding=old.encoding, errors="backslashreplace", **how))
