@@ -48,6 +48,14 @@ def test_describe_names_what_is_no_picture(untrained, odd):
         ppcl.describe(untrained, [odd])
 
 
+def test_a_leading_tilde_is_the_home_folder(untrained, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("RGB", (30, 60)).save(tmp_path / "half.png")
+    assert len(ppcl.describe(untrained, "~/half.png", several=False)) == 1
+    with pytest.raises(RuntimeError, match=f"{tmp_path}/runs/mine/person/joint/ppcl/.* does not exist"):
+        ppcl.load("~/runs/mine")
+
+
 def test_load_names_a_task_that_is_none(tmp_path):
     with pytest.raises(ValueError, match="'persn'.*person, face"):
         ppcl.load(tmp_path, "persn")

@@ -399,7 +399,7 @@ def test_a_set_without_training_pictures_is_not_trained_on(tmp_path, task, chose
 
 
 @pytest.mark.parametrize("dataset", ["market1501", "partial-reid", "own", "lfw"])
-@pytest.mark.parametrize("kind", ["deeper", "ending", "no ending"])
+@pytest.mark.parametrize("kind", ["deeper", "linked", "ending", "no ending"])
 def test_pictures_that_are_not_read_are_counted(tmp_path, capsys, dataset, kind):
     if dataset in ("own", "lfw"):
         top = folders_of_people(tmp_path / {"own": "identities", "lfw": "lfw"}[dataset], dict.fromkeys("abcdefgh", 2))
@@ -409,7 +409,11 @@ def test_pictures_that_are_not_read_are_counted(tmp_path, capsys, dataset, kind)
         top = {"market1501": market, "partial-reid": reid}[dataset](tmp_path / SETS[dataset].folders[0])
         folder, part = top / {"market1501": "query", "partial-reid": "partial_body_images"}[dataset], "query"
     assert datasets.read(dataset, part, tmp_path).notes == ()
-    names = {"deeper": ["more/1.jpg", "more/2.jpg"], "ending": ["1.heic", "2.jpg_large"], "no ending": ["1", "2"]}[kind]
+    if kind == "linked":
+        (tmp_path / "elsewhere").mkdir()
+        (folder / "more").symlink_to(tmp_path / "elsewhere")
+    names = {"deeper": ["more/1.jpg", "more/2.jpg"], "ending": ["1.heic", "2.jpg_large"], "no ending": ["1", "2"]}
+    names = names["deeper" if kind == "linked" else kind]
     for name in names:
         fill(folder / name.rpartition("/")[0], name.rpartition("/")[2])
     (notes,) = datasets.read(dataset, part, tmp_path).notes

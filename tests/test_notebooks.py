@@ -71,15 +71,15 @@ def test_a_notebook_is_done_only_while_what_it_made_is_there(executed):
     lost |= {"03_backbone_training": "person/backbone/checkpoint.safetensors", "07_figures": "figures/figure1.png"}
     lost["04_joint_training"] = "person/joint/ppcl/seed0/checkpoint.safetensors"
     assert {path.stem for path in NUMBERED} > set(lost)
-    known = reproduce.pictures(run / "data", wanted)
+    known = reproduce.pictures(run / "data", wanted), {}
     for path in NUMBERED:
-        arguments = path.stem, run, wanted, 0, reproduce.read_by(path.stem, "person", known)
+        arguments = path.stem, run, wanted, 0, reproduce.read_by(path.stem, "person", *known)
         assert reproduce._left(*arguments)
         if made := lost.get(path.stem):
             away = (run / made).rename(run / "away")
             assert not reproduce._left(*arguments)
             away.rename(run / made)
-    assert not reproduce._left("05_evaluation", run, wanted, 1, reproduce.read_by("05_evaluation", "person", known))
+    assert not reproduce._left("05_evaluation", run, wanted, 1, reproduce.read_by("05_evaluation", "person", *known))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])

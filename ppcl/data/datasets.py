@@ -372,12 +372,12 @@ def _row(found: DataSet, part: str, data: Path, settings: Data) -> dict:
     return row
 
 
-def contents(data: Path | str) -> dict:
-    """Counts and a hash of all pictures of all sets below `data`, for a run's manifest; LFW's pairs are in the hash.
+def parts(data: Path | str) -> dict[str, tuple[int, str]]:
+    """Number and fingerprint of all pictures of each part of each set below `data`; LFW's pairs are among them.
 
-    Pictures that no test or training can use are among them.
+    Pictures that no test or training can use are counted, too.
     """
-    counts, known = {}, {}
+    known = {}
     sets = [(record(name, settings=how), how) for name, one in SETS.items() for how in variants(one)]
     for one, how in sets:
         for part in ["train"] if one.split else one.parts:  # both parts of own people lie in one folder
@@ -386,10 +386,15 @@ def contents(data: Path | str) -> dict:
                 name += f" ({getattr(how, one.name)})" if one.variants else ""
                 files = _files(one, folder)
                 pairs = [path for path in pairs_places(folder, data) if path.is_file()] if part == "all" else []
-                counts[name] = len(files)
-                known[name] = fingerprint(folder, [*files, *pairs[:1]], kept_below(data))
-    digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-    return {"pictures": counts, "sha256": digest, "drawn": is_drawn(data)}
+                known[name] = len(files), fingerprint(folder, [*files, *pairs[:1]], kept_below(data))
+    return known
+
+
+def contents(data: Path | str) -> dict:
+    """Counts and a hash of all pictures below `data`, for a run's manifest."""
+    known = parts(data)
+    digest = hashlib.sha256(json.dumps({name: one for name, (_, one) in known.items()}).encode()).hexdigest()
+    return {"pictures": {name: count for name, (count, _) in known.items()}, "sha256": digest, "drawn": is_drawn(data)}
 
 
 def _files(found: DataSet, folder: Path) -> list[str]:

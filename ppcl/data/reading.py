@@ -99,8 +99,10 @@ def left_out(name: str, top: Path, folders: list[Path]) -> tuple[str, ...]:
     for folder in folders:
         linked = folder != top and folder.is_symlink()  # that may lead anywhere
         for one in _entries(folder):
-            if one.is_dir(follow_symlinks=False) and not linked:
-                inside = (path for path in Path(one.path).rglob("*") if _ending(path.name) in SUFFIXES)
+            if _is_folder(one) and not linked:
+                path = Path(one.path)  # a link may lead anywhere: what lies deeper there is not looked through
+                inside = path.rglob("*") if one.is_dir(follow_symlinks=False) else path.glob("*")
+                inside = (path for path in inside if _ending(path.name) in SUFFIXES)
                 deeper += [path for path in inside if not re.search(r"/[.@]|/__MACOSX", str(path))]
             elif _ending(one.name) not in SUFFIXES and os.path.isfile(one.path) and _is_picture(one.path):
                 other.append(Path(one.path))

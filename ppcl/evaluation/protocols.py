@@ -15,7 +15,7 @@ from .. import jobs, matching, metrics, recipes
 from ..data import datasets, partial_protocol, stage_batches
 from ..data.sets import SETS
 from ..disk import checkpoints, progress
-from ..disk.files import read_json, warn_once, write_text
+from ..disk.files import given_path, read_json, warn_once, write_text
 from ..models.ppcl import PPCL
 from ..recipes import CONTROLS, METHODS, Recipe, trained_by
 from ..training import stage_on_disk
@@ -53,10 +53,11 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
     """
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
+    run = given_path(run)
     path = checkpoint(run, task, method, seed)
     joint = recipes.method(method).stage == "joint"
     if not path.exists():
-        if Path(run) == BOX:
+        if run == BOX:
             raise checkpoints.CheckpointError(f"the library comes with ppcl of seed 0 alone: give --run for {method}")
         stage = f"joint --method {trained_by(method)}" if joint else "backbone"
         raise checkpoints.CheckpointError(

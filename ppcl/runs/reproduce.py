@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import sys
@@ -73,10 +74,15 @@ def pictures(data: Path, recipe: recipes.Recipe) -> dict[str, str]:
     return {training.name: training.fingerprint} | tested
 
 
-def read_by(stem: str, task: str, known: dict[str, str]) -> dict[str, str]:
-    """The fingerprints of the sets that a notebook reads: the stages the training set, 07 the sets of both tasks."""
+def read_by(stem: str, task: str, known: dict[str, str], there: dict[str, str]) -> dict[str, str]:
+    """The fingerprints of the sets that a notebook reads: 01 all, the stages the training set, 07 both tasks' sets.
+
+    `known`: those of `pictures`; `there`: of all parts of all sets, also of those that no test or training reads.
+    """
     if stem == "08_performance":
         return {}
+    if stem == "01_data_preparation":
+        return there | known
     stage = stem[:2] in ("02", "03", "04")
     tasks = None if stem == "07_figures" else task
     return {name: one for name, one in known.items() if "/" in name or (not stage and SETS[name].of(tasks))}
@@ -105,6 +111,8 @@ def reproduce(
         raise ValueError(f"{data} is not a folder: give one that is there, or leave it out and pictures are drawn")
     run = Path(run or f"runs/{profile}").resolve()
     data = Path(data).resolve() if data else run / "data"
+    if odd := [folder for folder in (run, data) if re.search("[\udc80-\udcff]", str(folder))]:
+        raise ValueError(f"{odd[0]}: its name is not UTF-8, and notebooks hold nothing else: rename the folder")
     chosen, where = notebooks(only), device(on)
     tasks = [task]
     own = datasets.is_own(data)
@@ -135,6 +143,7 @@ def reproduce(
         side = 1 if datasets.is_drawn(data) or datasets.is_own(data) else count
         jobs.run({f"drawing {name}": jobs.Job(datasets.ready, (wanted[name], data, run)) for name in tasks}, side)
         known = {name: pictures(data, recipe) for name, recipe in wanted.items()}
+        there = {name: one for name, (_, one) in datasets.parts(data).items()}
         for name, recipe in wanted.items():
             _check_stages(run, recipe, seed, known[name])
         given = {"profile": profile, "run": _short(run), "data": _short(data), "seed": seed, "device": on}
@@ -144,7 +153,7 @@ def reproduce(
         for number, (path, name) in enumerate(work, 1):
             label, recipe = f"[{number}/{len(work)}] {name} {path.stem}", wanted[name]
             parameters = given | {"task": name}
-            reads = read_by(path.stem, name, known[name])
+            reads = read_by(path.stem, name, known[name], there)
             stamp = {"code": fingerprint(path, parameters, recipe), "pictures": reads}
             if _stamp(_copy(path, run, name)) == stamp and _left(path.stem, run, recipe, seed, reads):
                 print(f"{label}: done before", flush=True)
@@ -163,9 +172,9 @@ def reproduce(
             record(run, wanted[name], where, seed, seconds={key: result[0]}, peak_memory_mib=result[1])
 
         jobs.run(todo, count, done)
-        there = datasets.contents(data)
-        if todo or manifest(run).get("data") != there:
-            record(run, wanted[tasks[-1]], where, seed, data=there)
+        contents = datasets.contents(data)
+        if todo or manifest(run).get("data") != contents:
+            record(run, wanted[tasks[-1]], where, seed, data=contents)
         if publish and not overrides and not only:  # the explorer as it looks before anyone moves a slider
             _execute(EXPLORE, run, parameters, EXPLORE.stem, {}, count)
         report.write(run, data)
@@ -288,7 +297,6 @@ def _copy(path: Path, run: Path, task: str) -> Path:
 def _execute(path: Path, run: Path, parameters: dict, label: str, stamp: dict, count: int) -> tuple[float, int]:
     """Run a notebook, whose own work may take `count` jobs; its copy appears whole. -> seconds, MiB at most."""
     import papermill  # these take seconds
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     target = _copy(path, run, parameters["task"])
@@ -311,10 +319,10 @@ def _execute(path: Path, run: Path, parameters: dict, label: str, stamp: dict, c
         raise ReproduceError(
             f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue} (so far: {draft})"
         ) from None
-    except DeadKernelError:
+    except RuntimeError as error:  # of a process that was killed, or never answered
         raise ReproduceError(
-            f"{path.name}: its process was killed, most often because memory ran out; close other programs or give "
-            f"smaller batches by --set, and start again: finished stages are kept (so far: {draft})"
+            f"{path.name}: its process was killed or did not answer ({error}), most often because memory ran out; close "
+            f"other programs or give smaller batches by --set, and start again, stages are kept (so far: {draft})"
         ) from None
     notebook = json.loads(draft.read_text(encoding="utf-8"))
     notebook["metadata"]["ppcl"] = stamp
