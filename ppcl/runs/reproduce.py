@@ -321,8 +321,8 @@ def _execute(path: Path, run: Path, parameters: dict, label: str, stamp: dict, c
         ) from None
     except RuntimeError as error:  # of a process that was killed, or never answered
         raise ReproduceError(
-            f"{path.name}: its process was killed or did not answer ({error}), most often because memory ran out; close "
-            f"other programs or give smaller batches by --set, and start again, stages are kept (so far: {draft})"
+            f"{path.name}: its process was killed or did not answer ({error}), most often because memory ran out; "
+            f"close other programs or give smaller batches by --set, and start again, stages are kept (so far: {draft})"
         ) from None
     notebook = json.loads(draft.read_text(encoding="utf-8"))
     notebook["metadata"]["ppcl"] = stamp
