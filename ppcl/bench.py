@@ -1,4 +1,4 @@
-"""Benchmarks: training batches, a training step, evaluation, matching, search by gallery size.
+"""Benchmarks: training batches, a training step, evaluation, matching, search by gallery size, cost of each row.
 
 An item is timed in turns with a usual implementation, its reference (A B A B …); the median is kept with the spread. No
 number comes from another machine or day.
@@ -10,9 +10,10 @@ import json
 import platform
 import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +26,14 @@ from . import losses, matching, metrics, training
 from .data import image_bank
 from .data.augmentation import shifted_crops
 from .data.partial_views import make_rng
+from .data.stage_batches import TrainingData
 from .disk.files import read_json, write_text
 from .evaluation import results
 from .jobs import cores, one_thread
 from .matching.features import STRIPES, Features, gram_matrix
 from .models.backbone import Backbone
 from .models.ppcl import PPCL
-from .recipes import recipe
+from .recipes import recipe, trained_by
 from .runs import ROOT, versions
 from .training import schedules
 
@@ -56,6 +58,9 @@ class Sizes:
     channels: int = 2048
     galleries: tuple[int, ...] = (10**4, 10**5, 10**6)
     width: int = 256  # of an embedding
+    profile: str = "demo"  # of the rows' cost
+    steps: int = 8  # of the joint stage
+    people: int = 120  # in the gallery that a row's queries are matched with
 
 
 @one_thread()
@@ -73,7 +78,7 @@ def bench(path: Path | str | None = None, sizes: Sizes | None = None, device: st
             rows.append(row)
     facts = {"date": time.strftime("%Y-%m-%d"), "commit": results.commit(), "versions": versions()}
     facts |= {"device": device, "threads": torch.get_num_threads(), "seconds": round(time.time() - began)}
-    entry = facts | {"items": rows}
+    entry = facts | {"items": rows, "rows": costs(sizes, device)}
     write_text(path, json.dumps(read(path) | {machine(device): entry}, indent=1) + "\n")
     return entry
 
@@ -233,4 +238,46 @@ def search(sizes: Sizes, device: str) -> list[dict]:
     return found
 
 
+def costs(sizes: Sizes, device: str) -> list[dict]:
+    """What rows of the table cost: ms a step of the joint stage, views a partial query, ms to describe and match it.
+
+    A row that uses another row's checkpoint has that one's step. The gallery is described before.
+    """
+    started = {"glrec.steps": 1, "backbone.steps": 1}
+    how, noise = recipe("person", sizes.profile, **started), torch.Generator().manual_seed(0)
+    count = 4 * how.joint.identities
+    pixels = torch.randint(256, (count + sizes.people, 3, *how.input.size), generator=noise, dtype=torch.uint8)
+    bank = image_bank.ImageBank(pixels, torch.zeros(len(pixels))).to(device)
+    people, nobody = np.arange(count) // 4, np.zeros(0, int)
+    data = TrainingData(bank[:count], people, bank[:0], nobody, torch.device(device))
+    query, gallery, box = (
+        bank[: sizes.matched],
+        bank[count:],
+        torch.tensor([[0.5, 0.3, 1, 0.6]]).repeat(sizes.matched, 1),
+    )
+    seconds: dict[str, float] = {}
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for steps in (1, 1 + sizes.steps):  # the difference is that of the steps alone
+            chosen, run = replace(how, joint=replace(how.joint, steps=steps, epochs=steps)), Path(folder, str(steps))
+            for stage in ("glrec", "backbone"):
+                training.STAGES[stage](chosen, data, run, quiet=True)
+            for row in {trained_by(row): None for row in COSTS}:
+                began = time.perf_counter()
+                training.train_joint(chosen, data, run, row, quiet=True)
+                seconds[row] = time.perf_counter() - began - seconds.get(row, 0)
+    for row in COSTS:
+        model = PPCL(how, int(people[-1]) + 1, row).eval().to(device)
+        described = matching.describe(model, gallery)
+        one = lambda model=model: matching.describe(model, query, several=True, boxes=box)  # noqa: E731
+        both = lambda model=model, all=described, one=one: matching.match(model, one(), all, weight=0.5)  # noqa: E731
+        step, views = 1000 * seconds[trained_by(row)] / sizes.steps, one().embedding.shape[1]
+        found.append({"row": row, "step": step, "views": views})
+        found[-1]["query"] = item(row, "ms", both, sizes.matched / 1000, rounds=sizes.rounds)["value"]
+        print("{row}: {step:,.0f} ms a training step, {views} views and {query:,.1f} ms a query".format(**found[-1]))
+    return found
+
+
+COSTS = ("backbone+crops", "backbone+crops+pad", "dsr", "pad+stripes", "+glrec", "+glrec@7", "+glrec+stripes")
+COSTS += ("same-location", "trained-same-location", "ppcl@1", "ppcl")
 ITEMS = (training_batches, training_step, evaluation, search)

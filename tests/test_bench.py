@@ -8,10 +8,11 @@ import pytest
 
 from ppcl import bench, metrics, plots
 from ppcl.__main__ import main
+from ppcl.recipes import METHODS, trained_by
 
 TINY = bench.Sizes(
     rounds=1, batch=4, size=(64, 32), step_batch=8, architecture="small", queries=20, gallery=60, textbook=10,
-    searched=5, matched=3, parts=16, channels=32, galleries=(50, 100), width=16,
+    searched=5, matched=3, parts=16, channels=32, galleries=(50, 100), width=16, profile="tiny", steps=1, people=5,
 )  # fmt: skip
 
 
@@ -37,8 +38,18 @@ def test_every_item_is_a_plain_record(recorded):
     assert {"torch", "torchvision", "python"} <= set(entry["versions"])
 
 
+def test_every_row_has_its_cost(recorded):
+    found = {row["row"]: row for row in recorded[1]["rows"]}
+    assert {"backbone+crops+pad", "dsr", "trained-same-location", "ppcl"} < {*found} <= {*METHODS}
+    assert all(row["query"] > 0 for row in found.values())
+    for name, row in found.items():
+        assert row["views"] == 2 * (7 if METHODS[name].placements else 1)  # with the mirror image
+        assert row["step"] == found.get(trained_by(name), row)["step"]
+
+
 def test_another_run_replaces_this_machines_entry_and_keeps_the_others(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "ITEMS", (lambda sizes, device: [bench.item("one", "s", int)],))
+    monkeypatch.setattr(bench, "COSTS", ())
     path = tmp_path / "benchmarks.json"
     path.write_text(json.dumps({"elsewhere": {"items": []}, bench.machine(): {"items": ["old"]}}))
     bench.bench(path, TINY)
@@ -91,6 +102,7 @@ def test_the_figure_shows_every_machine(recorded):
 
 def test_the_command_writes_where_it_is_told(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench, "ITEMS", (lambda sizes, device: [bench.item("one", "s", int, note="a note")],))
+    monkeypatch.setattr(bench, "COSTS", ())
     assert main(["bench", "--json", str(tmp_path / "b.json")]) == 0
     assert (
         re.search(r"one: \S+ s \[.*\] \(a note\)", capsys.readouterr().out)
