@@ -250,13 +250,14 @@ def costs(sizes: Sizes, device: str) -> list[dict]:
     bank = image_bank.ImageBank(pixels, torch.zeros(len(pixels))).to(device)
     people, nobody = np.arange(count) // 4, np.zeros(0, int)
     data = TrainingData(bank[:count], people, bank[:0], nobody, torch.device(device))
-    query, gallery, box = (
-        bank[: sizes.matched],
-        bank[count:],
-        torch.tensor([[0.5, 0.3, 1, 0.6]]).repeat(sizes.matched, 1),
-    )
-    seconds: dict[str, float] = {}
-    found = []
+    query, gallery, seconds, found = bank[: sizes.matched], bank[count:], {}, []
+    upper = torch.tensor([[0.5, 0.3, 1, 0.6]]).repeat(len(query), 1)  # given boxes: every query counts as partial
+
+    def search(model: PPCL, gallery: Features) -> Features:
+        described = matching.describe(model, query, several=True, boxes=upper)
+        matching.match(model, described, gallery, weight=0.5)
+        return described
+
     with tempfile.TemporaryDirectory() as folder:
         for steps in (1, 1 + sizes.steps):  # the difference is that of the steps alone
             chosen, run = replace(how, joint=replace(how.joint, steps=steps, epochs=steps)), Path(folder, str(steps))
@@ -268,13 +269,11 @@ def costs(sizes: Sizes, device: str) -> list[dict]:
                 seconds[row] = time.perf_counter() - began - seconds.get(row, 0)
     for row in COSTS:
         model = PPCL(how, int(people[-1]) + 1, row).eval().to(device)
-        described = matching.describe(model, gallery)
-        one = lambda model=model: matching.describe(model, query, several=True, boxes=box)  # noqa: E731
-        both = lambda model=model, all=described, one=one: matching.match(model, one(), all, weight=0.5)  # noqa: E731
+        one = partial(search, model, matching.describe(model, gallery))
+        timed = item(row, "ms", one, len(query) / 1000, rounds=sizes.rounds)["value"]
         step, views = 1000 * seconds[trained_by(row)] / sizes.steps, one().embedding.shape[1]
-        found.append({"row": row, "step": step, "views": views})
-        found[-1]["query"] = item(row, "ms", both, sizes.matched / 1000, rounds=sizes.rounds)["value"]
-        print("{row}: {step:,.0f} ms a training step, {views} views and {query:,.1f} ms a query".format(**found[-1]))
+        print(f"{row}: {step:,.0f} ms a training step, {views} views and {timed:,.1f} ms a query", flush=True)
+        found.append({"row": row, "step": step, "views": views, "query": timed})
     return found
 
 
