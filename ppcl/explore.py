@@ -95,7 +95,7 @@ def own(source: Path | str | bytes, uncut: int = 0) -> Choice:
 
 def rows(run: Path | str, task: str, seed: int = 0) -> list[str]:
     """The rows trained in a run that need no truth, `ppcl` last. Raises CheckpointError with the remedy if none is."""
-    found = [name for name in evaluation.trained(run, task, seed) if not METHODS[name].oracle]
+    found = [name for name in evaluation.trained(run, task, seed) if not METHODS[name].needs_truth]
     if not found:
         raise checkpoints.CheckpointError(f"{run} holds no finished joint stage of task {task}: run notebook "
             "04_joint_training first, or python -m ppcl reproduce")  # fmt: skip

@@ -70,8 +70,8 @@ def rank(
     run, gallery, out = map(given_path, (run or evaluation.BOX, gallery, out))
     query = [given_path(one) for one in ([query] if isinstance(query, (str, Path)) else query)]
     model = evaluation.load(run, task, method, seed, device)
-    if model.method.oracle:
-        raise ValueError(f"{method} needs the true boxes, which photographs do not have: choose another --method")
+    if model.method.needs_truth:
+        raise ValueError(f"{method} needs true boxes, which photographs do not have: choose another --method")
     if top < 1:
         raise ValueError(f"top is {top}: ask for one picture at least")
     if out.resolve() == gallery.resolve():

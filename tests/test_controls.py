@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from conftest import blocks
 from safetensors.torch import load_file
 
-from ppcl import evaluation, geometry, losses, matching, training
+from ppcl import evaluation, geometry, losses, matching, search, training
 from ppcl.data import partial_views, stage_batches
 from ppcl.data.image_bank import ImageBank
 from ppcl.evaluation import known_truth, results
@@ -120,13 +120,25 @@ def test_controls_are_evaluated_once_they_were_asked_for(run_of_controls, small,
 
 def test_a_row_with_shared_features_is_measured_as_alone(run_of_controls, small, pictures, drawn):
     folder = run_of_controls
-    for row in ("dsr", "+glrec@best"):
+    controls = ("dsr", "+glrec@best", "ppcl@true-region", "ppcl@mean")
+    for row in controls:
         training.train_joint(small, pictures, folder, row, quiet=True)
-    rows = [name for name in METHODS if name in ("backbone+crops+pad", "dsr", "+glrec", "+glrec@7", "+glrec@best")]
+    rows = [name for name in METHODS if name in ("backbone+crops+pad", "+glrec", "+glrec@7", "ppcl", *controls)]
     together = evaluation.evaluate(folder, "person", "partial-reid", drawn, rows, quiet=True).distances
     for row in rows:
         alone = evaluation.evaluate(folder, "person", "partial-reid", drawn, [row], quiet=True).distances
         assert (together[row] == alone[row]).all(), row
+
+
+@pytest.mark.parametrize("row", ["oracle-region", "ppcl@true-region"])
+def test_rows_with_true_regions_are_refused_on_photographs(run_of_controls, small, pictures, drawn, tmp_path, row):
+    photographs = dataclasses.replace(pictures, figures=None)
+    with pytest.raises(ValueError, match=f"row {row} needs the true positions"):
+        training.train_joint(small, photographs, tmp_path, row, quiet=True)
+    training.train_joint(small, pictures, run_of_controls, row, quiet=True)
+    query = min((drawn / "Partial_iLIDS/Probe").iterdir())
+    with pytest.raises(ValueError, match=f"{row} needs true boxes"):
+        search.rank(run_of_controls, "person", [query], query.parent, tmp_path / "out", method=row)
 
 
 # --- trained rows ---

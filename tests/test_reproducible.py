@@ -329,6 +329,19 @@ def test_a_killed_notebook_is_named_with_the_usual_cause(project, drawn, tmp_pat
     assert "memory ran out" in lines[0]
 
 
+def test_notebooks_that_show_committed_tables_run_again_when_one_changes(project, monkeypatch):
+    monkeypatch.setattr(reproduce, "ROOT", project)
+    (project / "figures").mkdir()
+    for name in ("05_a", "02_b"):
+        put(project, name, "x = 1")
+    found = []
+    for content in ("a,b", "a,c"):
+        (project / "figures" / "drawings.csv").write_text(content)
+        paths = [project / f"{name}.ipynb" for name in ("05_a", "02_b")]
+        found.append([reproduce.fingerprint(path, {}, recipe("person", "tiny")) for path in paths])
+    assert found[0][0] != found[1][0] and found[0][1] == found[1][1]
+
+
 def test_a_notebook_whose_process_never_answers_is_named(project, drawn, tmp_path, capsys, monkeypatch):
     put(project, "01_first", *CELLS["01_first"])
     monkeypatch.setattr(sys, "executable", shutil.which("false"))

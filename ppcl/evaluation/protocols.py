@@ -140,7 +140,9 @@ def evaluate(
         write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
     lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all
     datasets.tell(datasets.copies(dataset, data, recipe))
-    curves = [method for method in methods if len(methods) == 1 or method in CURVES]
+    curves = [
+        method for method in methods if (len(methods) == 1 or method in CURVES) and not METHODS[method].needs_truth
+    ]
     groups = [tuple(some) for _, some in groupby(methods, trained_by)]
     if count == 1:
         groups = [tuple(methods)]
@@ -189,7 +191,8 @@ def _features(found: Evaluation, model: PPCL, part: str, kept: dict) -> matching
     Most rows that share a checkpoint are neighbours in METHODS, so only the last features are kept.
     """
     is_query, method = part == "query", model.method
-    key = trained_by(model.row), is_query and (method.placements, method.oracle, not method.locates and method.region)
+    key = trained_by(model.row), method.region == "true"
+    key += (is_query and (method.placements, method.oracle, not method.locates and method.region),)
     if part not in kept or kept[part][0] != key:
         kept.pop(part, None)  # free its memory first
         boxes = known_truth.view_boxes(found) if is_query and method.oracle else None
@@ -320,7 +323,8 @@ def single_shots(found: Evaluation) -> Iterator[tuple[np.ndarray, list[np.ndarra
 
 def _retrieval_rows(found: Evaluation, facts: dict, values: dict, ranked: list[metrics.Ranking]) -> list[dict]:
     rows = []
-    gallery = len(set(found.gallery.identities)) if facts["protocol"] == "single-shot" else len(found.gallery)
+    people = set(found.gallery.identities) - ({0} if SETS[found.dataset].distractors else set())
+    gallery = len(people) if facts["protocol"] == "single-shot" else len(found.gallery)
     for subset, mask in known_truth.subsets(found).items():
         for metric, value in values.items():
             if subset != "all" and metric not in ("rank-1", "mAP"):

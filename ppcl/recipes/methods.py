@@ -43,6 +43,11 @@ class Method:
         """True for rows that compare a region of the query with one of the gallery picture."""
         return self.region in ("same", "untrained", "trained")
 
+    @property
+    def needs_truth(self) -> bool:
+        """True for rows that need a truth, of boxes or regions, which photographs do not have."""
+        return self.oracle or self.region == "true"
+
 
 METHODS = {
     "backbone": Method(views="whole", layout="stretch"),

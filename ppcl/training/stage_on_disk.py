@@ -143,9 +143,8 @@ class Stage:
         self.recent.append((self.step, sum(self.values[name] for name in terms), self.index))
 
     def finish(self, **facts) -> None:
-        """Save the finished model without its optimiser; all processes wait until it is saved."""
+        """Save the finished model without its optimiser."""
         self._save(self.epochs, finished=True, **facts)
-        processes.wait()
 
     def _log(self, epoch: int) -> None:
         self._check()
@@ -219,13 +218,17 @@ def signals_end_a_step():
 
 @contextlib.contextmanager
 def opened(run: Path | str, recipe: Recipe, data: TrainingData, name: str, seed: int, row: str | None = None):
-    """Open a stage with one thread, its folder's lock, a clean stop on signals, and advice if GPU memory runs out."""
+    """Open a stage with one thread, its folder's lock, a clean stop on signals, and advice if GPU memory runs out.
+
+    At its end all processes wait until it is saved.
+    """
     path = of_stage(run, recipe.task, name, row, seed)
     busy = f"{path.parent}: another process trains this stage; wait for it, or use another --run"
     held = locks.hold(path.with_name(".lock"), busy, 3) if processes.is_main() else contextlib.nullcontext()
     with held, one_thread(), signals_end_a_step():  # 3 s: the end of a killed run's last step
         try:
             yield Stage(run, recipe, data, name, seed, row)
+            processes.wait()
         except torch.OutOfMemoryError:
             raise RuntimeError(half_batch(name, getattr(recipe, name))) from None
 

@@ -97,13 +97,13 @@ def train_joint(
     """Stage 3 (supplement §2.1) for one row of the table, from the checkpoints of stages 1 and 2. -> its checkpoint.
 
     All rows take the same number of steps on batches of the same pictures (METHOD.md §4, Fair rows). Raises RecipeError
-    for a row of stage 2, and ValueError if `oracle-region` is to be trained on pictures that are not drawn.
+    for a row of stage 2, and ValueError for a row with true regions on pictures that are not drawn.
     """
     how, device, asked, row = recipe.joint, data.device, row, trained_by(row)
     if METHODS[row].stage != "joint":
         raise RecipeError(f"row {row!r} is stage 2 by itself: train stage backbone, then evaluate --method {row}")
-    if METHODS[row].region == "true" and data.figures is None:
-        raise ValueError(f"row {row} needs the true positions of people: train it on drawn pictures")
+    if METHODS[asked].region == "true" and data.figures is None:
+        raise ValueError(f"row {asked} needs the true positions of people: train it on drawn pictures")
     with opened(run, recipe, data, "joint", seed, row) as stage:
         if stage.finished:
             _add_weight(stage, PPCL(recipe, data.classes, row).to(device).eval(), data, asked)
