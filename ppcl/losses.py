@@ -101,7 +101,7 @@ def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: f
     """PP-Triplet: p must be nearer to q than to n. d(p, q) `(B,)`, d(p, n) `(B, 3)`, valid bool `(B, 3)` -> scalar.
 
     The three negatives are a box elsewhere in the same picture, the region located in the most similar other identity,
-    and the region located in a random other identity. The loss is two thirds of their summed hinges (METHOD.md §4).
+    and the region located in h2 of a random other identity. The loss is two thirds of their summed hinges (METHOD.md §4).
     """
     hinge = (margin + distance[:, None] - negatives).clamp(min=0) * valid
     return 2 / 3 * hinge.sum(1).mean()
@@ -155,8 +155,8 @@ def joint_losses(
 
     box `(4P, 4)`: location of each picture on the canvas, detached; features `(4P, C, h, w)`, their visibility
     `(4P, 1, h, w)`, pooled `(4P, C)`, logits `(4P, classes)`. Regions (or the row's stripes or embeddings, METHOD.md
-    §9) are compared on the pairs r1→h2 and r2→h1, by the contrast term also on r2→h2. GLRec's own terms come from
-    `placement`, on a separate batch.
+    §9) are compared on the pairs r1→h2 and r2→h1, by the contrast term of three pairs also on r2→h2. GLRec's own terms
+    come from `placement`, on a separate batch.
     """
     how, method, crloc = model.recipe.joint, model.method, model.crloc
     terms, measures = recognition(logits, pooled, batch.labels, model.recipe.backbone)[0], {}
