@@ -85,7 +85,7 @@ def true_region(region: Tensor, placed: Tensor, crop: Tensor, view_a: Tensor, vi
     return inside, geometry.area(inside) >= 0.5 * geometry.area(truth)
 
 
-def by_figures(batch: JointBatch, placed: Tensor, region: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def drawn_regions(batch: JointBatch, placed: Tensor, region: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """True location of regions `(A, 4)` of pictures a in each of the pictures b: `(B, A, 4)`, clipped to the canvas.
 
     a `(A,)` and b `(B,)` are indices into the batch, of one person or not: a region keeps its place on the drawn body.
@@ -101,7 +101,7 @@ def region_triplet(distance: Tensor, negatives: Tensor, valid: Tensor, margin: f
     """PP-Triplet: p must be nearer to q than to n. d(p, q) `(B,)`, d(p, n) `(B, 3)`, valid bool `(B, 3)` -> scalar.
 
     The three negatives are a box elsewhere in the same picture, the region located in the most similar other identity,
-    and the region located in h2 of a random other identity. The loss is two thirds of their summed hinges (METHOD.md §4).
+    and that located in h2 of a random other identity. The loss is two thirds of their summed hinges (METHOD.md §4).
     """
     hinge = (margin + distance[:, None] - negatives).clamp(min=0) * valid
     return 2 / 3 * hinge.sum(1).mean()
@@ -118,7 +118,7 @@ def region_contrast(distance: Tensor, right: Tensor, others: Tensor, temperature
     return F.cross_entropy((-distance / temperature).masked_fill(~counted, -1e4), right)
 
 
-def elsewhere(region: Tensor, rng: torch.Generator, tries: int = 8, overlap: float = 0.4) -> tuple[Tensor, Tensor]:
+def negative_boxes(region: Tensor, rng: torch.Generator, tries: int = 8, overlap: float = 0.4) -> tuple[Tensor, Tensor]:
     """Boxes of the regions' sizes elsewhere, with IoU below `overlap`: `(B, 4)` -> boxes `(B, 4)`, found `(B,)`.
 
     The first of `tries` random locations that qualifies; a large region may have none.
@@ -166,13 +166,13 @@ def joint_losses(
     h1, h2, r1, r2 = torch.arange(4 * people, device=box.device).split(people)
     a, b, pair = torch.cat([r1, r2]), torch.cat([h2, h1]), torch.arange(2 * people, device=box.device)
     region = geometry.compose(box[a], random_parts(2 * people, how.whole_box_share, rng))
-    everywhere = region.expand(2 * people, -1, -1)  # each region in each picture `(2P, 2P, 4)`; q = p
+    regions = region.expand(2 * people, -1, -1)  # each region in each picture `(2P, 2P, 4)`; q = p
     if method.region == "trained":
         keys = crloc.keys(features)
         points, _ = crloc.queries(keys[a], region)
-        everywhere, _ = crloc.everywhere(points, region, keys[b], visible[b])
+        regions, _ = crloc.locate_all(points, region, keys[b], visible[b])
         if method.cycle:
-            back, _ = crloc(keys[b], keys[a], everywhere[pair, pair], visible[a])
+            back, _ = crloc(keys[b], keys[a], regions[pair, pair], visible[a])
             terms["cycle"] = how.cycle_weight * cycle(back, region)
         truth, known = true_region(region[:people], box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
         same, _ = crloc(keys[r1], keys[h1], region[:people], visible[h1])
@@ -180,11 +180,11 @@ def joint_losses(
             terms["geometry"] = how.geometry_weight * located(same, truth, known)
         measures = {"crloc_iou": (geometry.iou(same, truth) * known).sum() / known.sum().clamp(min=1)}
     elif method.region == "true":
-        everywhere = by_figures(batch, box, region, a, b)
+        regions = drawn_regions(batch, box, region, a, b)
     if not (method.triplet or method.contrast):
         return terms, measures
 
-    there, white = everywhere[pair, pair], model.described(features)
+    there, white = regions[pair, pair], model.described(features)
     if method.region == "stripes":
         parts = canvas_stripes(white, visible, method.stripes)
         distance = stripe_distances(parts[a], parts[b])
@@ -193,7 +193,7 @@ def joint_losses(
         distance = 1 - embedding[a] @ embedding[b].T
     else:
         mine = describe_stripes(stripes(white[a], region, crloc.grid, method.stripes))
-        weights = stripe_weights(everywhere, crloc.grid, tuple(features.shape[-2:]), method.stripes)
+        weights = stripe_weights(regions, crloc.grid, tuple(features.shape[-2:]), method.stripes)
         found = weights.flatten(1, 2) @ white[b].flatten(2).transpose(1, 2)
         found = describe_stripes(found.unflatten(1, (2 * people, method.stripes)))
         distance = 1 - torch.einsum("ad,bad->ab", mine, found)  # of each region to its counterpart in each picture
@@ -201,11 +201,11 @@ def joint_losses(
     others = person[:, None] != person
     similar = F.normalize(pooled.detach(), dim=1)
     nearest = (similar[a] @ similar[b].T).masked_fill(~others, -2).argmax(1)
-    anyone = (pair + torch.randint(1, people, (2 * people,), generator=rng, device=box.device)) % people
-    away, fits = elsewhere(there.detach(), rng)
+    random_other = (pair + torch.randint(1, people, (2 * people,), generator=rng, device=box.device)) % people
+    negative, fits = negative_boxes(there.detach(), rng)
     if method.triplet:
-        beside = 1 - (mine * describe_stripes(stripes(white[b], away, crloc.grid, method.stripes))).sum(-1)
-        wrong = torch.stack([beside, distance[pair, nearest], distance[pair, anyone]], 1)
+        same_picture = 1 - (mine * describe_stripes(stripes(white[b], negative, crloc.grid, method.stripes))).sum(-1)
+        wrong = torch.stack([same_picture, distance[pair, nearest], distance[pair, random_other]], 1)
         valid = torch.stack([fits, torch.ones_like(fits), torch.ones_like(fits)], 1)
         terms["region"] = how.region_weight * region_triplet(distance[pair, pair], wrong, valid, how.region_margin)
     if method.contrast:

@@ -67,7 +67,7 @@ def rank(
     region part empty for rows without regions). Pictures of the folder that are left out are counted in a line; an
     unreadable query raises DataError.
     """
-    run, gallery, out = map(given_path, (run or evaluation.BOX, gallery, out))
+    run, gallery, out = map(given_path, (run or evaluation.BUNDLED, gallery, out))
     query = [given_path(one) for one in ([query] if isinstance(query, (str, Path)) else query)]
     model = evaluation.load(run, task, method, seed, device)
     if model.method.needs_truth:
@@ -80,7 +80,7 @@ def rank(
     files = gallery_files(gallery)
     query_bank = _bank(query, model.recipe, "queries")
     queries = describe(model, query_bank)
-    galleries = (out if run == evaluation.BOX else run) / task / "galleries"
+    galleries = (out if run == evaluation.BUNDLED else run) / task / "galleries"
     found, files = _gallery(model, evaluation.checkpoint(run, task, method, seed), galleries, files, query)
     distances, overall, index = (part.cpu() for part in matching.search(model, queries, found, top))
     shown, place = np.unique(index, return_inverse=True)  # only these are read again
@@ -132,7 +132,7 @@ def gallery_files(folder: Path) -> list[Path]:
     if not files:
         kinds = ", ".join(sorted(datasets.SUFFIXES))
         raise datasets.DataError("; ".join([f"{folder} holds no photographs ({kinds})", *notes]))
-    datasets.tell(notes)
+    datasets.print_notes(notes)
     return files
 
 

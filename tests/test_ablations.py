@@ -89,7 +89,7 @@ def test_without_stripes_a_region_is_one_mean(run, small, drawn):
     found = evaluation.prepare("partial-ilids", drawn, small, quiet=True)
     query, gallery = (matching.describe(model, bank) for bank in (found.query_bank, found.gallery_bank))
     distances = matching.region_distances(model, query, gallery)
-    region, _ = model.crloc.everywhere(query.points[0], query.box[0], gallery.keys, gallery.visible)
+    region, _ = model.crloc.locate_all(query.points[0], query.box[0], gallery.keys, gallery.visible)
     weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), 1)[:, 0]
     mean = (weights @ gallery.whitened.flatten(2).transpose(1, 2))[:, 0]
     expected = 1 - torch.nn.functional.cosine_similarity(query.stripes[0, 0].mean(0)[None], mean)

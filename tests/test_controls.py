@@ -243,12 +243,12 @@ def test_the_oracle_trains_where_the_figures_say(untrained, draw):
     h1, _, r1, _ = torch.arange(4 * PEOPLE).split(PEOPLE)
     batch.figure[r1] = batch.figure[h1]
     region = geometry.compose(box[r1], partial_views.part_boxes(PEOPLE, draw)[0])
-    found = losses.by_figures(batch, box, region, r1, h1)
+    found = losses.drawn_regions(batch, box, region, r1, h1)
     truth, _ = losses.true_region(region, box[r1], batch.crop[r1], batch.view[r1], batch.view[h1])
     each = torch.arange(PEOPLE)
     assert found.shape == (PEOPLE, PEOPLE, 4) and torch.allclose(found[each, each], truth, atol=1e-5)
     batch.figure[:, 4] = 0  # level cameras: a map of boxes
-    moved = losses.by_figures(batch, box, region, r1, h1)[1, 0]
+    moved = losses.drawn_regions(batch, box, region, r1, h1)[1, 0]
     inside = geometry.compose(geometry.invert(batch.figure[r1[0], :4]), geometry.compose(batch.view[r1[0]], region[0]))
     there = geometry.compose(geometry.invert(batch.view[h1[1]]), geometry.compose(batch.figure[h1[1], :4], inside))
     assert torch.allclose(moved, geometry.clip(there), atol=1e-5)  # a crop lies on its canvas where it was cut out

@@ -240,7 +240,7 @@ def test_locate_is_the_locator_pair_by_pair(untrained, described):
     one, _, gallery = described
     assert (gallery.visible < untrained.crloc.min_visible).any()
     for i in range(4):
-        found, confidence = untrained.crloc.everywhere(one.points[i], one.box[i], gallery.keys, gallery.visible)
+        found, confidence = untrained.crloc.locate_all(one.points[i], one.box[i], gallery.keys, gallery.visible)
         for j in range(6):
             pair = one.keys[i : i + 1], gallery.keys[j : j + 1], one.box[i], gallery.visible[j : j + 1]
             expected, sure = untrained.crloc(*pair)
@@ -252,7 +252,7 @@ def test_locate_is_the_locator_pair_by_pair(untrained, described):
 def test_locate_in_an_invisible_picture_stays(untrained, described):
     one, _, gallery = described
     gallery.visible = gallery.visible * (torch.arange(6) != 2).view(6, 1, 1, 1)
-    found, confidence = untrained.crloc.everywhere(one.points[0], one.box[0], gallery.keys, gallery.visible)
+    found, confidence = untrained.crloc.locate_all(one.points[0], one.box[0], gallery.keys, gallery.visible)
     assert torch.equal(found[2], one.box[0])
     assert confidence[2] == 0
 
@@ -657,14 +657,14 @@ def test_masked_pooling_counts_visible_positions_only(untrained):
     assert untrained.backbone.pool(features, 0 * visible).item() == 0
 
 
-def test_everywhere_is_forward_pair_by_pair(draw):
+def test_locate_all_is_forward_pair_by_pair(draw):
     crloc = CRLoc(8, JointStage(channels=8)).eval()
     keys = F.normalize(torch.randn(3, 8, 8, 4, generator=draw), dim=1)
     region = torch.tensor([[0.5, 0.3, 0.8, 0.5], [0.4, 0.6, 0.5, 0.6], [0.5, 0.5, 1.0, 1.0]])
     visible = torch.ones(3, 1, 8, 4)
     visible[2, :, 4:] = 0
     points, _ = crloc.queries(keys, region)
-    found, sure = crloc.everywhere(points, region, keys, visible)
+    found, sure = crloc.locate_all(points, region, keys, visible)
     for a in range(3):
         for b in range(3):
             one, confidence = crloc(keys[a : a + 1], keys[b : b + 1], region[a : a + 1], visible[b : b + 1])
@@ -680,7 +680,7 @@ def test_without_gradients_the_locator_finds_the_same(draw):
     query, where = crloc.queries(keys, REGION[1:])
 
     def found():
-        return crloc.attention(query, where, keys, visible), *crloc.everywhere(query, REGION[1:], keys, visible)
+        return crloc.attention(query, where, keys, visible), *crloc.locate_all(query, REGION[1:], keys, visible)
 
     with torch.inference_mode():
         without = found()

@@ -206,7 +206,7 @@ def test_reproduce_runs_faces_before_people_and_measures_at_the_end(monkeypatch,
 def test_partial_lfw_of_the_recipe_is_the_one_that_is_evaluated(small_face, faces):
     other = recipe("face", "tiny", **{"partial_lfw.area": "0.2,0.3", "partial_lfw.people": 7})
     found = evaluation.prepare("partial-lfw", faces, other, quiet=True)
-    query, _, boxes = partial_protocol.by_lot(datasets.read("lfw", "all", faces), other.partial_lfw, ("random",))
+    query, _, boxes = partial_protocol.sampled_test(datasets.read("lfw", "all", faces), other.partial_lfw, ("random",))
     assert found.query.paths == query.paths and len(found.gallery) == 7
     assert found.query.boxes == pytest.approx(boxes.numpy(), abs=1e-4)
 

@@ -197,7 +197,7 @@ def test_true_region_is_unknown_where_under_half_remains():
 
 def test_elsewhere_is_as_large_inside_and_apart(draw):
     region = some_boxes(500, draw)
-    away, found = losses.elsewhere(region, draw)
+    away, found = losses.negative_boxes(region, draw)
     corners = geometry.corners(away)
     assert torch.equal(away[:, 2:], region[:, 2:])
     assert corners.min() >= -1e-6 and corners.max() <= 1 + 1e-6
@@ -209,7 +209,7 @@ def test_elsewhere_is_as_large_inside_and_apart(draw):
 
 def test_elsewhere_is_not_found_for_the_whole_canvas(draw):
     large = torch.tensor([[0.5, 0.5, 1, 1], [0.5, 0.5, 1.2, 1.2], [0.5, 0.5, 0.95, 0.95]])
-    assert not losses.elsewhere(large, draw)[1].any()
+    assert not losses.negative_boxes(large, draw)[1].any()
 
 
 def test_region_contrast_is_the_naive_loop(draw):

@@ -163,7 +163,7 @@ def test_the_verdict_says_which_values_lie_in_the_committed_intervals():
 @pytest.mark.parametrize("task", recipes.TASKS)
 def test_the_librarys_weights_rank_without_a_run(task, drawn, faces, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fingerprint, "SETTLED", -(10**12))  # the digests of pictures just drawn are kept, too
-    path = evaluation.checkpoint(evaluation.BOX, task, "ppcl")
+    path = evaluation.checkpoint(evaluation.BUNDLED, task, "ppcl")
     before = path.read_bytes()
     assert len(before) < 5e6
     with safetensors.safe_open(path, "pt") as file:
@@ -176,6 +176,6 @@ def test_the_librarys_weights_rank_without_a_run(task, drawn, faces, tmp_path, c
     assert main([str(word) for word in call]) == 0
     assert pandas.read_csv(tmp_path / "ranking.csv").gallery.tolist() == [query.name]
     assert len(list((tmp_path / task / "galleries").iterdir())) == 2  # digests and features, kept outside the library
-    assert {one.name for one in evaluation.BOX.rglob("*") if one.is_file()} == {
+    assert {one.name for one in evaluation.BUNDLED.rglob("*") if one.is_file()} == {
         path.name
     } and path.read_bytes() == before

@@ -416,7 +416,7 @@ def test_stage_2_by_itself_is_evaluated_and_is_no_row_to_train(small, pictures, 
     assert {(row["method"], row["stage"]) for row in found.rows} == {("stage-2", "backbone")}
     assert evaluation.trained(tmp_path) == []
     net, loaded = Backbone(small.backbone, 7), evaluation.load(tmp_path, "person", "stage-2").backbone.state_dict()
-    checkpoints.load(stage_on_disk.of_stage(run, "person", "backbone"), net)
+    checkpoints.load(stage_on_disk.stage_path(run, "person", "backbone"), net)
     assert all(torch.equal(value, loaded[name]) for name, value in net.state_dict().items())
     with pytest.raises(RecipeError, match="evaluate --method stage-2"):
         training.train_joint(small, pictures, tmp_path, "stage-2", quiet=True)

@@ -146,7 +146,7 @@ def evaluation_sets(dataset: str, data: Path | str, recipe: Recipe | None = None
                 whole = read(found.made_from, "test" if found.split else "all", data, recipe.data)
             face = (recipe.task if found.task == "any" else found.task) == "face"
             kinds = ("random",) if face else KINDS  # people are cut at their sides, too
-            query, gallery, boxes = partial_protocol.by_lot(whole, recipe.partial_lfw, kinds)
+            query, gallery, boxes = partial_protocol.sampled_test(whole, recipe.partial_lfw, kinds)
         query = replace(query, name=f"{dataset}/query", boxes=boxes.double().numpy().round(4))
         gallery = replace(gallery, name=f"{dataset}/gallery")
     if not set(query.identities) & set(gallery.identities):
@@ -194,7 +194,7 @@ def copies(dataset: str, data: Path | str, recipe: Recipe) -> tuple[str, ...]:
     return tuple(f"{dataset}: {count} {what}: they prove nothing" for what, count in counts.items() if count)
 
 
-def tell(notes: Iterable[str]) -> None:
+def print_notes(notes: Iterable[str]) -> None:
     """Print lines on what was left out, each once."""
     for note in notes:
         warn_once(note)

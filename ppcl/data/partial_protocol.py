@@ -105,7 +105,7 @@ def composed(*names: str) -> tuple[str, ...]:
     return tuple(unicodedata.normalize("NFC", name) for name in names)
 
 
-def by_lot(
+def sampled_test(
     whole: PictureSet, protocol: PartialLFW, kinds: tuple[str, ...]
 ) -> tuple[PictureSet, PictureSet, torch.Tensor]:
     """(query, gallery, the queries' boxes) of a set without a test of its own, the same for every copy of it.

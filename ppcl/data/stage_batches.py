@@ -48,7 +48,7 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     """Read, decode and split the training set. The split depends on the identities alone, not on a run's seed."""
     check_files(recipe)
     pictures = datasets.training_set(recipe.task, data, recipe.data)
-    datasets.tell(pictures.notes)
+    datasets.print_notes(pictures.notes)
     people, counts = np.unique(pictures.identities, return_counts=True)
     several = people[counts > 1]  # people with one picture cannot be searched for: they are trained on
     if len(several) == 0:

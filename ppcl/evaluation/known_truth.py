@@ -96,13 +96,13 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
     """A set's query and gallery, or the pictures of LFW's pairs; they are decoded when a bank is first used."""
     if dataset in SETS and SETS[dataset].protocol == "verification":
         everybody, pairs = datasets.verification_set(dataset, data, recipe.data)
-        datasets.tell(everybody.notes)
+        datasets.print_notes(everybody.notes)
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
         shown = everybody.keep(used)
         pairs = partial_protocol.Pairs(*places.reshape(2, -1), pairs.same, pairs.folds)
         return Evaluation(dataset, Path(data), shown, shown, recipe.input.size, pairs, quiet)
     query, gallery = datasets.evaluation_sets(dataset, data, recipe)
-    datasets.tell(query.notes + gallery.notes)
+    datasets.print_notes(query.notes + gallery.notes)
     return Evaluation(dataset, Path(data), query, gallery, recipe.input.size, quiet=quiet)
 
 
@@ -189,6 +189,6 @@ def locate_pairs(model: PPCL, query: matching.Features, gallery: matching.Featur
         pairs = np.flatnonzero(i == one)
         there = torch.from_numpy(j[pairs])
         some = gallery.as_gallery(there, query.box.device)
-        region, _ = model.crloc.everywhere(query.points[one, :1], query.box[one, :1], some.keys, some.visible)
+        region, _ = model.crloc.locate_all(query.points[one, :1], query.box[one, :1], some.keys, some.visible)
         found[pairs] = matching.in_picture(region[:, 0].cpu(), gallery.box[there, 0].cpu())
     return found

@@ -22,9 +22,11 @@ from ..training import stage_on_disk
 from . import known_truth, results
 from .known_truth import Evaluation, prepare
 
-BOX = Path(__file__).parents[1] / "weights"  # a run folder with `ppcl` of both tasks, in half precision
+BUNDLED = Path(__file__).parents[1] / "weights"  # a run folder with `ppcl` of both tasks, in half precision
 RANKS = (1, 3, 5, 10)
-FEWEST = 3  # false pairs that the threshold of a TAR must accept; the official pairs of LFW have 3 at FAR = 1e-3
+MIN_FALSE_PAIRS = (
+    3  # false pairs that the threshold of a TAR must accept; the official pairs of LFW have 3 at FAR = 1e-3
+)
 CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows with a curve over the input ratio
 
 
@@ -41,11 +43,13 @@ def from_header(header: dict) -> Recipe:
 def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
     """Path of the checkpoint that a row of the result table uses."""
     if METHODS[trained_by(method)].stage != "joint":
-        return stage_on_disk.of_stage(run, task, METHODS[method].stage)
-    return stage_on_disk.of_stage(run, task, "joint", trained_by(method), seed)
+        return stage_on_disk.stage_path(run, task, METHODS[method].stage)
+    return stage_on_disk.stage_path(run, task, "joint", trained_by(method), seed)
 
 
-def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu") -> PPCL:
+def load(
+    run: Path | str = BUNDLED, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu"
+) -> PPCL:
     """Load a trained row of a run, in eval mode; by default the `ppcl` that comes with the library.
 
     That one was trained on drawn pictures. Raises ValueError for an unknown task or row, and CheckpointError for a
@@ -57,7 +61,7 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
     path = checkpoint(run, task, method, seed)
     joint = recipes.method(method).stage == "joint"
     if not path.exists():
-        if run == BOX:
+        if run == BUNDLED:
             raise checkpoints.CheckpointError(f"the library comes with ppcl of seed 0 alone: give --run for {method}")
         stage = f"joint --method {trained_by(method)}" if joint else "backbone"
         raise checkpoints.CheckpointError(
@@ -65,7 +69,7 @@ def load(run: Path | str = BOX, task: str = "person", method: str = "ppcl", seed
             "--data DATA (and the run's --profile), or with notebook 04_joint_training"
         )
     header = checkpoints.header(path)
-    if not stage_on_disk.of_a_stage(header) or header.get("stage") != ("joint" if joint else "backbone"):
+    if not stage_on_disk.is_stage(header) or header.get("stage") != ("joint" if joint else "backbone"):
         raise checkpoints.CheckpointError(f"{path} is a checkpoint of stage {header.get('stage')!r}, not of {method}'s")
     facts = {"task": task} | ({"method": trained_by(method), "seed": seed} if joint else {})
     if other := checkpoints.first_difference(facts, {key: header.get(key, facts[key]) for key in facts}):
@@ -139,7 +143,7 @@ def evaluate(
     if found.query.boxes is not None:
         write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
     lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all
-    datasets.tell(datasets.copies(dataset, data, recipe))
+    datasets.print_notes(datasets.copies(dataset, data, recipe))
     curves = [
         method for method in methods if (len(methods) == 1 or method in CURVES) and not METHODS[method].needs_truth
     ]
@@ -247,7 +251,7 @@ def _verify(found: Evaluation, facts: dict, model: PPCL, kept: dict) -> tuple[li
     counts = len(pairs.same), len(found.gallery)
     measured = {"accuracy": metrics.bootstrap(judged.accuracy, range(pairs.folds))}
     for rate in ("1e-3", "1e-2"):
-        if float(rate) * (~pairs.same).sum() >= FEWEST:
+        if float(rate) * (~pairs.same).sum() >= MIN_FALSE_PAIRS:
             tar = metrics.tar_interval(-found.distances[method], pairs.same, float(rate), pairs.folds)
             measured[f"TAR@FAR={rate}"] = tar
     rows = [results.row(facts, metric, interval, *counts) for metric, interval in measured.items()]

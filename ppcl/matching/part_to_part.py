@@ -114,7 +114,7 @@ def _part_distances(model: PPCL, gallery: Features, points: Tensor, box: Tensor,
     elif model.method.region == "true":
         region = geometry.clip(geometry.of_figure(points[..., 0, :], gallery.keys[:, None, :, 0, 0]))
     else:
-        region, _ = model.crloc.everywhere(points, box, gallery.keys, gallery.visible)
+        region, _ = model.crloc.locate_all(points, box, gallery.keys, gallery.visible)
     weights = stripe_weights(region, model.crloc.grid, tuple(gallery.whitened.shape[-2:]), stripes.shape[-2])
     cosines = _cosines_by_gram if gallery.gram.numel() else _cosines
     return sum(1 - cosine for cosine in cosines(stripes, lengths, weights, gallery)) / len(lengths)

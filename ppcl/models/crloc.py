@@ -54,10 +54,10 @@ class CRLoc(nn.Module):
         Keys `(B, D, h, w)`, regions of a `(B, 4)`, visibility of b `(B, 1, h, w)`.
         """
         query, _ = self.queries(keys_a, region)
-        located, confidence = self.everywhere(query[:, None], region[:, None], keys_b, visible_b)
+        located, confidence = self.locate_all(query[:, None], region[:, None], keys_b, visible_b)
         return located[:, 0], confidence[:, 0]
 
-    def everywhere(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    def locate_all(self, query: Tensor, region: Tensor, keys: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Locate each of A regions in each of B pictures -> regions `(B, A, 4)`, confidences `(B, A)`.
 
         Queries `(A, K, D)` and regions `(A, 4)`, or `(B, A, …)` if they differ between pictures; keys `(B, D, h, w)`

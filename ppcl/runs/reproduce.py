@@ -130,7 +130,7 @@ def reproduce(
         if own or profile == "paper":
             datasets.training_set(name, data, recipe.data)
             datasets.partial_sets(data, name, recipe.data)
-        begun = stage_on_disk.of_stage(run, name, "backbone").is_file()
+        begun = stage_on_disk.stage_path(run, name, "backbone").is_file()
         if not begun and any(path.stem == "03_backbone_training" for path in chosen):
             nets.body(recipe.backbone.architecture, recipe.backbone.weights)  # fails now, not after the first stage
     run.mkdir(parents=True, exist_ok=True)
@@ -232,7 +232,7 @@ def _check_stages(run: Path, recipe: recipes.Recipe, seed: int, known: dict[str,
     """Refuse stages of another recipe, seed or training set before anything is done."""
     name, pictures = next(iter(known.items()))
     for stage in ("glrec", "backbone"):
-        path = stage_on_disk.of_stage(run, recipe.task, stage)
+        path = stage_on_disk.stage_path(run, recipe.task, stage)
         found = checkpoints.header(path) if path.is_file() else {}
         if found:
             facts = {"stage": stage, "task": recipe.task, "seed": seed, "pictures": pictures}
@@ -376,4 +376,4 @@ def _keep_weights(run: Path, task: str, seed: int) -> None:
     """Copy `ppcl` of a task, in half precision, to the weights that come with the library."""
     facts = checkpoints.header(evaluation.checkpoint(run, task, "ppcl", seed))
     model = evaluation.load(run, task, seed=seed).half()
-    checkpoints.save(evaluation.checkpoint(evaluation.BOX, task, "ppcl"), model, None, **facts)
+    checkpoints.save(evaluation.checkpoint(evaluation.BUNDLED, task, "ppcl"), model, None, **facts)

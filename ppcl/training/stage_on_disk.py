@@ -26,13 +26,13 @@ SAVE_EVERY = 30  # seconds at least between saves; a killed run loses this much,
 LOG_EVERY = 10  # steps
 
 
-def of_stage(run: Path | str, task: str, stage: str, row: str | None = None, seed: int = 0) -> Path:
+def stage_path(run: Path | str, task: str, stage: str, row: str | None = None, seed: int = 0) -> Path:
     """Checkpoint of a stage: `glrec`, `backbone`, or `joint` with its row and seed."""
     folder = Path(run) / task / stage
     return (folder if row is None else folder / row / f"seed{seed}") / "checkpoint.safetensors"
 
 
-def of_a_stage(found: dict) -> bool:
+def is_stage(found: dict) -> bool:
     """Return True if a header has the fields that every stage saves, with the right types."""
     kinds = {"recipe": dict, "epoch": int, "finished": bool, "step": int}
     return all(isinstance({"step": 0, **found}.get(key), kind) for key, kind in kinds.items())
@@ -43,7 +43,7 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
 
     `name`: the training set, for the message.
     """
-    if not of_a_stage(found):
+    if not is_stage(found):
         raise CheckpointError(f"{path} is no stage's checkpoint; delete it, or use another --run")
     parts = ("task", "data", "input", "augmentation", "selection", *parts)
     mine, theirs = ({part: whole.get(part) for part in parts} for whole in (recipe, found["recipe"]))
@@ -79,7 +79,7 @@ class Stage:
         self, run: Path | str, recipe: Recipe, data: TrainingData, name: str, seed: int, row: str | None = None
     ):
         how = getattr(recipe, name)
-        self.path = of_stage(run, recipe.task, name, row, seed)
+        self.path = stage_path(run, recipe.task, name, row, seed)
         self.name, self.seed, self.data, self.recipe = name, seed, data, recipe.to_dict()
         self.label = {"glrec": "GLRec"}.get(name, f"joint {row}" if row else name)
         self.facts = {"stage": name, "task": recipe.task, "seed": seed, "pictures": data.pictures}
@@ -222,7 +222,7 @@ def opened(run: Path | str, recipe: Recipe, data: TrainingData, name: str, seed:
 
     At its end all processes wait until it is saved.
     """
-    path = of_stage(run, recipe.task, name, row, seed)
+    path = stage_path(run, recipe.task, name, row, seed)
     busy = f"{path.parent}: another process trains this stage; wait for it, or use another --run"
     held = locks.hold(path.with_name(".lock"), busy, 3) if processes.is_main() else contextlib.nullcontext()
     with held, one_thread(), signals_end_a_step():  # 3 s: the end of a killed run's last step

@@ -38,7 +38,7 @@ from . import processes
 from .fusion_weight import choose_fusion
 from .processes import gather, share
 from .schedules import autocast, backbone_lr, glrec_lr, joint_lr, make_optimiser, set_lr
-from .stage_on_disk import Stage, compare, of_stage, opened
+from .stage_on_disk import Stage, compare, opened, stage_path
 
 
 def train_glrec(recipe: Recipe, data: TrainingData, run: Path | str, seed: int = 0, quiet: bool | None = None) -> Path:
@@ -186,7 +186,7 @@ def stage_jobs(
     wanted += [("joint", row, number) for row in own for number in seeds]
     todo, first = {}, ()
     for stage, *more in wanted:
-        path = of_stage(run, recipe.task, stage, *more[:-1], seed=more[-1])
+        path = stage_path(run, recipe.task, stage, *more[:-1], seed=more[-1])
         if not (path.is_file() and checkpoints.header(path).get("finished")):
             name = path.parent.relative_to(run).as_posix()
             todo[name] = jobs.Job(train_stage, (recipe, data, device, stage, run, *more), first * (stage == "joint"))
@@ -209,7 +209,7 @@ def _load_start(model: PPCL, run: Path, data: TrainingData) -> None:
     """Load the finished checkpoints of stages 1 and 2; CheckpointError if they are not of this recipe and data."""
     recipe = model.recipe
     for name, net in (("glrec", model.glrec), ("backbone", model.backbone)):
-        path = of_stage(run, recipe.task, name)
+        path = stage_path(run, recipe.task, name)
         found, facts = checkpoints.header(path), {"pictures": data.pictures}
         if name == "backbone":
             facts["classes"] = data.classes
