@@ -68,6 +68,13 @@ def at_least(low: int):
     return number
 
 
+def folder(text: str) -> Path:
+    """Argparse type: a path; an unset variable in a shell gives an empty one, which would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give a folder")
+    return given_path(text)
+
+
 def output_file(text: str) -> Path:
     """Argparse type: a file that exists or can be created."""
     path = given_path(text)
@@ -89,9 +96,9 @@ def parser() -> Parser:
     options = {
         "--task": {"choices": TASKS, "default": "person"},
         "--profile": {"choices": PROFILES, "default": "demo"},
-        "--run": {"type": given_path, "metavar": "DIR", "required": True, "help": "run folder"},
-        "--data": {"type": given_path, "metavar": "DIR", "required": True, "help": "folder of the data sets"},
-        "--out": {"type": given_path, "metavar": "DIR", "required": True, "help": "output folder"},
+        "--run": {"type": folder, "metavar": "DIR", "required": True, "help": "run folder"},
+        "--data": {"type": folder, "metavar": "DIR", "required": True, "help": "folder of the data sets"},
+        "--out": {"type": folder, "metavar": "DIR", "required": True, "help": "output folder"},
         "--seed": {"type": at_least(0), "default": 0, "metavar": "N"},
         "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto"},
         "--method": {"default": "ppcl", "metavar": "M", "help": "row of the table; default: ppcl"},
@@ -150,7 +157,7 @@ def parser() -> Parser:
         run={"required": False, "help": "run folder; default: the weights that come with the library"},
     )  # fmt: skip
     sub.add_argument("--query", required=True, nargs="+", type=given_path, metavar="IMAGE")
-    sub.add_argument("--gallery", required=True, type=given_path, metavar="FOLDER")
+    sub.add_argument("--gallery", required=True, type=folder, metavar="FOLDER")
     sub.add_argument("--top", type=at_least(1), default=10, metavar="N", help="gallery pictures shown per query")
 
     command(

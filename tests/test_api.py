@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 import ppcl
+from ppcl.data import datasets
 
 
 def test_every_public_name_is_there():
@@ -54,6 +56,18 @@ def test_a_leading_tilde_is_the_home_folder(untrained, tmp_path, monkeypatch):
     assert len(ppcl.describe(untrained, "~/half.png", several=False)) == 1
     with pytest.raises(RuntimeError, match=f"{tmp_path}/runs/mine/person/joint/ppcl/.* does not exist"):
         ppcl.load("~/runs/mine")
+    chosen, run = ppcl.recipe("person", "tiny"), Path("~/runs/mine")
+    ppcl.ready(chosen, "~/runs/mine/data", run, quiet=True)
+    pictures = ppcl.training.training_data(chosen, "~/runs/mine/data", quiet=True)
+    path = ppcl.training.train_glrec(chosen, pictures, run, quiet=True)
+    assert path == tmp_path / "runs/mine/person/glrec/checkpoint.safetensors" and path.is_file()
+    assert datasets.check("~/runs/mine/data")[0]["status"] == "drawn" and not Path("~").exists()
+
+
+def test_load_takes_no_task_for_a_run():
+    with pytest.raises(ValueError, match=r"'face' is a task.*load\(task='face'\)"):
+        ppcl.load("face")
+    assert ppcl.load(None, "face").recipe.task == "face"
 
 
 def test_load_names_a_task_that_is_none(tmp_path):

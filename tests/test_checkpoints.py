@@ -124,8 +124,8 @@ def test_resumed_training_is_the_uninterrupted_to_the_bit(tmp_path, kind):
 
 def test_header_holds_the_facts(saved):
     found = checkpoints.header(saved)
+    assert checkpoints.load(saved, small()) == found and checkpoints.weights(saved) == found.pop("tensors")[:16]
     assert found == json.loads(json.dumps({"format": checkpoints.FORMAT, **FACTS}))
-    assert checkpoints.load(saved, small()) == found
 
 
 def test_finished_checkpoint_carries_no_optimiser_and_leaves_one_alone(tmp_path):

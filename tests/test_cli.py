@@ -483,6 +483,13 @@ def test_a_data_folder_that_is_not_there_is_not_drawn(capsys, tmp_path):
     assert status == 1 and f"{tmp_path / 'MINNE'} is not a folder" in lines[0] and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--run", "--data"])
+def test_an_empty_folder_is_refused(capsys, drawn, tmp_path, option):
+    call = ["train", "glrec", "--run", tmp_path, "--data", drawn, option, ""]
+    status, lines = failure(capsys, call)
+    assert status == 2 and f"argument {option}: it is empty: give a folder" in lines[-1]
+
+
 def test_a_manifest_that_is_none_is_named(capsys, drawn, tmp_path):
     (tmp_path / "manifest.json").write_text("[1]")
     call = ["train", "glrec", "--run", tmp_path, "--data", drawn, "--profile", "tiny"]

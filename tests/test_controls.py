@@ -1,18 +1,20 @@
 """The field's methods and further controls, each against its plain form."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import blocks
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ppcl import evaluation, geometry, losses, matching, search, training
 from ppcl.data import partial_views, stage_batches
 from ppcl.data.image_bank import ImageBank
+from ppcl.disk import checkpoints
 from ppcl.evaluation import known_truth, results
-from ppcl.models import crloc, peers
+from ppcl.models import crloc, nets, peers
 from ppcl.recipes import CONTROLS, METHODS
 from ppcl.recipes.overrides import override
 
@@ -128,6 +130,39 @@ def test_a_row_with_shared_features_is_measured_as_alone(run_of_controls, small,
     for row in rows:
         alone = evaluation.evaluate(folder, "person", "partial-reid", drawn, [row], quiet=True).distances
         assert (together[row] == alone[row]).all(), row
+
+
+def test_rows_of_different_recipes_are_not_compared_in_silence(
+    run_of_controls, small, pictures, drawn, tmp_path, capsys
+):
+    run = shutil.copytree(run_of_controls, tmp_path / "run")
+    longer = dataclasses.replace(small, joint=dataclasses.replace(small.joint, epochs=2))
+    training.train_joint(longer, pictures, run, "no-contrast", quiet=True)
+    evaluation.evaluate(run, "person", "partial-ilids", drawn, ["ppcl", "no-contrast"], quiet=True)
+    assert "no-contrast and ppcl are not comparable, their recipes differ (joint.epochs is 2" in capsys.readouterr().err
+
+
+def test_a_joint_stage_of_another_backbone_is_refused(run_of_controls, small, pictures, tmp_path):
+    run = shutil.copytree(run_of_controls, tmp_path / "run")
+    training.train_joint(small, pictures, run, "ppcl", quiet=True)  # finished, and the same
+    shutil.rmtree(run / "person/backbone")
+    training.train_joint(small, pictures, run, "ppcl", quiet=True)  # a stage that was deleted is not missed
+    training.train_backbone(small, pictures, run, seed=1, quiet=True)
+    with pytest.raises(checkpoints.CheckpointError, match="ppcl/seed0/.* began from other weights of backbone"):
+        training.train_joint(small, pictures, run, "ppcl", quiet=True)
+
+
+def test_a_start_that_was_replaced_under_its_name_is_noticed(small, pictures, tmp_path):
+    start = tmp_path / "start.safetensors"
+    net = nets.body("small", "none")
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, start)
+    backbone = dataclasses.replace(small.backbone, weights=str(start), steps=1)
+    chosen = dataclasses.replace(small, backbone=backbone)
+    training.train_backbone(chosen, pictures, tmp_path, quiet=True)
+    training.train_backbone(chosen, pictures, tmp_path, quiet=True)
+    save_file({name: value.contiguous() + 1 for name, value in net.state_dict().items()}, start)
+    with pytest.raises(checkpoints.CheckpointError, match="began from other weights of .*start.safetensors"):
+        training.train_backbone(chosen, pictures, tmp_path, quiet=True)
 
 
 @pytest.mark.parametrize("row", ["oracle-region", "ppcl@true-region"])

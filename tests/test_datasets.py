@@ -544,3 +544,30 @@ def test_where_a_set_is_from_is_said_in_whole_sentences():
 def test_the_default_folder_is_drawn_where_it_does_not_exist(task, tmp_path):
     data = datasets.ready(recipe(task, "tiny"), tmp_path / "run/data", tmp_path / "run", quiet=True)
     assert len(set(datasets.training_set(task, data).identities)) == 10
+
+
+def test_people_who_are_trained_on_and_tested_are_counted(tmp_path):
+    names = [f"{person:04d}_c{camera}s1_000001_00.jpg" for person in (1, 2, 3) for camera in (1, 2)]
+    for part, some in {"bounding_box_train": names, "query": names[::2], "bounding_box_test": names[1::2]}.items():
+        (tmp_path / MARKET / part).mkdir(parents=True)
+        for number, name in enumerate(some):
+            Image.effect_noise((8, 8), 9 + number).save(tmp_path / MARKET / part / name)
+    chosen = recipe("person", "tiny")
+    said = datasets.copies("market1501", tmp_path, chosen)
+    assert "market1501: 3 people of market1501/query are people of market1501/train, by their numbers" in said[0]
+    assert any(
+        "partial-market1501: 3 people" in line for line in datasets.copies("partial-market1501", tmp_path, chosen)
+    )
+
+
+def test_a_set_with_one_half_is_told(tmp_path, capsys):
+    top = market(tmp_path / MARKET)
+    (top / "bounding_box_test").rename(top / "gallery")
+    assert datasets.available(tmp_path) == []
+    assert "market1501 is not evaluated: " in capsys.readouterr().err
+
+
+def test_a_link_is_known_by_its_own_name(tmp_path):
+    market(tmp_path / "disk")
+    (tmp_path / "market1501").symlink_to(tmp_path / "disk")
+    assert datasets.training_set("person", tmp_path / "market1501").name == "market1501/train"

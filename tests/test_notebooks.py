@@ -82,6 +82,15 @@ def test_a_notebook_is_done_only_while_what_it_made_is_there(executed):
     assert not reproduce._left("05_evaluation", run, wanted, 1, reproduce.read_by("05_evaluation", "person", *known))
 
 
+def test_an_executed_copy_names_the_weights_that_it_used(executed):
+    run, _ = executed
+    for path in NUMBERED:
+        used = reproduce._stamp(run / "notebooks" / f"person_{path.name}")["weights"]
+        assert used == reproduce._weights(run, used)
+        assert ("person/glrec/checkpoint.safetensors" in used) == (path.stem[:2] not in ("01", "08"))
+        assert path.stem[:2] not in ("05", "06", "07", "09") or "person/joint/ppcl/seed0/checkpoint.safetensors" in used
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
 def test_a_damaged_copy_counts_as_none(tmp_path, content):
     (tmp_path / "copy.ipynb").write_text(content)

@@ -16,7 +16,7 @@ from ppcl.data import datasets, partial_protocol, stage_batches
 from ppcl.data.datasets import DataError
 from ppcl.disk import checkpoints
 from ppcl.evaluation import results
-from ppcl.recipes import recipe
+from ppcl.recipes import recipe, trained_by
 
 FAST = ["--profile", "tiny"] + [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
 
@@ -248,6 +248,25 @@ def test_two_folders_of_ones_own_never_share_a_table(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert added("ppcl", 0.3, "B") == [("lfw", "ppcl", 0.5), ("own", "ppcl", 0.3)]
     assert "2 rows of own are removed: they were measured on other pictures" in capsys.readouterr().out
+
+
+def test_rows_of_weights_that_were_replaced_do_not_stay(tmp_path, capsys):
+    facts = {"task": "person", "dataset": "own", "stage": "joint", "profile": "demo", "synthetic": False, "commit": "0"}
+    facts["protocol"] = "all-shot"
+
+    def added(method, metric, weights, seed=0):
+        one = results.row(facts | {"method": method, "seed": seed}, metric, [0.5] * 3, 5, 9)
+        table = results.add(tmp_path, [one], "A", {trained_by(method.removesuffix("+rerank")): weights})
+        return [tuple(line) for line in table[["method", "metric", "seed"]].values]
+
+    for method, metric in (("ppcl", "mAP"), ("ppcl+rerank", "mAP"), ("no-crloc", "mAP"), ("ppcl", "mAP over +crloc")):
+        added(method, metric, "1")
+    added("ppcl", "mAP", "7", seed=1)
+    assert len(added("+crloc", "mAP", "2")) == 6 and capsys.readouterr().out == ""
+    left = added("+crloc", "mAP", "3")  # `ppcl` was compared with the former one
+    assert ("ppcl", "mAP over +crloc", 0) not in left and ("ppcl", "mAP", 0) in left and len(left) == 5
+    assert added("no-crloc", "rank-1", "4") == [("ppcl", "mAP", 1), ("+crloc", "mAP", 0), ("no-crloc", "rank-1", 0)]
+    assert "3 rows of own are removed: they were measured with other weights" in capsys.readouterr().out
 
 
 def test_other_pictures_have_another_fingerprint(people, tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..disk.files import warn_once
+from ..disk.files import given_path, warn_once
 from ..drawn.records import NOTE, finished, occupied, truth, unfinished
 from ..recipes import KINDS, Data, Recipe
 from . import partial_protocol
@@ -38,7 +38,7 @@ def read(dataset: str, part: str, data: Path | str, settings: Data | None = None
     """
     found = record(dataset, part, settings)
     folder = part_folder(found, part, data)
-    if how := unfinished(Path(data), dataset, found.drawn):
+    if how := unfinished(given_path(data), dataset, found.drawn):
         raise DataError(
             f"{dataset}: its drawing in {data} has not come to its end; the same command finishes it: "
             f"{found.drawing(data)} {how}"
@@ -190,6 +190,9 @@ def copies(dataset: str, data: Path | str, recipe: Recipe) -> tuple[str, ...]:
     with suppress(DataError):
         train = training_set(recipe.task, data, recipe.data)
         for one in tested:
+            if train.name.split("/")[0] == (SETS[dataset].made_from or dataset):
+                both = {*one.identities.tolist()} & {*train.identities.tolist()} - {0}
+                counts[f"people of {one.name} are people of {train.name}, by their numbers"] = len(both)
             counts[f"pictures of {one.name} are copies of pictures in {train.name}"] = one.copied_in(train)
     return tuple(f"{dataset}: {count} {what}: they prove nothing" for what, count in counts.items() if count)
 
@@ -222,7 +225,7 @@ def of_folds(dataset: str, data: Path | str, settings: Data, tested: bool) -> Pi
 
 def truth_of(some: PictureSet, data: Path | str):
     """The rows of `truth.csv` of a drawn set's pictures, in their order."""
-    table, names = truth(data), [path.relative_to(data).as_posix() for path in some.paths]
+    table, names = truth(data), [path.relative_to(given_path(data)).as_posix() for path in some.paths]
     if unknown := [name for name in names if name not in table.index]:
         raise DataError(f"{data}: {unknown[0]} is not in truth.csv, so it was not drawn with its set; remove it")
     return table.loc[names]
@@ -246,7 +249,7 @@ def trained_on(task: str, data: Path | str, settings: Data | None = None) -> Dat
         warn_once(
             f"{data}: {there[0]} is trained on; to train on {' or '.join(there[1:])}, --set data.training={there[1]}"
         )
-    begun = [name for name in known if next(tops(SETS[name], Path(data)), None)]  # to be told what is missing
+    begun = [name for name in known if next(tops(SETS[name], given_path(data)), None)]  # to be told what is missing
     return known[(there or begun or [*known])[0]]
 
 
@@ -277,7 +280,7 @@ def available(data: Path | str, task: str | None = None, settings: Data | None =
             found += [one.name] if one.protocol else []
         except DataError as error:
             tested = [part for part in one.parts if part not in ("train", "occluded")]
-            if all(lies(record(one.name, settings=recipe.data), part, data) for part in tested):
+            if any(lies(record(one.name, settings=recipe.data), part, data) for part in tested):
                 warn_once(f"{one.name} is not evaluated: {error}")
     return found
 
@@ -294,7 +297,7 @@ def partial_sets(data: Path | str, task: str, settings: Data | None = None) -> l
 
 def is_drawn(data: Path | str, dataset: str | None = None) -> bool:
     """True if a set (or any) below `data` was drawn by this project: drawn sets stand in a table of their truth."""
-    known = finished(Path(data))
+    known = finished(given_path(data))
     if dataset is None:
         return bool(known)
     found = record(dataset)
@@ -307,7 +310,7 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
     Keys: dataset, part, folder, pictures, identities, published, published_identities, status (`complete`, `drawn`,
     `own`, `made` from another set, `differs`, `missing`, `unreadable`), note. Raises DataError if `data` is no folder.
     """
-    if not Path(data).is_dir():
+    if not given_path(data).is_dir():
         raise DataError(f"{data} is not a folder; give --data the folder that holds (or will hold) the sets")
     rows = []
     for one in _offered(data, task):
@@ -319,7 +322,7 @@ def check(data: Path | str, task: str | None = None) -> list[dict]:
         if not there and not one.split and one.folders:  # nobody misses a folder of identities, or a test made of a set
             there = settings[:1]
         for how in there:
-            rows += [_row(record(one.name, settings=how), part, Path(data), how) for part in one.parts]
+            rows += [_row(record(one.name, settings=how), part, given_path(data), how) for part in one.parts]
     return rows
 
 
@@ -418,8 +421,8 @@ def ready(recipe: Recipe, data: Path | str, run: Path | str = "", quiet: bool | 
     Drawing does not depend on a run's seed, so that seeds can be compared; a folder with the user's own sets is left as
     it is. Raises DataError for a folder that is not there, or that says how to get the missing training set.
     """
-    data = Path(data)
-    default = bool(run) and data.resolve() == (Path(run) / "data").resolve()
+    data = given_path(data)
+    default = bool(run) and data.resolve() == (given_path(run) / "data").resolve()
     if not (default or data.is_dir()):
         raise DataError(f"{data} is not a folder: give --data (in a notebook: data) a folder that is there")
     drawn = is_drawn(data, trained_on(recipe.task, data, recipe.data).name)
@@ -438,4 +441,4 @@ def synthesise(task: str, out: Path | str, seed: int = 0, scale: str = "demo", q
     """Draw a task's sets into a folder. Raises DataError for a folder that holds others."""
     from ..drawn import faces, people
 
-    {"person": people.draw_people, "face": faces.draw_faces}[task](Path(out), seed, scale, quiet)
+    {"person": people.draw_people, "face": faces.draw_faces}[task](given_path(out), seed, scale, quiet)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..disk.files import replacing, warn_once
+from ..disk.files import given_path, replacing, warn_once
 from ..jobs import in_threads
 
 SETTLED = 2 * 10**9  # nanoseconds: file times are coarse, so the digest of a file that is younger is not kept
@@ -24,7 +24,7 @@ _kept: dict[Path, np.ndarray] = {}  # of this process, where no file can be writ
 
 def kept_below(data: Path | str) -> Path:
     """The file that keeps the digests of the pictures below a data folder."""
-    return Path(data) / "decoded" / "digests.npy"
+    return given_path(data) / "decoded" / "digests.npy"
 
 
 def fingerprint(folder: Path, paths: Sequence[Path | str], kept: Path | None = None, *facts) -> str:

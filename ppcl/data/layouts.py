@@ -1,10 +1,11 @@
 """Folders of the sets below `--data`, found by their names in circulation, in any case."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..disk.files import warn_once
+from ..disk.files import given_path, warn_once
 from ..recipes import Data
 from .reading import DataError, listing, people, pictures, subfolder
 from .sets import RESERVED, SETS, DataSet
@@ -28,7 +29,7 @@ def variants(found: DataSet) -> list[Data]:
 
 def part_folder(found: DataSet, part: str, data: Path | str) -> Path:
     """The folder of a part of a set below `data`. Raises DataError that says how to get it where there is none."""
-    data, leaves = Path(data), found.parts[part].folders
+    data, leaves = given_path(data), found.parts[part].folders
     if not data.is_dir():
         raise DataError(f"{data} is not a folder; {found.how_to_get}")
     places = list(tops(found, data))
@@ -58,7 +59,8 @@ def tops(found: DataSet, data: Path) -> Iterator[Path]:
         yield inside
     if found.split and not _reserved(data) and any(map(pictures, people(data))):
         yield data
-    if not found.split and data.resolve().name.lower() in map(str.lower, found.folders):
+    names = {Path(os.path.abspath(data)).name.lower(), data.resolve().name.lower()}  # of a link, and of what it means
+    if not found.split and names & {*map(str.lower, found.folders)}:
         yield data
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas
 import torch
 
-from ..disk.files import printable
+from ..disk.files import given_path, printable
 from ..recipes import KINDS, PartialLFW
 from . import partial_views
 from .reading import DataError, PictureSet
@@ -44,7 +44,7 @@ class Pairs:
 
 def pairs_places(folder: Path, data: Path | str) -> list[Path]:
     """Places of LFW's `pairs.txt`: in the set's folder, beside it, or in the data folder."""
-    return [place / PAIRS for place in (folder, folder.parent, Path(data))]
+    return [place / PAIRS for place in (folder, folder.parent, given_path(data))]
 
 
 def read_pairs(lfw: PictureSet, data: Path | str, how_to_get: str) -> Pairs:

@@ -125,8 +125,9 @@ def _is_picture(path: str) -> bool:
             start = file.read(16)
     except OSError:
         return False
-    kinds = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
-    return start.startswith(kinds) or start[8:12] in (b"WEBP", b"heic", b"heix", b"mif1", b"avif")
+    kinds = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+    others = start[8:12] in (b"WEBP", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif")
+    return others or start.startswith(kinds) or bool(re.match(rb"P[1-6]\s", start))  # PBM, PGM, PPM
 
 
 def _ending(name: str) -> str:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import geometry
+from ..disk.files import given_path
 from ..recipes import Method, Recipe, check_files
 from . import datasets, image_bank, partial_views
 from .augmentation import augment, shifted_crops
@@ -71,7 +72,7 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     ordered = pictures.keep(np.argsort(away, kind="stable"))  # held-out ones last: both banks are slices, not copies
     count, (height, width) = int((~away).sum()), recipe.input.size
     name = f"{ordered.name.replace('/', '-')}-{height}x{width}-{ordered.fingerprint}.npy"
-    kept = Path(data) / "decoded" / name
+    kept = given_path(data) / "decoded" / name
     bank = image_bank.bank(ordered.pictures, recipe.input.size, "decoding training pictures", quiet, kept)
     recognised = np.setdiff1d(people, ordered.identities[count:])
     labels = np.searchsorted(recognised, ordered.identities[:count])

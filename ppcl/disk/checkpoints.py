@@ -70,6 +70,11 @@ def header(path: Path | str) -> dict:
     return _read(path, whole=False)[0]
 
 
+def weights(path: Path | str) -> str:
+    """Return 16 hexadecimal digits that stand for a checkpoint's tensors; empty if it is not there, or has none."""
+    return (header(path).get("tensors") or "")[:16] if Path(path).is_file() else ""
+
+
 def _read(path: Path | str, whole: bool = True) -> tuple[dict, dict[str, Tensor]]:
     """Return the header's values and, of the whole file, all tensors, checked."""
     path, tensors = Path(path), {}
@@ -94,8 +99,7 @@ def _read(path: Path | str, whole: bool = True) -> tuple[dict, dict[str, Tensor]
         raise CheckpointError(f"{path} has format {found['format']}, newer than {FORMAT}: update ppcl")
     seal = found.pop("checksum", None)  # the oldest checkpoints have none
     sealed = seal == _seal(found) if seal is not None else "tensors" not in found
-    digest = found.pop("tensors", None)
-    if not sealed or (whole and digest not in (None, _digest(tensors))):
+    if not sealed or (whole and found.get("tensors") not in (None, _digest(tensors))):
         raise CheckpointError(f"{path} is damaged (it is not what was saved); delete it and train again")
     return found, tensors
 

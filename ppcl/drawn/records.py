@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..disk.files import DataError, clear, temporary_name, write_text
+from ..disk.files import DataError, clear, given_path, temporary_name, write_text
 from ..disk.locks import merging
 from ..disk.progress import bar
 from .paint import make_noise
@@ -140,7 +140,7 @@ def truth(data: Path | str):
     """
     import pandas
 
-    path, numbers = Path(data) / TRUTH, COLUMNS[COLUMNS.index("figure_cx") :]
+    path, numbers = given_path(data) / TRUTH, COLUMNS[COLUMNS.index("figure_cx") :]
     if not path.is_file():
         raise DataError(f"{path} is missing: only drawn sets have it (python -m ppcl data synthesise --out {data})")
     with suppress(OSError, ValueError):  # what pandas raises on a damaged table is a ValueError

@@ -15,6 +15,7 @@ import torch
 from .. import geometry, matching, metrics
 from ..data import datasets, image_bank, partial_protocol, partial_views, stage_batches
 from ..data.sets import SETS
+from ..disk.files import given_path
 from ..models.ppcl import PPCL
 from ..recipes import Recipe
 from . import results
@@ -100,10 +101,10 @@ def prepare(dataset: str, data: Path | str, recipe: Recipe, quiet: bool | None =
         used, places = np.unique([pairs.first, pairs.second], return_inverse=True)
         shown = everybody.keep(used)
         pairs = partial_protocol.Pairs(*places.reshape(2, -1), pairs.same, pairs.folds)
-        return Evaluation(dataset, Path(data), shown, shown, recipe.input.size, pairs, quiet)
+        return Evaluation(dataset, given_path(data), shown, shown, recipe.input.size, pairs, quiet)
     query, gallery = datasets.evaluation_sets(dataset, data, recipe)
     datasets.print_notes(query.notes + gallery.notes)
-    return Evaluation(dataset, Path(data), query, gallery, recipe.input.size, quiet=quiet)
+    return Evaluation(dataset, given_path(data), query, gallery, recipe.input.size, quiet=quiet)
 
 
 def subsets(found: Evaluation) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ All methods are measured on the same queries, so differences are paired. No para
 """
 
 import json
+import os
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -24,9 +25,8 @@ from .known_truth import Evaluation, prepare
 
 BUNDLED = Path(__file__).parents[1] / "weights"  # a run folder with `ppcl` of both tasks, in half precision
 RANKS = (1, 3, 5, 10)
-MIN_FALSE_PAIRS = (
-    3  # false pairs that the threshold of a TAR must accept; the official pairs of LFW have 3 at FAR = 1e-3
-)
+MIN_FALSE_PAIRS = 3  # that the threshold of a TAR must accept; LFW's official pairs have 3 at FAR = 1e-3
+COMPARED = ("data", "input", "augmentation", "glrec", "backbone", "joint", "matching", "selection")  # parts of recipes
 CURVES = ("backbone", "backbone+crops+pad", "+glrec@7", "ppcl")  # rows with a curve over the input ratio
 
 
@@ -48,7 +48,7 @@ def checkpoint(run: Path | str, task: str, method: str, seed: int = 0) -> Path:
 
 
 def load(
-    run: Path | str = BUNDLED, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu"
+    run: Path | str | None = BUNDLED, task: str = "person", method: str = "ppcl", seed: int = 0, device: str = "cpu"
 ) -> PPCL:
     """Load a trained row of a run, in eval mode; by default the `ppcl` that comes with the library.
 
@@ -57,7 +57,9 @@ def load(
     """
     if task not in recipes.TASKS:
         raise ValueError(f"unknown task {task!r}: choose from {', '.join(recipes.TASKS)}")
-    run = given_path(run)
+    if run in recipes.TASKS and not given_path(run).is_dir():
+        raise ValueError(f"{run!r} is a task, and no run folder is called so: load(task={run!r})")
+    run = BUNDLED if run is None else given_path(run)
     path = checkpoint(run, task, method, seed)
     joint = recipes.method(method).stage == "joint"
     if not path.exists():
@@ -136,17 +138,23 @@ def evaluate(
             f"{run} holds no finished joint stage of task {task} and seed {seed}: run notebook 04_joint_training first"
         )
     results.read(run)  # so that a damaged table is reported before the work
+    if not os.access(given_path(run), os.W_OK):
+        raise ValueError(f"{run} cannot be written, and results.csv belongs there: evaluate a copy of it (cp -r)")
     recipe = load(run, task, methods[0], seed).recipe
+    paths = {trained_by(method): checkpoint(run, task, method, seed) for method in methods}
+    weights = {row: checkpoints.weights(path) for row, path in paths.items()}
+    for row in (row for row, path in paths.items() if path.is_file() and METHODS[row].stage == "joint"):
+        both = recipe.to_dict(), from_header(checkpoints.header(paths[row])).to_dict()
+        if other := checkpoints.first_difference(*({part: one[part] for part in COMPARED} for one in both)):
+            warn_once(f"{run}: {row} and {methods[0]} are not comparable, their recipes differ ({other})")
     found = prepare(dataset, data, recipe, quiet)
     facts = {"task": task, "dataset": dataset, "stage": METHODS[methods[0]].stage, "seed": seed}
     facts |= {"profile": recipe.profile, "synthetic": found.drawn, "commit": results.commit()}
     if found.query.boxes is not None:
-        write_text(Path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
+        write_text(given_path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
     lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all
     datasets.print_notes(datasets.copies(dataset, data, recipe))
-    curves = [
-        method for method in methods if (len(methods) == 1 or method in CURVES) and not METHODS[method].needs_truth
-    ]
+    curves = [name for name in methods if (len(methods) == 1 or name in CURVES) and not METHODS[name].needs_truth]
     groups = [tuple(some) for _, some in groupby(methods, trained_by)]
     if count == 1:
         groups = [tuple(methods)]
@@ -160,8 +168,8 @@ def evaluate(
         raise ValueError(
             f"{methods[0]} needs the true boxes of {dataset}'s queries, which are unknown: choose another --method"
         )
-    found.rows += _gains(found, facts, values, Path(run) / task)
-    results.add(run, found.rows, found.fingerprint)
+    found.rows += _gains(found, facts, values, given_path(run) / task)
+    results.add(run, found.rows, found.fingerprint, weights)
     if lost:
         print(lost)
     return found

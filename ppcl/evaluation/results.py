@@ -10,8 +10,8 @@ import pandas
 
 from ..data.sets import sets_of
 from ..disk import locks
-from ..disk.files import write_text
-from ..recipes import METHODS, TASKS
+from ..disk.files import given_path, write_text
+from ..recipes import METHODS, TASKS, trained_by
 
 COLUMNS = (
     "task,dataset,protocol,subset,method,stage,metric,value,low,high,n_query,n_gallery,seed,profile,synthetic,commit"
@@ -45,7 +45,7 @@ def commit() -> str:
 
 def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
     """A run's table; without rows where nothing was evaluated yet. Raises ValueError if it is damaged."""
-    path = Path(run) / name
+    path = given_path(run) / name
     if not path.is_file():
         return pandas.DataFrame(columns=COLUMNS)
     try:
@@ -66,38 +66,54 @@ def row(facts: dict, metric: str, interval, n_query: int, n_gallery: int, subset
     return facts | found | {"n_query": n_query, "n_gallery": n_gallery}
 
 
-def add(run: Path | str, rows: list[dict], pictures: str = "") -> pandas.DataFrame:
+def add(
+    run: Path | str, rows: list[dict], pictures: str = "", weights: dict[str, str] | None = None
+) -> pandas.DataFrame:
     """Write rows of one set into a run's table, in place of those with the same key. -> the whole table.
 
-    `pictures`: the fingerprint of the set's pictures. Rows of the same set that were measured on other pictures are
-    removed, which one line reports.
+    `pictures`: the fingerprint of the set's pictures; `weights`: `checkpoints.weights` of each trained row. Rows of the
+    same set that were measured on other pictures, or with other weights of one of these, are removed, which one line
+    reports.
     """
     fresh = pandas.DataFrame(rows, columns=COLUMNS)
     with locks.merging(run):
-        table, path = read(run), Path(run) / "results.csv"
+        table, path = read(run), given_path(run) / "results.csv"
         if pictures:
-            task, dataset, drawn = fresh.loc[0, ["task", "dataset", "synthetic"]]
+            task, dataset, drawn, seed = fresh.loc[0, ["task", "dataset", "synthetic", "seed"]]
             note = _note(run, task, dataset, drawn)
+            before, known = _facts(note)
+            mine = {f"{row} {seed}": one for row, one in (weights or {}).items()}
+            changed = {key.rpartition(" ")[0] for key, one in mine.items() if known.get(key, one) != one}
             old = (table.task == task) & (table.dataset == dataset) & (table.synthetic == drawn)
-            if old.any() and not (note.is_file() and note.read_text(encoding="utf-8").strip() == pictures):
-                table = table[~old]
-                print(f"{path}: {old.sum()} rows of {dataset} are removed: they were measured on other pictures")
+            if before == pictures:
+                names = [table.method.str.removesuffix("+rerank"), table.metric.str.partition(" over ")[2]]
+                uses = [one.map(lambda name: name in METHODS and trained_by(name) in changed) for one in names]
+                old &= (table.seed == seed) & (uses[0] | uses[1])
+            if old.any():
+                table, what = table[~old], "with other weights" if before == pictures else "on other pictures"
+                print(f"{path}: {old.sum()} rows of {dataset} are removed: they were measured {what}")
+            known = (known if before == pictures else {}) | mine
         table = pandas.concat([table, fresh]) if len(table) else fresh
         table = table.drop_duplicates(KEY, keep="last").reset_index(drop=True)
         write_text(path, as_csv(table))
         if pictures:
-            write_text(note, pictures + "\n")
+            write_text(note, "".join(f"{line}\n" for line in (pictures, *map(" ".join, sorted(known.items())))))
     return table
 
 
 def measured_on(run: Path | str, task: str, dataset: str) -> set[str]:
     """Fingerprints of the pictures, drawn ones and photographs, that the table's rows of a set were measured on."""
-    notes = [_note(run, task, dataset, drawn) for drawn in (True, False)]
-    return {note.read_text(encoding="utf-8").strip() for note in notes if note.is_file()}
+    return {_facts(_note(run, task, dataset, drawn))[0] for drawn in (True, False)} - {""}
 
 
 def _note(run: Path | str, task: str, dataset: str, drawn: bool) -> Path:
-    return Path(run) / task / f"{dataset}.{'drawn' if drawn else 'photographs'}.txt"
+    return given_path(run) / task / f"{dataset}.{'drawn' if drawn else 'photographs'}.txt"
+
+
+def _facts(note: Path) -> tuple[str, dict[str, str]]:
+    """The fingerprint of the pictures that a set's rows were measured on, and the weights of "row seed"."""
+    first, *lines = note.read_text(encoding="utf-8").splitlines() if note.is_file() else [""]
+    return first, dict(line.rsplit(" ", 1) for line in lines)
 
 
 def as_csv(table: pandas.DataFrame) -> str:

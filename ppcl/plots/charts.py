@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..disk import progress
+from ..disk.files import given_path
 from ..recipes.methods import ABLATIONS, METHODS
 from .figure_style import WIDTH, Page, notebook_picture, styled
 
@@ -86,7 +87,8 @@ def _redraw(handle, logs: dict, columns: dict, every: float, before: dict, done:
 
 def _written(logs: dict[str, Path | str]) -> dict[str, str]:
     """The text of the logs on disk, without a last line that is still being written."""
-    texts = {name: Path(path).read_text(encoding="utf-8") for name, path in logs.items() if Path(path).is_file()}
+    paths = {name: given_path(path) for name, path in logs.items()}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in paths.items() if path.is_file()}
     return {name: whole for name, text in texts.items() if (whole := text.rpartition("\n")[0])}
 
 

@@ -13,7 +13,7 @@ import seaborn
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..disk.files import replacing
+from ..disk.files import given_path, replacing
 
 WIDTH = 7.2  # inches: no figure is wider than the text of a page
 LOOK = seaborn.axes_style("whitegrid") | seaborn.plotting_context("paper") | {"font.family": "DejaVu Sans"}
@@ -100,7 +100,7 @@ def save(figure: Figure, path: Path | str) -> Path:
 
     Both have the caption below the figure and among their properties.
     """
-    path = Path(path).with_suffix(".png")
+    path = given_path(path).with_suffix(".png")
     facts = {"png": {"Description": _words(figure)}, "pdf": {"Subject": _words(figure), "CreationDate": None}}
     for kind in ("pdf", "png"):
         with replacing(path.with_suffix(f".{kind}")) as temporary:

@@ -25,7 +25,9 @@ Factors = Annotated[tuple[float, float], "two rising factors above 0", lambda x:
 Areas = Annotated[tuple[float, float], "two rising shares in 0.01 to 1", lambda x: 0.01 <= x[0] <= x[1] <= 1]
 Grid = Annotated[tuple[int, int], "6, 12, … rows, 2 or more columns", lambda x: x[0] in range(6, 999, 6) and x[1] > 1]
 Folds = Annotated[
-    str, "two or more of LFW's folds, such as 8,9,10", lambda text: not text or len({*text.split(",")}) > 1
+    str,
+    "two or more of LFW's folds, such as 8,9,10",
+    lambda text: not text or (len({*text.split(",")}) > 1 and all(map(str.isdecimal, text.split(",")))),
 ]
 Crops = Annotated[str, f"of the kinds {','.join(KINDS)}", lambda text: set(text.split(",")) <= set(KINDS)]
 

@@ -11,8 +11,9 @@ class RecipeError(ValueError):
 
 def unknown(kind: str, name: str, known: Iterable[str], more: str = "") -> RecipeError:
     """The error for a name that does not exist."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    return RecipeError(f"unknown {kind} {name!r}: did you mean {near[0]!r}?{more}")
+    same_case = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower(), same_case, n=1, cutoff=0)
+    return RecipeError(f"unknown {kind} {name!r}: did you mean {same_case[near[0]]!r}?{more}")
 
 
 @dataclass(frozen=True)

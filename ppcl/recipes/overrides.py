@@ -88,6 +88,7 @@ def _converted(key: str, value, kind):
         return kind(value)
     except (KeyError, OverflowError, TypeError, ValueError):
         name = getattr(kind, "__name__", kind) if typing.get_origin(kind) is None else "two numbers"
+        name = {"bool": "true or false"}.get(name, name)
         raise RecipeError(f"{key} takes {name}, not {value!r}") from None
 
 

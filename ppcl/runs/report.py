@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas
 from PIL import Image
 
-from ..disk.files import write_text
+from ..disk.files import given_path, write_text
 from ..evaluation import results
 from .manifest import manifest
 
@@ -16,7 +16,7 @@ def write(run: Path | str, *private: Path) -> Path:
     """Write the report of a run folder. Of the run's folder and those in `private` only the names stay. -> index."""
     import nbformat
 
-    run = Path(run).resolve()
+    run = given_path(run).resolve()
     pages = [_page(path, [run, *private]) for path in sorted(run.glob("notebooks/[!.]*.ipynb"))]
     facts, rows = manifest(run), results.read(run)
     seconds = {name: f", {one:.0f} s" for name, one in facts.get("seconds", {}).items()}

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from .. import evaluation, jobs, recipes, training
 from ..data import datasets
 from ..data.sets import SETS
 from ..disk import checkpoints, locks, progress
-from ..disk.files import replacing, write_text
+from ..disk.files import given_path, replacing, write_text
 from ..evaluation import results
 from ..models import nets
 from ..training import stage_on_disk
@@ -109,10 +110,10 @@ def reproduce(
     own, and the notebooks find them finished. `publish` copies the executed notebooks and figures into the project; of
     a run with overrides, such as the whole ablation table, only its rows of all queries, as `figures/ablations.csv`.
     """
-    if data and not Path(data).is_dir():
+    if data and not given_path(data).is_dir():
         raise ValueError(f"{data} is not a folder: give one that is there, or leave it out and pictures are drawn")
     run = Path(run or f"runs/{profile}").resolve()
-    data = Path(data).resolve() if data else run / "data"
+    data = given_path(data).resolve() if data else run / "data"
     if odd := [folder for folder in (run, data) if re.search("[\udc80-\udcff]", str(folder))]:
         raise ValueError(f"{odd[0]}: its name is not UTF-8, and notebooks hold nothing else: rename the folder")
     chosen, where = notebooks(only), device(on)
@@ -157,7 +158,9 @@ def reproduce(
             parameters = given | {"task": name}
             reads = read_by(path.stem, name, known[name], there)
             stamp = {"code": fingerprint(path, parameters, recipe), "pictures": reads}
-            if _stamp(_copy(path, run, name)) == stamp and _left(path.stem, run, recipe, seed, reads):
+            made = _stamp(_copy(path, run, name))
+            weights = made.pop("weights", None)
+            if made == stamp and weights == _weights(run, weights) and _left(path.stem, run, recipe, seed, reads):
                 print(f"{label}: done before", flush=True)
                 continue
             whole = path.stem[:2] in ("05", "08")  # 05 shows other tasks' results, 08 measures: both wait for all
@@ -196,7 +199,7 @@ def reproduce(
 
 def source(recipe: recipes.Recipe, data: Path | str, seed: int, seeds: int = 1) -> str:
     """A figure's note: kind of pictures, profile, seed or seeds."""
-    kind = "photographs" if datasets.is_own(Path(data)) else "drawn pictures"
+    kind = "photographs" if datasets.is_own(given_path(data)) else "drawn pictures"
     trained = f"seeds {seed} to {seed + seeds - 1}" if seeds > 1 else f"seed {seed}"
     return f"{kind}, {recipe.profile} profile, {trained}"
 
@@ -246,6 +249,11 @@ def _stamp(copy: Path) -> dict:
         return found if isinstance(found["pictures"], dict) else {}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
+
+
+def _weights(run: Path, names: Iterable[str] | None) -> dict[str, str]:
+    """What stands for the weights of checkpoints, named below the run folder."""
+    return {name: checkpoints.weights(run / name) for name in sorted(names or ())}
 
 
 def _left(stem: str, run: Path, recipe: recipes.Recipe, seed: int, reads: dict[str, str]) -> bool:
@@ -327,7 +335,10 @@ def _execute(path: Path, run: Path, parameters: dict, label: str, stamp: dict, c
             f"close other programs or give smaller batches by --set, and start again, stages are kept (so far: {draft})"
         ) from None
     notebook = json.loads(draft.read_text(encoding="utf-8"))
-    notebook["metadata"]["ppcl"] = stamp
+    reads_none = path.stem[:2] in ("01", "08")
+    used = [] if reads_none else (run / parameters["task"]).glob("**/checkpoint.safetensors")
+    finished = [one.relative_to(run).as_posix() for one in used if checkpoints.header(one).get("finished")]
+    notebook["metadata"]["ppcl"] = stamp | {"weights": _weights(run, finished)}
     write_text(target, json.dumps(notebook, indent=1) + "\n")
     draft.unlink()
     seconds = round(time.time() - began, 1)

@@ -1,6 +1,7 @@
 """A training stage in its run folder: steps, checkpoints, log, exact resume, and a clean stop on signals."""
 
 import contextlib
+import hashlib
 import json
 import math
 import signal
@@ -17,7 +18,7 @@ from ..data.partial_views import make_rng
 from ..data.stage_batches import TrainingData
 from ..disk import checkpoints, locks, progress
 from ..disk.checkpoints import CheckpointError, first_difference, header
-from ..disk.files import flush, write_text
+from ..disk.files import flush, given_path, write_text
 from ..jobs import one_thread
 from ..recipes import Recipe
 from . import processes
@@ -28,8 +29,13 @@ LOG_EVERY = 10  # steps
 
 def stage_path(run: Path | str, task: str, stage: str, row: str | None = None, seed: int = 0) -> Path:
     """Checkpoint of a stage: `glrec`, `backbone`, or `joint` with its row and seed."""
-    folder = Path(run) / task / stage
+    folder = given_path(run) / task / stage
     return (folder if row is None else folder / row / f"seed{seed}") / "checkpoint.safetensors"
+
+
+def start(run: Path | str, task: str) -> dict[str, str]:
+    """What stands for the weights of stages 1 and 2, from which the joint stage starts."""
+    return {stage: checkpoints.weights(stage_path(run, task, stage)) for stage in ("glrec", "backbone")}
 
 
 def is_stage(found: dict) -> bool:
@@ -58,6 +64,10 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
         raise CheckpointError(
             f"the pictures of {name} changed since {path} was trained on them: restore them, or use another --run"
         )
+    now, began = facts.pop("start", {}), found.get("start") or {}  # older checkpoints have none
+    changed = [name for name, one in began.items() if now.get(name, one) not in (one, "")]  # "": deleted, not missed
+    if changed and not difference:
+        raise CheckpointError(f"{path} began from other weights of {changed[0]}: use another --run, or {remedy}")
     difference = difference or first_difference(facts, {key: found.get(key) for key in facts})
     if difference:
         raise CheckpointError(f"{path} is of another recipe ({difference}); use another --run, or {remedy}")
@@ -84,7 +94,9 @@ class Stage:
         self.label = {"glrec": "GLRec"}.get(name, f"joint {row}" if row else name)
         self.facts = {"stage": name, "task": recipe.task, "seed": seed, "pictures": data.pictures}
         self.facts |= {} if name == "glrec" else {"classes": data.classes}
-        self.facts |= {"method": row} if row else {}
+        self.facts |= {"method": row, "start": start(run, recipe.task)} if row else {}
+        if name == "backbone" and (weights := given_path(how.weights)).is_file():
+            self.facts |= {"start": {how.weights: hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}}
         count = len(data.train) if name == "glrec" else int((data.labels >= 0).sum())
         self.epochs, self.per_epoch = how.epochs, max(1, count // how.batch)
         self.total = min(how.steps or math.inf, how.epochs * self.per_epoch)

@@ -31,6 +31,7 @@ from ..data.stage_batches import (
     training_data,
 )
 from ..disk import checkpoints, progress
+from ..disk.files import given_path
 from ..models.glrec import GLRec, cap_gradient
 from ..models.ppcl import PPCL
 from ..recipes import METHODS, Recipe, RecipeError, check_processes, rows, trained_by
@@ -109,7 +110,7 @@ def train_joint(
             _add_weight(stage, PPCL(recipe, data.classes, row).to(device).eval(), data, asked)
             return stage.path
         model = seeded(seed, lambda: PPCL(recipe, data.classes, row))
-        _load_start(model, Path(run), data)
+        _load_start(model, given_path(run), data)
         model = processes.one_model(model.to(device, memory_format=torch.channels_last).train())
         model.glrec.eval()  # its statistics are those of pre-training, where half the pictures are whole
         method, backbone = model.method, model.backbone
@@ -200,7 +201,7 @@ def train_rows(
     """Train all rows and seeds of the joint stage, in parallel if several jobs may run. -> (row, seed): checkpoint."""
     device = pictures.device.type
     if (count := jobs.default(device)) > 1:
-        jobs.run(stage_jobs(recipe, Path(data), Path(run), seed, device, ["joint"]), count)
+        jobs.run(stage_jobs(recipe, given_path(data), given_path(run), seed, device, ["joint"]), count)
     both = [(row, number) for row in rows(recipe) for number in range(seed, seed + recipe.ablation.seeds)]
     return {one: train_joint(recipe, pictures, run, *one) for one in progress.bar(both, "rows", unit="rows")}
 
