@@ -146,7 +146,7 @@ def test_a_joint_stage_of_another_backbone_is_refused(run_of_controls, small, pi
     run = shutil.copytree(run_of_controls, tmp_path / "run")
     training.train_joint(small, pictures, run, "ppcl", quiet=True)  # finished, and the same
     shutil.rmtree(run / "person/backbone")
-    training.train_joint(small, pictures, run, "ppcl", quiet=True)  # a stage that was deleted is not missed
+    training.train_joint(small, pictures, run, "ppcl@mean", quiet=True)  # a stage that was deleted is not missed
     training.train_backbone(small, pictures, run, seed=1, quiet=True)
     with pytest.raises(checkpoints.CheckpointError, match="ppcl/seed0/.* began from other weights of backbone"):
         training.train_joint(small, pictures, run, "ppcl", quiet=True)

@@ -65,7 +65,7 @@ def compare(path: Path, found: dict, recipe: dict, parts: tuple[str, ...], remed
             f"the pictures of {name} changed since {path} was trained on them: restore them, or use another --run"
         )
     now, began = facts.pop("start", {}), found.get("start") or {}  # older checkpoints have none
-    changed = [name for name, one in began.items() if now.get(name, one) not in (one, "")]  # "": deleted, not missed
+    changed = [name for name, one in began.items() if one and now.get(name, one) not in (one, "")]  # "": not there
     if changed and not difference:
         raise CheckpointError(f"{path} began from other weights of {changed[0]}: use another --run, or {remedy}")
     difference = difference or first_difference(facts, {key: found.get(key) for key in facts})
