@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -61,6 +64,15 @@ def by_commands(run, data, *more):
     for stage in ("glrec", "backbone", "joint"):
         assert main(["train", stage, *more, "--run", str(run), "--data", str(data), *FAST]) == 0
     return run
+
+
+def another_process(code, *arguments):
+    """A new interpreter that runs this code, for a minute at most; its output is a pipe.
+
+    A forked one would wait for ever where another thread held a lock at that moment.
+    """
+    code = f"import os, signal, sys\nfrom pathlib import Path\nsignal.alarm(60)\n{textwrap.dedent(code)}"
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 
 def failure(capsys, arguments):

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
-from conftest import train
+from conftest import another_process, train
 
 from ppcl import evaluation, geometry, losses, training
 from ppcl.data import stage_batches
@@ -296,22 +295,20 @@ def test_a_signal_stops_after_the_step_saved_and_the_rest_gives_the_same_bits(
 def test_a_stage_has_one_process_at_a_time(small, pictures, run, tmp_path):
     """Another process holds it and is killed; the lock goes with it, whatever file stays. Other stages are free."""
     copy_base(run, tmp_path)
-    out, into = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(60)  # whatever becomes of the test
-        try:
-            with locks.hold(tmp_path / "person/glrec/.lock", "busy"):
-                os.write(into, b"held")
-                signal.pause()
-        finally:
-            os._exit(1)
-    assert os.read(out, 4) == b"held"
+    code = """
+        from ppcl.disk import locks
+
+        with locks.hold(Path(sys.argv[1]), "busy"):
+            print("held", flush=True)
+            signal.pause()
+    """
+    other = another_process(code, tmp_path / "person/glrec/.lock")
+    assert other.stdout.readline() == "held\n"
     with pytest.raises(locks.BusyError, match="person/glrec: another process trains this stage.*--run"):
         training.train_glrec(small, pictures, tmp_path, quiet=True)
     assert training.train_backbone(small, pictures, tmp_path, quiet=True).is_file()
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    other.kill()
+    other.wait()
     assert training.train_glrec(small, pictures, tmp_path, quiet=True).is_file()
 
 

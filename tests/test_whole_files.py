@@ -5,6 +5,7 @@ Each writer in turn meets a disk that is full when its file is half written, or 
 
 import ast
 import errno
+import json
 import os
 import resource
 import shutil
@@ -19,7 +20,7 @@ import nbformat
 import papermill
 import pytest
 import torch
-from conftest import FAST, by_commands, failure
+from conftest import FAST, another_process, by_commands, failure
 from PIL import Image
 
 import ppcl
@@ -27,7 +28,6 @@ from ppcl import bench
 from ppcl.__main__ import main
 from ppcl.data import datasets
 from ppcl.disk import files, locks
-from ppcl.drawn import people
 from ppcl.evaluation import results
 from ppcl.runs import reproduce
 from ppcl.training import stage_on_disk
@@ -228,18 +228,19 @@ def contents(folder):
 def test_a_set_whose_drawing_was_killed_is_nobodys_photographs(drawn, tmp_path, capsys):
     """Killed in the middle of a picture; until its drawing is finished, nothing is trained or evaluated on it."""
     data, count = tmp_path / "data", 30
-    number = os.fork()
-    if number == 0:
+    code = """
+        from ppcl.drawn import people
+
         replace, done = os.replace, []
 
         def die(*names):
             done.append(names)
-            replace(*names) if len(done) < count else os.kill(os.getpid(), signal.SIGKILL)
+            replace(*names) if len(done) < int(sys.argv[2]) else os.kill(os.getpid(), signal.SIGKILL)
 
         os.replace = die
-        people.draw_people(data, 0, "tiny", True)
-        os._exit(1)
-    assert os.waitpid(number, 0)[1] == signal.SIGKILL
+        people.draw_people(Path(sys.argv[1]), 0, "tiny", True)
+    """
+    assert another_process(code, data, count).wait() == -signal.SIGKILL
     assert len(left_over(data)) == 1 and len([*data.rglob("[!.]*.jpg")]) == count - 2  # and the note
     status, lines = failure(capsys, ["train", "glrec", "--run", tmp_path / "run", "--data", data, *FAST])
     assert status == 1 and len(lines) == 1 and not (tmp_path / "run").exists()
@@ -282,33 +283,33 @@ def test_content_is_on_the_disk_before_its_name_and_the_log_before_the_checkpoin
 
 def test_two_that_add_results_at_once_lose_none(tmp_path, monkeypatch):
     """The second comes between the first one's reading and its writing, and waits for a while."""
-    row = dict.fromkeys(results.COLUMNS, "a") | {"value": 0.5, "low": 0.5, "high": 0.5}
+    row = dict.fromkeys(results.COLUMNS, "a") | dict.fromkeys(["value", "low", "high"], 0.5)
+    row |= {"n_query": 1, "n_gallery": 1, "seed": 0, "synthetic": True}
     results.add(tmp_path, [row])
-    into, out = os.pipe()
-    number = os.fork()
-    if number == 0:
+    code = """
+        import json
+
+        from ppcl.evaluation import results
+
         read = results.read
 
         def slow(run):
             found = read(run)
-            os.write(out, b"read")
+            print("read", flush=True)
             signal.pause()
             return found
 
         results.read = slow
-        signal.alarm(60)  # whatever becomes of the test
         signal.signal(signal.SIGUSR1, lambda *_: None)
-        try:
-            results.add(tmp_path, [row | {"dataset": "b"}])
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.read(into, 4) == b"read"
+        results.add(sys.argv[1], [json.loads(sys.argv[2])])
+    """
+    other = another_process(code, tmp_path, json.dumps(row | {"dataset": "b"}))
+    assert other.stdout.readline() == "read\n"
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
     with pytest.raises(locks.BusyError, match="another process has been writing"):
         results.add(tmp_path, [row | {"dataset": "c"}])
-    os.kill(number, signal.SIGUSR1)
-    assert os.waitpid(number, 0)[1] == 0
+    other.send_signal(signal.SIGUSR1)
+    assert other.wait() == 0
     assert list(results.add(tmp_path, [row | {"dataset": "c"}]).dataset) == ["a", "b", "c"]
 
 
