@@ -320,7 +320,7 @@ WRITERS += "to_pickle touch symlink_to hardlink_to rename copytree copyfile copy
 WRITERS = (WRITERS + "execute_notebook NamedTemporaryFile").split()
 OURS = "write_text files.write_text kept_features.save plots.save stage.save self.save checkpoints.save".split()
 EXEMPT = {
-    "__main__.prepare_process: open": "in place of a closed stream",
+    "files.prepare_streams: open": "in place of a closed stream",
     "files.replacing: os.replace": "what all others go through",
     "records.keep: part.write_bytes": "as files.replacing, but thousands: truth.csv is written once all are there",
     "records.keep: os.replace": "the same",

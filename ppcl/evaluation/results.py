@@ -86,9 +86,10 @@ def add(
             changed = {key.rpartition(" ")[0] for key, one in mine.items() if known.get(key, one) != one}
             old = (table.task == task) & (table.dataset == dataset) & (table.synthetic == drawn)
             if before == pictures:
-                names = [table.method.str.removesuffix("+rerank"), table.metric.str.partition(" over ")[2]]
-                uses = [one.map(lambda name: name in METHODS and trained_by(name) in changed) for one in names]
-                old &= (table.seed == seed) & (uses[0] | uses[1])
+                names = zip(table.method, table.metric.str.rpartition(" over ")[2], strict=True) if len(table) else ()
+                used = [{name.removesuffix("+rerank") for name in both} & {*METHODS} for both in names]
+                stale = [any(trained_by(name) in changed for name in some) for some in used]
+                old &= (table.seed == seed) & np.array(stale, bool)
             if old.any():
                 table, what = table[~old], "with other weights" if before == pictures else "on other pictures"
                 print(f"{path}: {old.sum()} rows of {dataset} are removed: they were measured {what}")
