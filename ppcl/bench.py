@@ -76,9 +76,10 @@ def bench(path: Path | str | None = None, sizes: Sizes | None = None, device: st
         for row in measure(sizes, device):
             print(line(row), flush=True)
             rows.append(row)
+    measured = {"items": rows, "rows": costs(sizes, device)}
     facts = {"date": time.strftime("%Y-%m-%d"), "commit": results.commit(), "versions": versions()}
     facts |= {"device": device, "threads": torch.get_num_threads(), "seconds": round(time.time() - began)}
-    entry = facts | {"items": rows, "rows": costs(sizes, device)}
+    entry = facts | measured
     write_text(path, json.dumps(read(path) | {machine(device): entry}, indent=1) + "\n")
     return entry
 
@@ -263,7 +264,7 @@ def costs(sizes: Sizes, device: str) -> list[dict]:
             chosen, run = replace(how, joint=replace(how.joint, steps=steps, epochs=steps)), Path(folder, str(steps))
             for stage in ("glrec", "backbone"):
                 training.STAGES[stage](chosen, data, run, quiet=True)
-            for row in {trained_by(row): None for row in COSTS}:
+            for row in dict.fromkeys(map(trained_by, COSTS)):
                 began = time.perf_counter()
                 training.train_joint(chosen, data, run, row, quiet=True)
                 seconds[row] = time.perf_counter() - began - seconds.get(row, 0)

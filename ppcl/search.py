@@ -40,7 +40,7 @@ def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
     """
     if not isinstance(pictures, image_bank.ImageBank):
         pictures = [pictures] if isinstance(pictures, (str, Path, Image.Image)) else list(pictures)
-        pictures = [given_path(one) if isinstance(one, str) else one for one in pictures]
+        pictures = [given_path(one) if isinstance(one, (str, Path)) else one for one in pictures]
         if odd := [type(one).__name__ for one in pictures if not isinstance(one, (str, Path, Image.Image))]:
             raise TypeError(f"pictures are paths, PIL images or an ImageBank, not {odd[0]}")
         pictures = _bank(pictures, model.recipe, "decoding")

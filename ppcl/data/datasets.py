@@ -393,9 +393,9 @@ def parts(data: Path | str) -> dict[str, tuple[int, str]]:
     return known
 
 
-def contents(data: Path | str) -> dict:
-    """Counts and a hash of all pictures below `data`, for a run's manifest."""
-    known = parts(data)
+def contents(data: Path | str, known: dict[str, tuple[int, str]] | None = None) -> dict:
+    """Counts and a hash of all pictures below `data`, for a run's manifest; `known`: its `parts`, where at hand."""
+    known = parts(data) if known is None else known
     digest = hashlib.sha256(json.dumps({name: one for name, (_, one) in known.items()}).encode()).hexdigest()
     return {"pictures": {name: count for name, (count, _) in known.items()}, "sha256": digest, "drawn": is_drawn(data)}
 

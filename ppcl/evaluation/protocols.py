@@ -137,21 +137,24 @@ def evaluate(
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task} and seed {seed}: run notebook 04_joint_training first"
         )
+    run = given_path(run)
     results.read(run)  # so that a damaged table is reported before the work
-    if not os.access(given_path(run), os.W_OK):
+    if not os.access(run, os.W_OK):
         raise ValueError(f"{run} cannot be written, and results.csv belongs there: evaluate a copy of it (cp -r)")
     recipe = load(run, task, methods[0], seed).recipe
-    paths = {trained_by(method): checkpoint(run, task, method, seed) for method in methods}
-    weights = {row: checkpoints.weights(path) for row, path in paths.items()}
-    for row in (row for row, path in paths.items() if path.is_file() and METHODS[row].stage == "joint"):
-        both = recipe.to_dict(), from_header(checkpoints.header(paths[row])).to_dict()
+    weights = {}
+    for row, path in {trained_by(method): checkpoint(run, task, method, seed) for method in methods}.items():
+        weights[row] = checkpoints.weights(path)
+        if not path.is_file() or METHODS[row].stage != "joint":
+            continue
+        both = recipe.to_dict(), from_header(checkpoints.header(path)).to_dict()
         if other := checkpoints.first_difference(*({part: one[part] for part in COMPARED} for one in both)):
             warn_once(f"{run}: {row} and {methods[0]} are not comparable, their recipes differ ({other})")
     found = prepare(dataset, data, recipe, quiet)
     facts = {"task": task, "dataset": dataset, "stage": METHODS[methods[0]].stage, "seed": seed}
     facts |= {"profile": recipe.profile, "synthetic": found.drawn, "commit": results.commit()}
     if found.query.boxes is not None:
-        write_text(given_path(run) / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
+        write_text(run / task / f"{dataset}.csv", partial_protocol.boxes_csv(found.query))
     lost = "" if found.pairs else datasets.without_match(dataset, found.query, found.gallery)  # perhaps of all
     datasets.print_notes(datasets.copies(dataset, data, recipe))
     curves = [name for name in methods if (len(methods) == 1 or name in CURVES) and not METHODS[name].needs_truth]
@@ -168,7 +171,7 @@ def evaluate(
         raise ValueError(
             f"{methods[0]} needs the true boxes of {dataset}'s queries, which are unknown: choose another --method"
         )
-    found.rows += _gains(found, facts, values, given_path(run) / task)
+    found.rows += _gains(found, facts, values, run / task)
     results.add(run, found.rows, found.fingerprint, weights)
     if lost:
         print(lost)

@@ -146,7 +146,8 @@ def reproduce(
         side = 1 if datasets.is_drawn(data) or datasets.is_own(data) else count
         jobs.run({f"drawing {name}": jobs.Job(datasets.ready, (wanted[name], data, run)) for name in tasks}, side)
         known = {name: pictures(data, recipe) for name, recipe in wanted.items()}
-        there = {name: one for name, (_, one) in datasets.parts(data).items()}
+        parts = datasets.parts(data)
+        there = {name: one for name, (_, one) in parts.items()}
         for name, recipe in wanted.items():
             _check_stages(run, recipe, seed, known[name])
         given = {"profile": profile, "run": _short(run), "data": _short(data), "seed": seed, "device": on}
@@ -177,7 +178,7 @@ def reproduce(
             record(run, wanted[name], where, seed, seconds={key: result[0]}, peak_memory_mib=result[1])
 
         jobs.run(todo, count, done)
-        contents = datasets.contents(data)
+        contents = datasets.contents(data, parts)
         if todo or manifest(run).get("data") != contents:
             record(run, wanted[tasks[-1]], where, seed, data=contents)
         if publish and not overrides and not only:  # the explorer as it looks before anyone moves a slider

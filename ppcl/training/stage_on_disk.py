@@ -1,7 +1,6 @@
 """A training stage in its run folder: steps, checkpoints, log, exact resume, and a clean stop on signals."""
 
 import contextlib
-import hashlib
 import json
 import math
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data.fingerprint import fingerprint
 from ..data.partial_views import make_rng
 from ..data.stage_batches import TrainingData
 from ..disk import checkpoints, locks, progress
@@ -96,7 +96,7 @@ class Stage:
         self.facts |= {} if name == "glrec" else {"classes": data.classes}
         self.facts |= {"method": row, "start": start(run, recipe.task)} if row else {}
         if name == "backbone" and (weights := given_path(how.weights)).is_file():
-            self.facts |= {"start": {how.weights: hashlib.sha256(weights.read_bytes()).hexdigest()[:16]}}
+            self.facts |= {"start": {how.weights: fingerprint(weights.parent, [weights])}}
         count = len(data.train) if name == "glrec" else int((data.labels >= 0).sum())
         self.epochs, self.per_epoch = how.epochs, max(1, count // how.batch)
         self.total = min(how.steps or math.inf, how.epochs * self.per_epoch)
