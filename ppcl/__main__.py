@@ -78,6 +78,12 @@ def folder(text: str) -> Path:
 def output_file(text: str) -> Path:
     """Argparse type: a file that exists or can be created."""
     path = given_path(text)
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise argparse.ArgumentTypeError(f"{text} cannot be written: {error.strerror.lower()}") from None
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder, not a file")
     above = next(folder for folder in path.absolute().parents if folder.exists())
@@ -205,7 +211,8 @@ def run_train(given) -> None:
 
     from . import training
     from .data import datasets
-    from .runs.manifest import device, of_profile, record
+    from .jobs import device
+    from .runs.manifest import of_profile, record
     from .training import processes
 
     of_profile(given.run, given.profile)
@@ -229,9 +236,8 @@ def run_evaluate(given) -> None:
     """Evaluate a run on a data set and print its table."""
     from . import evaluation, jobs
     from .evaluation import results
-    from .runs.manifest import device
 
-    methods, where = [given.method] if given.method and method(given.method) else None, device(given.device)
+    methods, where = [given.method] if given.method and method(given.method) else None, jobs.device(given.device)
     count = given.jobs or jobs.default(where)
     found = evaluation.evaluate(
         given.run, given.task, given.dataset, given.data, methods, given.seed, where, rerank=given.rerank, count=count
@@ -251,7 +257,7 @@ def run_evaluate(given) -> None:
 def run_rank(given) -> None:
     """Rank a folder of pictures for each query picture."""
     from . import search
-    from .runs.manifest import device
+    from .jobs import device
 
     table = search.rank(
         given.run, given.task, given.query, given.gallery, given.out, given.top, given.method, given.seed,
@@ -264,7 +270,7 @@ def run_rank(given) -> None:
 def run_bench(given) -> None:
     """Measure this machine."""
     from . import bench
-    from .runs.manifest import device
+    from .jobs import device
 
     path = given.json or bench.RECORD
     if not (given.json or path.parent.is_dir()):

@@ -28,6 +28,24 @@ def cores() -> int:
     return max(1, count)
 
 
+def device(name: str = "auto") -> str:
+    """Return a device that is there: `auto` is `cuda` if there is one, else `cpu`.
+
+    Raises ValueError for an unknown device, and for a CUDA device where there is none.
+    """
+    import torch
+
+    try:
+        kind = "cuda" if name == "auto" else torch.device(name).type
+    except (RuntimeError, TypeError):
+        raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda") from None
+    if kind != "cuda" or torch.cuda.is_available():
+        return "cuda" if name == "auto" else name
+    if name != "auto":
+        raise ValueError("no CUDA device is available: use --device cpu, or auto")
+    return "cpu"
+
+
 def default(device: str = "cpu") -> int:
     """Return the number of parallel jobs: PPCL_JOBS, else one per GPU, or one per core with enough free memory.
 

@@ -14,13 +14,12 @@ import pandas
 import torch
 from PIL import Image
 
-from . import __version__, evaluation, geometry, matching, plots
+from . import __version__, evaluation, geometry, jobs, matching, plots
 from .data import datasets, fingerprint, image_bank, image_files
 from .data.reading import Cut
 from .disk import checkpoints, progress
 from .disk.files import given_path, printable, write_text
 from .evaluation import known_truth
-from .jobs import in_threads, one_thread
 from .matching import kept_features
 from .models.ppcl import PPCL
 from .recipes import Recipe
@@ -47,7 +46,7 @@ def describe(model: PPCL, pictures, several: bool = True) -> matching.Features:
     return matching.describe(model, pictures, several)
 
 
-@one_thread()
+@jobs.one_thread()
 def rank(
     run: Path | str | None,
     task: str,
@@ -69,6 +68,7 @@ def rank(
     """
     run, gallery, out = map(given_path, (run or evaluation.BUNDLED, gallery, out))
     query = [given_path(one) for one in ([query] if isinstance(query, (str, Path)) else query)]
+    device = jobs.device(device)
     model = evaluation.load(run, task, method, seed, device)
     if model.method.needs_truth:
         raise ValueError(f"{method} needs true boxes, which photographs do not have: choose another --method")
@@ -163,7 +163,7 @@ def _gallery(
         if folder.exists():
             print(printable(f"{str(error).partition(';')[0]}: the gallery is described again"))
         found = None
-        looked = [*in_threads(_look, files, "opening the gallery")]
+        looked = [*jobs.in_threads(_look, files, "opening the gallery")]
         problems = [problem for problem, _ in looked]
         uncut = sum(bool(image_files.central_box(size, model.recipe.data.uncut)) for _, size in looked)
     bad = [problem for problem in problems if problem]

@@ -50,9 +50,10 @@ def test_alpha_lies_over_white(tmp_path, mode, colour, expected):
     assert near(read_back(Image.new(mode, (6, 4), colour), tmp_path / "a.png").getpixel((2, 2)), expected, 1)
 
 
-def test_sixteen_bits_keep_their_contrast(tmp_path):
-    """0, a quarter, a half and all of 65535: not clipped at 255, not folded to the low byte."""
-    values = np.array([[0, 16384, 32768, 65535]], np.uint16).repeat(2, 0)
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_deep_greys_keep_their_contrast(tmp_path, bits):
+    """0, a quarter, a half and all of 10 to 16 bits: not clipped at 255, not folded to the low byte, not black."""
+    values = np.array([[0, 2**bits // 4, 2**bits // 2, 2**bits - 1]], np.uint16).repeat(2, 0)
     found = read_back(Image.fromarray(values), tmp_path / "a.png")
     grey = [found.getpixel((x, 0)) for x in range(4)]
     assert all(near(pixel, (level,) * 3, 1) for pixel, level in zip(grey, (0, 64, 127, 255), strict=True))

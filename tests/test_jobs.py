@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ppcl import jobs
 from ppcl.jobs import Job
@@ -115,6 +116,17 @@ FILES = {
     "v1": ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
     "v1, none": ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 6),
 }
+
+
+def test_a_device_is_one_that_is_there(monkeypatch):
+    for there, auto in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert (jobs.device("auto"), jobs.device("cpu")) == (auto, "cpu")
+    assert jobs.device("cuda:1") == "cuda:1"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, message in (("cuda:1", "no CUDA device"), ("gpu", "unknown device 'gpu': choose auto, cpu or cuda")):
+        with pytest.raises(ValueError, match=message):
+            jobs.device(name)
 
 
 @pytest.mark.parametrize("files, count", FILES.values(), ids=FILES)

@@ -85,7 +85,8 @@ def rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 or 32 bits a pixel
         values = np.nan_to_num(np.asarray(picture, np.float32))
         transparent, largest = values == picture.info.get("transparency"), values.max()
-        scales = [1.0] * (picture.mode == "F") + [255, 65535, largest]
+        depths = [255, 1023, 4095, 16383, 65535]  # cameras store 10, 12 or 14 bits in 16
+        scales = [1.0] * (picture.mode == "F") + depths + [largest]
         grey = values * np.float32(255 / next(scale for scale in scales if largest <= scale))
         return Image.fromarray(np.where(transparent, 255, grey.clip(0, 255)).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:

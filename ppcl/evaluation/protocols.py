@@ -92,7 +92,7 @@ def load(
     if not header["finished"]:
         warn_once(f"{path} is not finished: {method} is the state after {header['epoch']} epochs")
     model.fusion_weights = weights
-    return model.to(device).eval()
+    return model.to(jobs.device(device)).eval()
 
 
 def trained(run: Path | str, task: str = "person", seed: int = 0) -> list[str]:

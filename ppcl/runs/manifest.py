@@ -19,15 +19,6 @@ class ReproduceError(RuntimeError):
     """A run that cannot go on: the notebook that failed and its last line, or the fault of its folder."""
 
 
-def device(name: str = "auto") -> str:
-    """Return `cuda` for `auto` if there is one, else `cpu`. Raises ValueError for cuda where there is none."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"unknown device {name!r}: choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is available: use --device cpu, or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}

@@ -22,7 +22,7 @@ from ..evaluation import results
 from ..models import nets
 from ..training import stage_on_disk
 from . import report
-from .manifest import ReproduceError, device, manifest, of_profile, record
+from .manifest import ReproduceError, manifest, of_profile, record
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -116,7 +116,7 @@ def reproduce(
     data = given_path(data).resolve() if data else run / "data"
     if odd := [folder for folder in (run, data) if re.search("[\udc80-\udcff]", str(folder))]:
         raise ValueError(f"{odd[0]}: its name is not UTF-8, and notebooks hold nothing else: rename the folder")
-    chosen, where = notebooks(only), device(on)
+    chosen, where = notebooks(only), jobs.device(on)
     tasks = [task]
     own = datasets.is_own(data)
     if task == "all":  # faces first: the person notebooks show their figures as well
