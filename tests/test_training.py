@@ -1,11 +1,13 @@
 """The stages: a batch overfitted in each, the same bits twice and after a kill, refusals."""
 
 import copy
+import dataclasses
 import json
 import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 import torch
@@ -21,7 +23,7 @@ from ppcl.models.backbone import Backbone
 from ppcl.models.glrec import GLRec, cap_gradient
 from ppcl.models.ppcl import PPCL
 from ppcl.recipes import METHODS, RecipeError, recipe
-from ppcl.training import stage_on_disk, stages
+from ppcl.training import fusion_weight, stage_on_disk, stages
 
 SMALL = {"glrec.epochs": 2, "glrec.constant_epochs": 1, "backbone.epochs": 2, "joint.epochs": 2}
 
@@ -84,6 +86,21 @@ def test_the_heldout_gallery_has_a_bound_and_still_everybody(small, drawn, monke
     assert len(gallery) > len(fewer) == len(fewer_ids) == 2 * people and set(fewer_ids) == set(gallery_ids)
     first = torch.from_numpy(pandas.Series(gallery_ids).groupby(gallery_ids).cumcount().to_numpy() < 2)
     assert torch.equal(fewer.images, gallery.images[first])
+
+
+def test_the_fusion_weight_is_chosen_under_the_camera_rule(small, pictures, drawn, monkeypatch):
+    """Embeddings are near to pictures of the query's own camera, regions to the person's one picture of another."""
+    ids, everybody = pictures.heldout_ids, stage_batches.datasets.training_set("person", drawn)
+    assert (pictures.heldout_cameras == everybody.cameras[np.isin(everybody.identities, ids)]).all()
+    query, gallery = stage_batches.heldout_parts(small, pictures)
+    own, other = ids[query][:, None] == ids[gallery], np.append(ids[1:] != ids[:-1], True)
+    near, far = (torch.from_numpy(np.where(own, other[gallery] == away, 0.5)) for away in (True, False))
+    monkeypatch.setattr(fusion_weight.matching, "global_distances", lambda *_: near)
+    monkeypatch.setattr(fusion_weight.matching, "region_distances", lambda *_: far)
+    model = PPCL(small, pictures.classes).eval()
+    for cameras, expected in ((None, 0), (other.astype(int), 0.55)):  # the first grid point above a half
+        data = dataclasses.replace(pictures, heldout_cameras=cameras)
+        assert fusion_weight.choose_fusion(model, data)[0]["ppcl"] == expected
 
 
 def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):

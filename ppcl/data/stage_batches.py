@@ -38,6 +38,7 @@ class TrainingData:
     pictures: str = ""  # the set's fingerprint, held-out pictures included
     figures: Tensor | None = None  # (N + held-out, 5) of drawn pictures, see `figures`
     name: str = "the training set"
+    heldout_cameras: np.ndarray | None = None  # where the set's test ignores matches of the query's own camera
 
     @property
     def classes(self) -> int:
@@ -81,10 +82,10 @@ def training_data(recipe: Recipe, data: Path | str, device: str = "cpu", quiet: 
     if computing.type == "cuda" and bank.images.nbytes < image_bank.free(computing) / 2:
         bank = bank.to(computing)
     names = tuple(path.relative_to(ordered.folder).as_posix() for path in ordered.paths[:count])
-    ids, drawn = ordered.identities[count:], None
-    if datasets.is_drawn(data, datasets.trained_on(recipe.task, data, recipe.data).name):
+    ids, drawn, source = ordered.identities[count:], None, datasets.trained_on(recipe.task, data, recipe.data)
+    if datasets.is_drawn(data, source.name):
         drawn = figures(datasets.truth_of(ordered, data))
-    facts = pictures.fingerprint, drawn, pictures.name
+    facts = pictures.fingerprint, drawn, pictures.name, ordered.cameras[count:] if source.cameras else None
     return TrainingData(bank[:count], labels, bank[count:], ids, computing, names, *facts)
 
 
