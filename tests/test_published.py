@@ -110,7 +110,7 @@ def test_every_number_with_an_interval_in_the_readmes_text_is_a_committed_one():
     above = {protocol: results.over_draws(controls, protocol) for protocol in ("single-shot", "standard")}
     same = pandas.concat(one.xs("trained-same-location", level="method") for one in above.values())
     padded = pandas.concat(one.xs("backbone+crops+pad", level="method") for one in above.values())
-    assert {*same.seeds, *padded.seeds} == {3} and README.count("(three draws): the gain") == 1
+    assert {*same.seeds, *padded.seeds} == {6} and README.count("(six draws): the gain") == 1
     true = controls[(controls.protocol == "single-shot") & (controls.subset == "all") & (controls.seed == 0)]
     true = 100 * true[true.metric == f"rank-1 over {ORACLE}"].set_index("dataset")[["value", "low", "high"]]
     of_faces = (demo.dataset == "partial-lfw") & (demo.protocol == "single-shot") & (demo.subset == "all")

@@ -12,6 +12,7 @@ import pandas
 import pytest
 import torch
 from conftest import another_process, train
+from safetensors.torch import load_file
 
 from ppcl import evaluation, geometry, losses, training
 from ppcl.data import stage_batches
@@ -101,6 +102,22 @@ def test_the_fusion_weight_is_chosen_under_the_camera_rule(small, pictures, draw
     for cameras, expected in ((None, 0), (other.astype(int), 0.55)):  # the first grid point above a half
         data = dataclasses.replace(pictures, heldout_cameras=cameras)
         assert fusion_weight.choose_fusion(model, data)[0]["ppcl"] == expected
+
+
+def test_the_final_backbone_is_mixed_with_that_of_stage_2(small, run, pictures, tmp_path):
+    found = {}
+    for share in (0.0, 0.25):
+        mixed = dataclasses.replace(small, joint=dataclasses.replace(small.joint, start_share=share))
+        path = training.train_joint(mixed, pictures, copy_base(run, tmp_path / str(share)), "ppcl", quiet=True)
+        found[share] = load_file(path)
+    start = load_file(run / "person/backbone/checkpoint.safetensors")
+    for name, value in found[0.0].items():
+        before = start.get(name.replace("model.backbone.", "model.")) if "backbone" in name else None
+        if before is not None and value.is_floating_point():
+            value = 0.75 * value + 0.25 * before
+        assert torch.allclose(found[0.25][name], value, atol=1e-6), name
+    moved = [name for name in found[0.0] if not torch.equal(found[0.0][name], found[0.25][name])]
+    assert moved and all(name.startswith("model.backbone.") for name in moved)
 
 
 def test_nobody_seen_twice_is_said_before_training(small, drawn, tmp_path):

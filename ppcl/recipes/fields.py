@@ -127,6 +127,7 @@ class JointStage:
     identities: Several = 16  # §2.1, as for the backbone
     weight_decay: Number = 5e-4  # not published
     steps: Natural = 0
+    start_share: Share = 0.0  # not published: share of the backbone of stage 2 in the final one
     # views (METHOD.md §4)
     wide_share: Share = 0.6  # not published
     still_share: Share = 0.6  # not published: in place of wide_share where regions are compared at the same location

@@ -10,6 +10,7 @@ All raise CheckpointError if the folder holds a stage of another recipe or of ot
 process trains it, FloatingPointError if a loss is not finite.
 """
 
+import copy
 import resource
 import time
 from collections.abc import Callable, Iterable
@@ -146,6 +147,8 @@ def train_joint(
                 terms, measures = terms | own_terms, measures | own_measures
             descend(optimiser, terms)
             stage.record(terms, measures)
+        if how.start_share:
+            _average(backbone, stage_path(run, recipe.task, "backbone"), how.start_share)
         weights, scores = choose_fusion(model.eval(), data, asked) if processes.is_main() else ({}, {})
         stage.finish(fusion_weights=weights, heldout=scores)
         return stage.path
@@ -219,6 +222,16 @@ def _load_start(model: PPCL, run: Path, data: TrainingData) -> None:
         if not found["finished"]:
             raise checkpoints.CheckpointError(f"{path.parent} is not finished: run its stage again first")
         checkpoints.load(path, net)
+
+
+@torch.no_grad()
+def _average(backbone: nn.Module, start: Path, share: float) -> None:
+    """Mix the weights of the backbone that the joint stage started from into the trained one (METHOD.md §4)."""
+    before = copy.deepcopy(backbone)
+    checkpoints.load(start, before)
+    for name, value in before.state_dict().items():
+        if value.is_floating_point():
+            backbone.state_dict()[name].lerp_(value, share)
 
 
 def seeded(seed: int, make: Callable[[], nn.Module]) -> nn.Module:
