@@ -85,7 +85,7 @@ def test_the_manifest_says_what_made_the_numbers(run, drawn):
         and found["versions"]["python"] == platform.python_version()
     )
     assert set(found["versions"]) == {"python", *manifest.PACKAGES}
-    assert found["device"] == manifest.device() and found["device_name"] and found["processes"]
+    assert found["device"] == jobs.device() and found["device_name"] and found["processes"]
     assert found["data"] == reproduce.datasets.contents(drawn) and found["data"]["drawn"]
     assert found["data"]["pictures"]["market1501/train"] == 60 and len(found["data"]["sha256"]) == 64
 
