@@ -383,7 +383,7 @@ def test_draws_are_tested_as_a_family_of_rows_that_have_all_of_them():
     assert found.holm[p.index].tolist() == pytest.approx(results.holm(p).tolist()) and np.isnan(found.holm["no-crloc"])
 
 
-def test_differences_of_several_trainings_are_pooled_over_people(run, drawn):
+def test_differences_of_several_trainings_are_pooled_over_people(run, drawn, capsys):
     """A person is resampled with the queries of all trainings; one training has the interval of its own queries."""
     from ppcl import metrics
     from ppcl.evaluation import protocols
@@ -413,6 +413,13 @@ def test_differences_of_several_trainings_are_pooled_over_people(run, drawn):
     single = one | {"seed": 1}
     table = results.differences(pandas.DataFrame([one, single, pooled]))
     assert table.loc[("partial-reid", "no-crloc")].tolist() == pytest.approx([100 * x for x in expected] + [2])
+    other = next((run / "person").glob("partial-reid-*-seed1.json"))
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"weights": {"ppcl": "", "no-crloc": "trained again"}}))
+    capsys.readouterr()
+    more = protocols._gains(found, facts | {"seed": 2, "stage": "joint", "commit": "x"}, values[2], run / "person")
+    assert "the weights of no-crloc changed since, so seed 1 counts without" in capsys.readouterr().out
+    pooled = next(row for row in more if row["metric"] == "rank-1 over no-crloc" and row["subset"] == "pooled")
+    assert pooled["n_query"] == 2 * count
     for path in (run / "person").glob("partial-reid-*-seed[12].json"):
         path.unlink()
     damaged = next((run / "person").glob("partial-reid-*-seed0.json"))

@@ -363,11 +363,11 @@ def _gains(found: Evaluation, facts: dict, values: dict[str, np.ndarray], folder
         units = range(found.pairs.folds)
     else:
         units, stem = found.query.identities, f"{found.dataset}-{found.fingerprint}-seed"
-        again = "delete it and evaluate again"
         seeds = {one.stem.removeprefix(stem): one for one in folder.glob(f"{stem}*.json")}
-        kept = {int(number): read_json(one, again) for number, one in seeds.items() if number.isdecimal()}
+        kept = {int(number): _kept_values(one, int(number)) for number, one in seeds.items() if number.isdecimal()}
         kept[facts["seed"]] = kept.get(facts["seed"], {}) | mine
-        write_text(folder / f"{stem}{facts['seed']}.json", json.dumps(kept[facts["seed"]]))
+        used = {row: _weights(folder, row, facts["seed"]) for row in {key.split("/")[1] for key in kept[facts["seed"]]}}
+        write_text(folder / f"{stem}{facts['seed']}.json", json.dumps(kept[facts["seed"]] | {"weights": used}))
         groups |= {"pooled": dict(sorted(kept.items()))} if len(kept) > 1 else {}
     for subset, trainings in groups.items():
         for key in mine:
@@ -382,6 +382,21 @@ def _gains(found: Evaluation, facts: dict, values: dict[str, np.ndarray], folder
                 counts = len(found.pairs.same) if found.pairs else ours.size, len(found.gallery)
                 rows.append(results.row(named, f"{metric} over {method}", interval, *counts, subset))
     return rows
+
+
+def _kept_values(path: Path, seed: int) -> dict[str, list[float]]:
+    """A training's values by query that an evaluation kept, without those of rows that have other weights since."""
+    kept = read_json(path, "delete it and evaluate again")
+    known, rows = kept.pop("weights", {}), {key.split("/")[1] for key in kept}
+    if changed := {row for row in rows if known.get(row) != _weights(path.parent, row, seed)}:
+        names = ", ".join(sorted(changed))
+        print(f"{path}: the weights of {names} changed since, so seed {seed} counts without: evaluate it again")
+    return {key: values for key, values in kept.items() if key.split("/")[1] not in changed}
+
+
+def _weights(folder: Path, row: str, seed: int) -> str:
+    """What stands for the weights of a row, perhaps re-ranked, of the run that holds a task's folder."""
+    return checkpoints.weights(checkpoint(folder.parent, folder.name, row.removesuffix("+rerank"), seed))
 
 
 def cmc_bands(found: Evaluation, methods: list[str], length: int = 20) -> dict[str, np.ndarray]:
