@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import unicodedata
 
@@ -192,6 +193,14 @@ def test_reproduce_asks_whose_identities_they_are(people, capsys, tmp_path):
     assert main(given) == 1
     assert "--task person or --task face" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_only_the_demo_on_drawn_pictures_is_published(people, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("ppcl.runs.reproduce._check_stages", lambda *_: pytest.fail("it goes on"))
+    given = ["reproduce", "--task", "person", "--run", str(tmp_path / "run"), "--data", str(people), "--publish"]
+    for profile, why in (("demo", "own in .* is not drawn"), ("tiny", "of the demo profile, not of tiny")):
+        assert main([*given, "--profile", profile]) == 1
+        assert re.search(why, capsys.readouterr().err)
 
 
 def test_people_of_ones_own_from_training_to_the_figures(people, tmp_path):

@@ -112,6 +112,8 @@ def reproduce(
     """
     if data and not given_path(data).is_dir():
         raise ValueError(f"{data} is not a folder: give one that is there, or leave it out and pictures are drawn")
+    if publish and profile != "demo":
+        raise ValueError(f"--publish replaces the committed results, which are of the demo profile, not of {profile}")
     run = Path(run or f"runs/{profile}").resolve()
     data = given_path(data).resolve() if data else run / "data"
     if odd := [folder for folder in (run, data) if re.search("[\udc80-\udcff]", str(folder))]:
@@ -146,6 +148,9 @@ def reproduce(
         side = 1 if datasets.is_drawn(data) or datasets.is_own(data) else count
         jobs.run({f"drawing {name}": jobs.Job(datasets.ready, (wanted[name], data, run)) for name in tasks}, side)
         known = {name: pictures(data, recipe) for name, recipe in wanted.items()}
+        sets = {name.partition("/")[0] for one in known.values() for name in one}
+        if publish and (real := sorted(name for name in sets if not datasets.is_drawn(data, name))):
+            raise ValueError(f"--publish is for drawn pictures alone, and {real[0]} in {data} is not drawn")
         parts = datasets.parts(data)
         there = {name: one for name, (_, one) in parts.items()}
         for name, recipe in wanted.items():
