@@ -210,11 +210,12 @@ def random_features(count: int, sizes: Sizes, views: int = 1, parts: bool = True
     embedding = F.normalize(torch.randn(count, views, sizes.width), dim=-1)
     box, gate = torch.tensor([0.5, 0.5, 0.9, 0.9]).repeat(count, views, 1), torch.ones(count)
     if not parts:
-        return Features(embedding, box, gate, *[torch.zeros(count, 0)] * 6)
+        return Features(embedding, box, gate, *[torch.zeros(count, 0)] * 6, gate)
     points, stripes = torch.randn(count, views, 18, 64), torch.randn(count, views, STRIPES, channels)
     keys, maps = F.normalize(torch.randn(count, 64, *cells), dim=1), torch.randn(count, channels, *cells)
     visible = torch.ones(count, 1, *cells)
-    return Features(embedding, box, gate, F.normalize(points, dim=-1), stripes, keys, maps, visible, gram_matrix(maps))
+    points, gram = F.normalize(points, dim=-1), gram_matrix(maps)
+    return Features(embedding, box, gate, points, stripes, keys, maps, visible, gram, gate)
 
 
 def search(sizes: Sizes, device: str) -> list[dict]:

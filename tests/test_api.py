@@ -1,5 +1,6 @@
 """`import ppcl` as a notebook of one's own meets it."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -42,6 +43,14 @@ def test_describe_and_match_pictures_of_any_kind(untrained, tmp_path):
     assert query.embedding.shape[1] == 14 and gallery.embedding.shape[1] == 1
     again = ppcl.match(untrained, ppcl.describe(untrained, paths[:2]), gallery, shortlist=0, weight=0.5)
     assert torch.equal(distances, again)
+    other = copy.deepcopy(untrained)
+    other.backbone.classifier.weight.data.mul_(2)
+    for model, mine, theirs, wrong in (
+        (other, query, gallery, "queries"),
+        (untrained, query, ppcl.describe(other, paths, several=False), "gallery"),
+    ):
+        with pytest.raises(ValueError, match=f"another model described the {wrong}"):
+            ppcl.match(model, mine, theirs, weight=0.5)
 
 
 @pytest.mark.parametrize("odd", [np.zeros((90, 40, 3), np.uint8), b"\xff\xd8", 3])

@@ -106,7 +106,7 @@ def test_maps_that_fill_a_gpu_are_kept_in_the_hosts_memory(monkeypatch, short, h
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3 * maps - short, None))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * maps)  # of which a part is free again
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 * maps)
-    shapes = {"embedding": (1, 64), "box": (1, 4), "gate": (), "points": (1, 18, 8), "stripes": (1, 99, 64)}
+    shapes = {"embedding": (1, 64), "box": (1, 4), "gate": (), "mark": (), "points": (1, 18, 8), "stripes": (1, 99, 64)}
     shapes |= {"keys": (8, 16, 8), "whitened": (64, 16, 8), "visible": (1, 16, 8), "gram": (0, 0)}
     with fake_tensor.FakeTensorMode():
         parts = ({name: torch.empty(5, *shape, device="cuda") for name, shape in shapes.items()} for _ in range(2))

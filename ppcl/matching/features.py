@@ -26,7 +26,7 @@ class Features:
     embedding `(N, M, C)`, unit length; box `(N, M, 4)`; gate `(N,)`, logits. The query's side reads points `(N, M, K,
     D)` and stripes `(N, M, 6, C)` of the visible box (or the canvas's `parts`); the gallery's side reads keys `(N, D,
     h, w)`, whitened map `(N, C, h, w)`, visibility `(N, 1, h, w)` and gram (see `gram_matrix`), all of the first view.
-    The mirror image's views follow the picture's own.
+    The mirror image's views follow the picture's own. `mark` `(N,)` stands for the model that described them.
     """
 
     embedding: Tensor
@@ -38,6 +38,7 @@ class Features:
     whitened: Tensor
     visible: Tensor
     gram: Tensor
+    mark: Tensor
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -152,7 +153,8 @@ def _describe(model: PPCL, images: Tensor, ratios: Tensor, given: Tensor | None,
     view = view.view(number, views)
     embedding, box, points, rows = (value[view] for value in (embedding, layout.box, points, rows))
     keys, whitened, visible, gate = (value[view[:, 0]] for value in (keys, whitened, visible, gate))
-    return Features(embedding, box, gate, points, rows, keys, whitened, visible, gram_matrix(whitened))
+    gram, mark = gram_matrix(whitened), model.mark().expand(number)
+    return Features(embedding, box, gate, points, rows, keys, whitened, visible, gram, mark)
 
 
 def parts(model: PPCL, whitened: Tensor, visible: Tensor) -> Tensor | None:

@@ -183,14 +183,21 @@ def match(
 
     `shortlist`: gallery pictures matched by parts for each query (None: the recipe's number, 0: all). `weight`: share
     of the region distance (None: the one chosen on held-out training identities; 0 for rows without regions). Raises
-    ValueError if none was chosen for the model's row.
+    ValueError if none was chosen for the model's row, or if another model described the pictures.
     """
+    _check(model, query, gallery)
     overall = global_distances(query, gallery)
     weight = fusion_weight(model) if weight is None else weight
     if model.method.region == "none" or weight == 0:
         return overall
     index = shortlisted(overall, _length(model, shortlist))
     return fuse(overall, region_distances(model, query, gallery, index), weight, index)
+
+
+def _check(model: PPCL, *described: Features) -> None:
+    for name, features in zip(("queries", "gallery"), described, strict=True):
+        if len(features) and features.mark[0].cpu() != model.mark().cpu():
+            raise ValueError(f"another model described the {name}: describe them with the model that matches them")
 
 
 def match_within(
@@ -228,6 +235,7 @@ def search(
     -> distances, their global parts, and gallery indices `(Q, top)`. All returned pictures are matched by parts: a
     shorter shortlist is extended to `top`. Pictures at equal distances keep the gallery's order.
     """
+    _check(model, query, gallery)
     top, weight = min(top, len(gallery)), fusion_weight(model) if weight is None else weight
     by_parts = model.method.region != "none" and weight != 0
     length = max(top, _length(model, shortlist) or len(gallery)) if by_parts else top

@@ -45,6 +45,10 @@ class PPCL(nn.Module):
         other.row, other.method = row, METHODS[row]
         return other
 
+    def mark(self) -> Tensor:
+        """A number that stands for these weights, as features keep it: `()`, on the model's device."""
+        return next(self.backbone.classifier.parameters()).detach().double().sum().float()
+
     def predict(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
         """Place of pictures `(B, 3, H, W)` of log ratio `(B,)` on the canvas: boxes `(B, 4)`, gate logits `(B,)`."""
         if self.method.layout == "glrec":

@@ -197,7 +197,7 @@ def reproduce(
         _publish(chosen if only else [*chosen, EXPLORE], run, tasks[-1])
     print(summary(run))
     if gone := sorted(set(results.read(run).dataset) - {name for one in known.values() for name in one}):
-        print(f"results.csv also has rows of {', '.join(gone)}, which {_short(data)} does not hold (any more)")
+        print(f"results.csv and figures/ also show {', '.join(gone)}, which {_short(data)} does not hold (any more)")
     spent = progress.duration(time.time() - began)
     print(f"{len(work)} notebooks: {len(ran)} ran now, {len(work) - len(ran)} had run before; {spent}")
     return run
