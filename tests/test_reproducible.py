@@ -315,7 +315,7 @@ def test_a_set_that_is_gone_is_named_and_the_manifests_hash_follows_every_pictur
     for there in (True, False):
         assert main(call) == 0
         said = capsys.readouterr().out
-        assert ("results.csv also show partial-ilids, which " in said) == (not there)
+        assert ("results.csv and figures/ also show partial-ilids, which " in said) == (not there)
         found = json.loads((tmp_path / "run/manifest.json").read_text())
         assert found["data"] == reproduce.datasets.contents(data)
         shutil.rmtree(data / PROBE) if there else None
