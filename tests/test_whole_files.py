@@ -49,7 +49,7 @@ def trained(drawn, tmp_path_factory):
 def project(tmp_path, monkeypatch):
     """A project with a notebook, which runs at once and leaves a figure and a table, for `reproduce --publish`."""
     root = tmp_path / "project"
-    run = root / "runs/tiny"
+    run = root / "runs/demo"
     for folder in ("notebooks", "figures"):
         (root / folder).mkdir(parents=True)
     kernel = {
@@ -121,7 +121,7 @@ def commands(top, drawn):
     whole = drawn / "Partial-REID_Dataset/whole_body_images"
     rank = ["rank", "--run", run, "--query", min(whole.glob("*.jpg"), default=""), "--gallery", whole, "--out", out]
     people = ["data", "synthesise", "--scale", "tiny", "--out", top / "people"]
-    publish = ["reproduce", "--profile", "tiny", "--task", "person", "--data", drawn, "--publish"]
+    publish = ["reproduce", "--task", "person", "--data", drawn, "--publish"]
     return {
         "fresh/person/glrec/checkpoint.safetensors": train,
         "fresh/person/glrec/log.jsonl": train,
@@ -136,8 +136,8 @@ def commands(top, drawn):
         "people/truth.csv": people,
         "faces/pairs.txt": ["data", "synthesise", "--task", "face", "--scale", "tiny", "--out", top / "faces"],
         "record.json": ["bench", "--json", top / "record.json"],
-        "project/runs/tiny/manifest.json": publish,
-        "project/runs/tiny/notebooks/person_01_one.ipynb": publish,
+        "project/runs/demo/manifest.json": publish,
+        "project/runs/demo/notebooks/person_01_one.ipynb": publish,
         "project/notebooks/01_one.ipynb": publish,
         "project/notebooks/explore.ipynb": publish,
         "project/figures/a.png": publish,
@@ -152,10 +152,10 @@ def test_a_full_disk_leaves_the_former_file_and_one_line(
     target, trained, drawn, faces, project, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(bench, "ITEMS", ())  # measure nothing
-    monkeypatch.setattr(reproduce, "ROOM", {"tiny": 0})
+    monkeypatch.setattr(reproduce, "ROOM", {"demo": 0})
     command, path = commands(tmp_path, drawn)[target], tmp_path / target
     if "project" in target:
-        command += ["--run", project / "runs/tiny"]
+        command += ["--run", project / "runs/demo"]
     if target.startswith("people"):
         shutil.copytree(drawn, tmp_path / "people")
     elif target.startswith("faces"):
