@@ -84,8 +84,9 @@ def output_file(text: str) -> Path:
         pass
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise argparse.ArgumentTypeError(f"{text} cannot be written: {error.strerror.lower()}") from None
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is a folder, not a file")
+    path = path.resolve()  # a link stays, and the file that it leads to is written
+    if path.exists() and not path.is_file():  # a device or a pipe would be replaced by a file
+        raise argparse.ArgumentTypeError(f"{text} is a {'folder' if path.is_dir() else 'device or a pipe'}, not a file")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text} cannot be written: {above} is no folder with write permission")

@@ -79,6 +79,9 @@ def cmc_map(distances, query_ids, gallery_ids, query_cameras=None, gallery_camer
         query_cameras, gallery_cameras = np.asarray(query_cameras), np.asarray(gallery_cameras)
         if (len(query_cameras), len(gallery_cameras)) != distances.shape:
             raise ValueError(f"{len(query_cameras)} and {len(gallery_cameras)} cameras, distances {distances.shape}")
+    for both in ((query_ids, gallery_ids), (query_cameras, gallery_cameras)):
+        if len({np.asarray(one).dtype.kind in "biuf" for one in both}) > 1:
+            raise ValueError(f"{both[0][:1]} and {both[1][:1]} never match: give numbers on both sides, or text")
     order = np.argsort(gallery_ids, kind="stable")  # so that each identity's columns are contiguous
     begin, end = (np.searchsorted(gallery_ids[order], query_ids, side) for side in ("left", "right"))
     first = np.full(len(query_ids), -1)

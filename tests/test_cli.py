@@ -55,6 +55,7 @@ def run(drawn, tmp_path_factory):
         (["data", "synthesise", "--out", "d", "--seed", "-1"], "--seed"),
         (["data", "synthesise", "--out", "d", "--seed", str(2**64)], "below 2^63"),
         (["bench", "--json", "/dev/null/x.json"], "/dev/null is no folder"),
+        (["bench", "--json", "/dev/null"], "/dev/null is a device or a pipe"),
         (["bench", "--json", 300 * "x"], "cannot be written: file name too long"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "ablation.rows=foo"], "foo"),
         (["train", "joint", "--run", "r", "--data", "d", "--set", "backbone.weights=/nowhere.pt"], "/nowhere.pt"),

@@ -246,3 +246,11 @@ def test_one_identity_is_always_found():
     assert metrics.accepted([[0.3, 0.1]], [7], [7, 7], 1e-3).tolist() == [1]
     assert metrics.bootstrap([0.5], [7]) == (0.5, 0.5, 0.5)
     assert [one.rank(1) for one in single_shot([[0.3, 0.1]], [7], [7, 7], draws=3)] == [1, 1, 1]
+
+
+def test_numbers_and_text_are_never_compared():
+    distances = [[0.1, 0.5], [0.4, 0.2]]
+    for given in (([2, 9], ["2", "9"]), ([2, 9], [2, 9], ["1", "1"], [1, 2])):
+        with pytest.raises(ValueError, match="never match"):
+            metrics.cmc_map(distances, *given)
+    assert metrics.cmc_map(distances, ["a", "b"], ["a", "b"]).mAP == 1

@@ -89,7 +89,7 @@ def test_the_heldout_gallery_has_a_bound_and_still_everybody(small, drawn, monke
     assert torch.equal(fewer.images, gallery.images[first])
 
 
-def test_the_fusion_weight_is_chosen_under_the_camera_rule(small, pictures, drawn, monkeypatch):
+def test_the_fusion_weight_is_chosen_under_the_camera_rule(small, pictures, drawn, monkeypatch, capsys):
     """Embeddings are near to pictures of the query's own camera, regions to the person's one picture of another."""
     ids, everybody = pictures.heldout_ids, stage_batches.datasets.training_set("person", drawn)
     assert (pictures.heldout_cameras == everybody.cameras[np.isin(everybody.identities, ids)]).all()
@@ -102,6 +102,15 @@ def test_the_fusion_weight_is_chosen_under_the_camera_rule(small, pictures, draw
     for cameras, expected in ((None, 0), (other.astype(int), 0.55)):  # the first grid point above a half
         data = dataclasses.replace(pictures, heldout_cameras=cameras)
         assert fusion_weight.choose_fusion(model, data)[0]["ppcl"] == expected
+    alone = torch.from_numpy(ids == ids[0])
+    capsys.readouterr()
+    for words, changed in {
+        "no held-out query has a match": {"heldout_cameras": np.zeros_like(ids)},
+        "one held-out person": {"heldout_ids": ids[ids == ids[0]], "heldout": pictures.heldout[alone]},
+    }.items():
+        weights, scores = fusion_weight.choose_fusion(model, dataclasses.replace(pictures, **changed))
+        assert weights["ppcl"] == small.matching.weight == 1 and scores == {}
+        assert words in capsys.readouterr().out
 
 
 def test_the_final_backbone_is_mixed_with_that_of_stage_2(small, run, pictures, tmp_path):

@@ -152,6 +152,7 @@ def test_a_full_disk_leaves_the_former_file_and_one_line(
     target, trained, drawn, faces, project, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(bench, "ITEMS", ())  # measure nothing
+    monkeypatch.setattr(bench, "costs", lambda *_: [])
     monkeypatch.setattr(reproduce, "ROOM", {"demo": 0})
     command, path = commands(tmp_path, drawn)[target], tmp_path / target
     if "project" in target:
@@ -223,6 +224,18 @@ def contents(folder):
     """Names and bytes of all that was drawn; `decoded` holds what reading keeps."""
     found = [path for path in folder.rglob("*") if path.is_file() and "decoded" not in path.parts]
     return {path.relative_to(folder): path.read_bytes() for path in found}
+
+
+def test_a_run_without_the_results_of_a_task_publishes_nothing(project, drawn, capsys):
+    row = dict.fromkeys(results.COLUMNS, "a") | dict.fromkeys(["value", "low", "high"], 0.5)
+    row |= {"n_query": 1, "n_gallery": 1, "seed": 0, "synthetic": True, "task": "face"}
+    results.add(project / "figures", [row])
+    names = ("notebooks/01_one.ipynb", "README.md", "figures/results.csv")
+    before = [(project / name).read_bytes() for name in names]
+    call = ["reproduce", "--task", "person", "--data", drawn, "--publish", "--run", project / "runs/demo"]
+    status, lines = failure(capsys, call)
+    assert status == 1 and "no results of task face, which are published" in lines[0]
+    assert before == [(project / name).read_bytes() for name in names] and not [*(project / "figures").glob("*.png")]
 
 
 def test_a_set_whose_drawing_was_killed_is_nobodys_photographs(drawn, tmp_path, capsys):

@@ -132,7 +132,7 @@ def evaluate(
         raise recipes.RecipeError(f"{dataset} belongs to task {SETS[dataset].task}, not {task}")
     if rerank and SETS[dataset].protocol == "verification":
         raise recipes.RecipeError(f"{dataset} has pairs and no gallery to re-rank: leave out --rerank")
-    methods = methods or trained(run, task, seed)
+    methods = [methods] if isinstance(methods, str) else methods or trained(run, task, seed)
     if not methods:
         raise checkpoints.CheckpointError(
             f"{run} holds no finished joint stage of task {task} and seed {seed}: run notebook 04_joint_training first"
@@ -342,7 +342,7 @@ def _retrieval_rows(found: Evaluation, facts: dict, values: dict, ranked: list[m
     gallery = len(people) if facts["protocol"] == "single-shot" else len(found.gallery)
     for subset, mask in known_truth.subsets(found).items():
         for metric, value in values.items():
-            if subset != "all" and metric not in ("rank-1", "mAP"):
+            if subset != "all" and (metric not in ("rank-1", "mAP") or np.isnan(value[mask]).all()):
                 continue
             interval = metrics.bootstrap(value[mask], found.query.identities[mask])
             rows.append(results.row(facts, metric, interval, int((mask & ~np.isnan(value)).sum()), gallery, subset))

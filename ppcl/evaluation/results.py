@@ -51,7 +51,8 @@ def read(run: Path | str, name: str = "results.csv") -> pandas.DataFrame:
     try:
         table = pandas.read_csv(path, dtype=TYPES)
     except ValueError as error:  # empty, no table, no text
-        raise ValueError(f"{path} is damaged ({error}): delete it and evaluate again") from None
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged ({why}): delete it and evaluate again") from None
     if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(f"{path} is no table of results (no column {missing[0]}): delete it and evaluate again")
     if len(torn := table[table[KEY].isna().any(axis=1)]):
@@ -195,7 +196,8 @@ def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
                 shown = wide(rows, one.name, one.first_protocol, one.summary)
                 parts.append(shown.rename(columns=lambda metric, name=one.name: f"{name} {metric}"))
             shown = pandas.concat(parts, axis=1).dropna(axis=1, how="all").fillna("").rename_axis(columns=None)
-            shown = shown.loc[[name for name in shown.index if not METHODS[name.removesuffix("+rerank")].oracle]]
+            oracles = {name for name, one in METHODS.items() if one.oracle}
+            shown = shown.loc[[name for name in shown.index if name.removesuffix("+rerank") not in oracles]]
             if len(shown):
                 found[f"{task}, {'drawn pictures' if drawn else 'photographs'}"] = shown
     return found

@@ -359,7 +359,14 @@ def _short(path: Path) -> str:
 
 
 def _publish(chosen: list[Path], run: Path, task: str) -> None:
-    """Copy executed notebooks, without papermill's metadata, figures and the README's tables into the project."""
+    """Copy executed notebooks, without papermill's metadata, figures and the README's tables into the project.
+
+    Raises ReproduceError, before anything is copied, for a run without the results of a task that is published.
+    """
+    if gone := sorted({*results.read(ROOT / "figures").task} - {*results.read(run).task}):
+        raise ReproduceError(f"{run} has no results of task {gone[0]}, which are published: run all notebooks of it")
+    if not (run / "results.csv").is_file():
+        raise ReproduceError(f"{run} has no results.csv to publish: run notebook 05_evaluation first")
     for path in chosen:
         notebook = json.loads((run / "notebooks" / f"{task}_{path.name}").read_text(encoding="utf-8"))
         notebook["metadata"] = {key: notebook["metadata"][key] for key in ("kernelspec", "language_info")}
