@@ -188,7 +188,7 @@ def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
 
     The columns are the metrics that the sets' records name, partial sets first.
     """
-    found = {}
+    found, oracles = {}, {name for name, one in METHODS.items() if one.oracle}
     for task in TASKS:
         for drawn, rows in table[table.task == task].groupby("synthetic"):
             parts = []
@@ -196,7 +196,6 @@ def summary(table: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
                 shown = wide(rows, one.name, one.first_protocol, one.summary)
                 parts.append(shown.rename(columns=lambda metric, name=one.name: f"{name} {metric}"))
             shown = pandas.concat(parts, axis=1).dropna(axis=1, how="all").fillna("").rename_axis(columns=None)
-            oracles = {name for name, one in METHODS.items() if one.oracle}
             shown = shown.loc[[name for name in shown.index if name.removesuffix("+rerank") not in oracles]]
             if len(shown):
                 found[f"{task}, {'drawn pictures' if drawn else 'photographs'}"] = shown

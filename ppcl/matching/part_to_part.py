@@ -195,10 +195,11 @@ def match(
 
 
 def _check(model: PPCL, *described: Features) -> None:
+    mark = model.mark().cpu()
     for name, features in zip(("queries", "gallery"), described, strict=True):
         if not isinstance(features, Features):
             raise TypeError(f"the {name} are {type(features).__name__}, not features: give what ppcl.describe returns")
-        if len(features) and features.mark[0].cpu() != model.mark().cpu():
+        if len(features) and features.mark[0].cpu() != mark:
             raise ValueError(f"another model described the {name}: describe them with the model that matches them")
 
 

@@ -47,7 +47,7 @@ class PPCL(nn.Module):
 
     def mark(self) -> Tensor:
         """A number that stands for these weights, as features keep it: `()`, on the model's device."""
-        return next(self.backbone.classifier.parameters()).detach().double().sum().float()
+        return next(self.backbone.classifier.parameters())[0].detach().double().sum().float()  # a row will do
 
     def predict(self, images: Tensor, ratios: Tensor) -> tuple[Tensor, Tensor]:
         """Place of pictures `(B, 3, H, W)` of log ratio `(B,)` on the canvas: boxes `(B, 4)`, gate logits `(B,)`."""
